@@ -1,0 +1,152 @@
+//! The block of memory that user space and the programs both see: one value of
+//! a memory-mapped array map.
+//!
+//! Every field is one aligned [`Word`], read and written whole, so neither side can see half
+//! of a change. A request is made and answered within one system call of one thread (see
+//! `hooks/carrier.rs` of the eBPF crate), so no more order than the program's own is needed.
+
+use core::cell::UnsafeCell;
+
+/// Bytes that one [`request::READ_PHYSICAL`] can bring.
+pub const PHYSICAL_BYTES: usize = 64;
+
+/// One 64-bit word of shared memory.
+///
+/// Not `AtomicU64`: rustc's BPF target has no atomic loads and stores below CPU version 4
+/// (Linux 6.15). A volatile access of an aligned word is one load or store on both sides.
+#[repr(transparent)]
+#[derive(Default, Debug)]
+pub struct Word(UnsafeCell<u64>);
+
+// SAFETY: every access is one aligned volatile load or store, or the program's atomic add.
+unsafe impl Sync for Word {}
+
+impl Word {
+    /// The value now.
+    #[inline(always)]
+    pub fn get(&self) -> u64 {
+        // SAFETY: the cell is valid and aligned.
+        unsafe { self.0.get().read_volatile() }
+    }
+
+    /// Writes the word.
+    #[inline(always)]
+    pub fn set(&self, value: u64) {
+        // SAFETY: the cell is valid and aligned.
+        unsafe { self.0.get().write_volatile(value) }
+    }
+
+    /// Where it lies, for an atomic instruction.
+    #[inline(always)]
+    pub const fn as_ptr(&self) -> *mut u64 {
+        self.0.get()
+    }
+}
+
+/// The whole block.
+#[repr(C)]
+#[derive(Default, Debug)]
+pub struct Control {
+    /// How to reach physical memory through the kernel's direct map.
+    pub direct_map: DirectMap,
+    /// Whose events the hooks report.
+    pub target: Target,
+    /// What was emitted, and what could not be.
+    pub account: Account,
+    /// What the carrier shall do the next time that it fires.
+    pub request: Request,
+    /// What it found.
+    pub answer: Answer,
+}
+
+/// The kernel's mapping of all physical memory, learnt at run time.
+#[repr(C)]
+#[derive(Default, Debug)]
+pub struct DirectMap {
+    /// Virtual address of physical address 0 (the kernel's `page_offset_base`).
+    pub base: Word,
+    /// The bits that a physical address may have (`physical_mask`).
+    pub physical_mask: Word,
+    /// 4 or 5 levels of page tables.
+    pub levels: Word,
+}
+
+/// The address space that the hooks report on.
+#[repr(C)]
+#[derive(Default, Debug)]
+pub struct Target {
+    /// Kernel address of its `mm_struct`; 0: none, report nothing.
+    pub mm: Word,
+    /// First virtual address watched.
+    pub start: Word,
+    /// End of the watched addresses, excluded.
+    pub end: Word,
+}
+
+/// The loss account: `seq` numbers were given out, `lost` of them never
+/// reached the ring.
+#[repr(C)]
+#[derive(Default, Debug)]
+pub struct Account {
+    /// Sequence numbers given out so far; the first event has number 0.
+    pub seq: Word,
+    /// Events for which the ring had no room.
+    pub lost: Word,
+}
+
+/// Kinds of [`Request`].
+pub mod request {
+    /// Nothing is asked.
+    pub const NONE: u64 = 0;
+    /// Walk the page tables of the mm whose lock is being taken, for `argument` = va.
+    pub const WALK: u64 = 1;
+    /// Read `PHYSICAL_BYTES` bytes at physical address `argument` through the direct map.
+    pub const READ_PHYSICAL: u64 = 2;
+    /// Put a marker with cookie `argument` into the event ring.
+    pub const MARK: u64 = 3;
+}
+
+/// One request of one thread.
+#[repr(C)]
+#[derive(Default, Debug)]
+pub struct Request {
+    /// One of [`request`]; written last.
+    pub kind: Word,
+    /// The asking thread, as its own PID namespace numbers it.
+    pub tid: Word,
+    /// An mm whose lock is not meant: v2p's own, while another process is asked about. 0: none.
+    pub not_mm: Word,
+    /// The kind's argument.
+    pub argument: Word,
+}
+
+/// How the answer's work ended.
+pub mod status {
+    /// Nothing was tried.
+    pub const NONE: u64 = 0;
+    /// All was read.
+    pub const OK: u64 = 1;
+    /// An address was not readable: the tables changed under the walk, or the direct map's base is wrong.
+    pub const UNREADABLE: u64 = 2;
+}
+
+/// The answer to the last request. A request that is carried out more than once (the
+/// kernel takes the lock twice a read from 6.12 on) leaves the last result.
+#[repr(C)]
+#[derive(Default, Debug)]
+pub struct Answer {
+    /// Times that the carrier served the request.
+    pub fired: Word,
+    /// One of [`status`].
+    pub status: Word,
+    /// Kernel address of the `mm_struct` that was served.
+    pub mm: Word,
+    /// Its `pgd`, a direct-map address.
+    pub pgd: Word,
+    /// The level (0 is the page table) whose entry ended the walk.
+    pub end_level: Word,
+    /// The entry read at each level, by level number; those not visited are 0.
+    pub entries: [Word; 5],
+    /// The bytes read at a physical address.
+    pub bytes: [Word; PHYSICAL_BYTES / 8],
+}

@@ -1,0 +1,283 @@
+//! The events that the programs put into the ring: one `repr(C)` struct a kind,
+//! and the only place that turns ring bytes back into them.
+//!
+//! Kind numbers are fixed once given; holes are left for kinds to come.
+
+/// What tells events apart: the first word of [`Header`].
+pub mod kind {
+    /// [`super::Fault`].
+    pub const FAULT: u32 = 1;
+    /// [`super::Migration`]: an entry was replaced by a migration entry.
+    pub const MIGRATION_SET: u32 = 10;
+    /// [`super::Migration`]: a migration entry was replaced by a present one.
+    pub const MIGRATION_REMOVE: u32 = 11;
+    /// [`super::Plain`]: the address space ended (exit, or exec's old one).
+    pub const MM_GONE: u32 = 20;
+    /// [`super::Marker`].
+    pub const MARKER: u32 = 30;
+}
+
+/// Bytes of a task's name in the kernel (TASK_COMM_LEN), NUL-terminated.
+pub const COMM_LEN: usize = 16;
+
+/// What every event starts with.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Header {
+    /// One of [`kind`].
+    pub kind: u32,
+    /// Bytes of the whole event.
+    pub len: u32,
+    /// Number of the event; a gap is an event that was lost.
+    pub seq: u64,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub t_ns: u64,
+    /// The thread that was running, in the initial PID namespace.
+    pub tid: u32,
+    /// Its process.
+    pub tgid: u32,
+    /// Its name.
+    pub comm: [u8; COMM_LEN],
+}
+
+/// A page fault of the target, after it was handled.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Fault {
+    /// Who faulted.
+    pub header: Header,
+    /// The address that faulted.
+    pub va: u64,
+    /// The entry that the walk found there afterwards.
+    pub entry: u64,
+    /// The level of that entry (0 is the page table); `u32::MAX`: it could not be read.
+    pub level: u32,
+    /// 1 for a major fault (it waited for I/O), else 0.
+    pub major: u32,
+}
+
+/// A migration entry was set or removed in the target's page table.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Migration {
+    /// Who moves the page.
+    pub header: Header,
+    /// The address.
+    pub va: u64,
+    /// The new entry: a migration entry with the old PFN, or a present one with the new.
+    pub entry: u64,
+    /// The level of the entry: 0 page table, 1 PMD.
+    pub level: u32,
+    /// Unused, zero.
+    pub reserved: u32,
+}
+
+/// An event that is only its header.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Plain {
+    /// The whole of it.
+    pub header: Header,
+}
+
+/// A mark that v2p put into the ring itself: all events before it are older.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Marker {
+    /// v2p itself.
+    pub header: Header,
+    /// The number that was asked for.
+    pub cookie: u64,
+}
+
+/// An event, decoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A page fault.
+    Fault(Fault),
+    /// A migration entry appeared.
+    MigrationSet(Migration),
+    /// A migration entry went.
+    MigrationRemove(Migration),
+    /// The address space ended.
+    MmGone(Plain),
+    /// A marker.
+    Marker(Marker),
+}
+
+impl Event {
+    /// The header of any event.
+    pub const fn header(&self) -> &Header {
+        match self {
+            Self::Fault(e) => &e.header,
+            Self::MigrationSet(e) | Self::MigrationRemove(e) => &e.header,
+            Self::MmGone(e) => &e.header,
+            Self::Marker(e) => &e.header,
+        }
+    }
+}
+
+/// Bytes that are no event: another version's object, or memory gone wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadEvent {
+    /// The kind they claim, where there were enough bytes for one.
+    pub kind: Option<u32>,
+    /// How many bytes there were.
+    pub len: usize,
+}
+
+impl core::fmt::Display for BadEvent {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.kind {
+            Some(kind) => write!(f, "event of kind {kind} with {} bytes", self.len),
+            None => write!(f, "event of {} bytes", self.len),
+        }
+    }
+}
+
+impl core::error::Error for BadEvent {}
+
+/// Reads native-endian integers off the front of a slice.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, tail) = self.0.split_first_chunk()?;
+        self.0 = tail;
+        Some(*head)
+    }
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_ne_bytes)
+    }
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_ne_bytes)
+    }
+    fn header(&mut self) -> Option<Header> {
+        Some(Header {
+            kind: self.u32()?,
+            len: self.u32()?,
+            seq: self.u64()?,
+            t_ns: self.u64()?,
+            tid: self.u32()?,
+            tgid: self.u32()?,
+            comm: self.take()?,
+        })
+    }
+    fn migration(&mut self, header: Header) -> Option<Migration> {
+        Some(Migration {
+            header,
+            va: self.u64()?,
+            entry: self.u64()?,
+            level: self.u32()?,
+            reserved: self.u32()?,
+        })
+    }
+    fn event(&mut self) -> Option<Event> {
+        let header = self.header()?;
+        Some(match header.kind {
+            kind::FAULT => Event::Fault(Fault {
+                header,
+                va: self.u64()?,
+                entry: self.u64()?,
+                level: self.u32()?,
+                major: self.u32()?,
+            }),
+            kind::MIGRATION_SET => Event::MigrationSet(self.migration(header)?),
+            kind::MIGRATION_REMOVE => Event::MigrationRemove(self.migration(header)?),
+            kind::MM_GONE => Event::MmGone(Plain { header }),
+            kind::MARKER => Event::Marker(Marker {
+                header,
+                cookie: self.u64()?,
+            }),
+            _ => return None,
+        })
+    }
+}
+
+impl Event {
+    /// Decodes one ring record.
+    ///
+    /// # Errors
+    /// [`BadEvent`] where the kind is unknown, or the bytes are not as many as the kind has
+    /// and the header says.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadEvent> {
+        let bad = BadEvent {
+            kind: bytes.first_chunk().map(|b| u32::from_ne_bytes(*b)),
+            len: bytes.len(),
+        };
+        let mut reader = Reader(bytes);
+        let event = reader.event().ok_or(bad)?;
+        let whole = reader.0.is_empty() && event.header().len as usize == bytes.len();
+        if whole { Ok(event) } else { Err(bad) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::vec::Vec;
+
+    fn header(kind: u32, len: usize) -> Vec<u8> {
+        let mut b = Vec::new();
+        b.extend(kind.to_ne_bytes());
+        b.extend(u32::try_from(len).unwrap().to_ne_bytes());
+        b.extend(7u64.to_ne_bytes());
+        b.extend(8u64.to_ne_bytes());
+        b.extend(9u32.to_ne_bytes());
+        b.extend(10u32.to_ne_bytes());
+        b.extend(*b"kcompactd0\0\0\0\0\0\0");
+        b
+    }
+
+    fn fault() -> Vec<u8> {
+        let mut b = header(kind::FAULT, size_of::<Fault>());
+        b.extend(0x7000u64.to_ne_bytes());
+        b.extend(0x1067u64.to_ne_bytes());
+        b.extend(0u32.to_ne_bytes());
+        b.extend(1u32.to_ne_bytes());
+        b
+    }
+
+    #[test]
+    fn a_fault_is_decoded_field_by_field() {
+        let Event::Fault(f) = Event::from_bytes(&fault()).unwrap() else {
+            panic!("not a fault");
+        };
+        assert_eq!((f.va, f.entry, f.level, f.major), (0x7000, 0x1067, 0, 1));
+        assert_eq!((f.header.seq, f.header.t_ns), (7, 8));
+        assert_eq!((f.header.tid, f.header.tgid), (9, 10));
+        assert_eq!(&f.header.comm[..10], b"kcompactd0");
+    }
+
+    #[test]
+    fn the_structs_have_no_padding_that_the_decoder_would_miss() {
+        assert_eq!(fault().len(), size_of::<Fault>());
+        assert_eq!(size_of::<Header>(), 48);
+        assert_eq!(size_of::<Migration>(), 72);
+        assert_eq!(size_of::<Marker>(), 56);
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        let whole = fault();
+        for n in 0..whole.len() {
+            assert!(Event::from_bytes(&whole[..n]).is_err(), "{n} bytes");
+        }
+    }
+
+    #[test]
+    fn bytes_too_many_and_unknown_kinds_are_refused() {
+        let mut long = fault();
+        long.push(0);
+        assert!(Event::from_bytes(&long).is_err());
+        let unknown = header(99, 48);
+        assert_eq!(
+            Event::from_bytes(&unknown),
+            Err(BadEvent {
+                kind: Some(99),
+                len: 48
+            })
+        );
+    }
+}

@@ -1,0 +1,14 @@
+//! What both sides of the kernel border must agree on: addresses, page-table
+//! and pagemap words, events, and the blocks of memory that they share.
+//!
+//! No dependencies, no allocation, no I/O: integers and bytes in, types out.
+#![no_std]
+
+pub mod address;
+pub mod control;
+pub mod event;
+pub mod layout;
+pub mod pagemap;
+pub mod pte;
+
+pub use address::{PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn, PhysAddr, VirtAddr};

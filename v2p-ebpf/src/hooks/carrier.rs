@@ -1,0 +1,112 @@
+//! The carrier: serves v2p's own requests from inside its own system call.
+//!
+//! While v2p preads /proc/PID/pagemap, the kernel takes the mmap_lock of the target and
+//! passes its `mm` to this tracepoint, in v2p's thread. So the program has the mm of any process
+//! without a function hook, under the lock, just before the kernel walks the same entries
+//! (seen on 6.1, 6.12, 6.18, 7.2, 7.3; from 6.12 on it fires twice a read, and the
+//! last answer stays).
+
+use aya_ebpf::{
+    bindings::bpf_pidns_info, helpers::generated::bpf_get_ns_current_pid_tgid,
+    macros::raw_tracepoint, programs::RawTracePointContext,
+};
+use v2p_common::{
+    VirtAddr,
+    control::{Control, request, status},
+    event::{Marker, kind},
+};
+
+use crate::{atomic, emit, kread, maps, walk};
+
+#[raw_tracepoint(tracepoint = "mmap_lock_acquire_returned")]
+fn carrier(ctx: RawTracePointContext) -> u32 {
+    if let Some(control) = maps::control() {
+        serve(control, &ctx);
+    }
+    0
+}
+
+/// The running thread's number in v2p's own PID namespace; `None` in any other.
+#[inline(always)]
+fn current_tid() -> Option<u64> {
+    let layout = maps::layout();
+    let mut ids = bpf_pidns_info { pid: 0, tgid: 0 };
+    // SAFETY: `ids` is a valid place of the size given.
+    let failed = unsafe {
+        bpf_get_ns_current_pid_tgid(
+            layout.pid_ns_dev,
+            layout.pid_ns_ino,
+            &raw mut ids,
+            size_of::<bpf_pidns_info>() as u32,
+        )
+    };
+    (failed == 0).then_some(u64::from(ids.pid))
+}
+
+#[inline(always)]
+fn serve(control: &Control, ctx: &RawTracePointContext) {
+    let Control {
+        direct_map,
+        request,
+        answer,
+        ..
+    } = control;
+    let kind = request.kind.get();
+    if kind == request::NONE || current_tid() != Some(request.tid.get()) {
+        return;
+    }
+    // Argument 0 is the mm in every version; what follows it is not the same everywhere.
+    let mm: u64 = ctx.arg(0);
+    if mm == request.not_mm.get() {
+        return;
+    }
+    let argument = request.argument.get();
+    let done = match kind {
+        request::WALK => walk_into(control, mm, argument),
+        request::READ_PHYSICAL => read_into(control, direct_map.base.get() + argument),
+        request::MARK => {
+            // Once, however often the lock is taken.
+            if answer.fired.get() == 0 {
+                emit::emit(control, kind::MARKER, |header| Marker {
+                    header,
+                    cookie: argument,
+                });
+            }
+            Some(())
+        }
+        _ => None,
+    };
+    answer.mm.set(mm);
+    let status = if done.is_some() {
+        status::OK
+    } else {
+        status::UNREADABLE
+    };
+    answer.status.set(status);
+    atomic::increment(&answer.fired);
+}
+
+#[inline(always)]
+fn walk_into(control: &Control, mm: u64, va: u64) -> Option<()> {
+    let answer = &control.answer;
+    for entry in &answer.entries {
+        entry.set(0);
+    }
+    let pgd = walk::pgd_of(mm)?;
+    answer.pgd.set(pgd);
+    let end = walk::walk(&control.direct_map, pgd, VirtAddr(va), |level, entry| {
+        if let Some(place) = answer.entries.get(level as usize) {
+            place.set(entry);
+        }
+    })?;
+    answer.end_level.set(end.level as u64);
+    Some(())
+}
+
+#[inline(always)]
+fn read_into(control: &Control, address: u64) -> Option<()> {
+    for (i, place) in control.answer.bytes.iter().enumerate() {
+        place.set(kread::word(address + 8 * i as u64)?);
+    }
+    Some(())
+}

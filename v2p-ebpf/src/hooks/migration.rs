@@ -1,0 +1,62 @@
+//! Migration entries set and removed, base pages and huge ones.
+//!
+//! The tracepoints carry address and entry but no owner, and run in the mover's context; they fire
+//! after the entry was written, with the page-table lock held (mm/rmap.c try_to_migrate_one,
+//! mm/migrate.c remove_migration_pte, 6.1 to 7.3). So an event is the target's exactly where
+//! the target's own table holds that entry at that address.
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use v2p_common::{
+    VirtAddr,
+    event::{Migration, kind},
+    pte::Entry,
+};
+
+use crate::{emit, hooks::watched, maps, walk};
+
+#[raw_tracepoint(tracepoint = "set_migration_pte")]
+fn set_migration_pte(ctx: RawTracePointContext) -> u32 {
+    migration(&ctx, kind::MIGRATION_SET);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "remove_migration_pte")]
+fn remove_migration_pte(ctx: RawTracePointContext) -> u32 {
+    migration(&ctx, kind::MIGRATION_REMOVE);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "set_migration_pmd")]
+fn set_migration_pmd(ctx: RawTracePointContext) -> u32 {
+    migration(&ctx, kind::MIGRATION_SET);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "remove_migration_pmd")]
+fn remove_migration_pmd(ctx: RawTracePointContext) -> u32 {
+    migration(&ctx, kind::MIGRATION_REMOVE);
+    0
+}
+
+#[inline(always)]
+fn migration(ctx: &RawTracePointContext, kind: u32) -> Option<()> {
+    let control = maps::control()?;
+    let mm = control.target.mm.get();
+    let (va, entry): (u64, u64) = (ctx.arg(0), ctx.arg(1));
+    if mm == 0 || !watched(&control.target, va) {
+        return None;
+    }
+    let pgd = walk::pgd_of(mm)?;
+    let end = walk::walk(&control.direct_map, pgd, VirtAddr(va), |_, _| {})?;
+    if !Entry(end.entry).same_but_accessed_dirty(Entry(entry)) {
+        return None;
+    }
+    emit::emit(control, kind, |header| Migration {
+        header,
+        va,
+        entry,
+        level: end.level as u32,
+        reserved: 0,
+    });
+    Some(())
+}

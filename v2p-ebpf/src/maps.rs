@@ -1,0 +1,34 @@
+//! The maps, and the one global.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, RingBuf},
+};
+use v2p_common::{control::Control, layout::KernelLayout};
+
+/// BPF_F_MMAPABLE (include/uapi/linux/bpf.h): user space sees the value in place.
+const MMAPABLE: u32 = 1 << 10;
+
+/// Events on their way to user space. User space may ask for another size.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+#[map]
+static CONTROL: Array<Control> = Array::with_max_entries(1, MMAPABLE);
+
+/// Set by user space before the programs are loaded.
+#[unsafe(no_mangle)]
+static LAYOUT: KernelLayout = KernelLayout::UNSET;
+
+/// The block shared with user space.
+#[inline(always)]
+pub(crate) fn control() -> Option<&'static Control> {
+    CONTROL.get(0)
+}
+
+/// The kernel's layout.
+#[inline(always)]
+pub(crate) fn layout() -> KernelLayout {
+    // SAFETY: a valid static; volatile, since the loader changes what the compiler sees here.
+    unsafe { core::ptr::read_volatile(&raw const LAYOUT) }
+}

@@ -1,0 +1,76 @@
+//! The page-table walk: (mm, va) -> the entry that ends it.
+
+use core::ops::ControlFlow::{self, Break, Continue};
+
+use v2p_common::{
+    VirtAddr,
+    control::DirectMap,
+    pte::{Entry, EntryState, Level},
+};
+
+use crate::{kread, maps};
+
+/// Where a walk ended.
+#[derive(Clone, Copy)]
+pub(crate) struct End {
+    pub(crate) level: Level,
+    pub(crate) entry: u64,
+}
+
+/// The `pgd` of an mm: the direct-map address of its top table.
+#[inline(always)]
+pub(crate) fn pgd_of(mm: u64) -> Option<u64> {
+    kread::word(mm + maps::layout().mm_pgd)
+}
+
+/// Walks from the top table `pgd` down to the entry that maps `va`, and calls `visit` with each
+/// entry on the way. `None` where a table could not be read.
+#[inline(always)]
+pub(crate) fn walk(
+    direct_map: &DirectMap,
+    pgd: u64,
+    va: VirtAddr,
+    visit: impl FnMut(Level, u64),
+) -> Option<End> {
+    let mut walk = Walk {
+        base: direct_map.base.get(),
+        physical_mask: direct_map.physical_mask.get(),
+        va,
+        visit,
+    };
+    walk.run(pgd, direct_map.levels.get() == 5).break_value().flatten()
+}
+
+struct Walk<V> {
+    base: u64,
+    physical_mask: u64,
+    va: VirtAddr,
+    visit: V,
+}
+
+impl<V: FnMut(Level, u64)> Walk<V> {
+    /// Level by level and not in a loop: the verifier must know each level as a constant, to
+    /// see that what `visit` does with it stays in bounds.
+    #[inline(always)]
+    fn run(&mut self, pgd: u64, five_levels: bool) -> ControlFlow<Option<End>, u64> {
+        // With four levels the P4D is folded: the top table is indexed as one.
+        let p4d = if five_levels { self.down(pgd, Level::Pgd)? } else { pgd };
+        let pud = self.down(p4d, Level::P4d)?;
+        let pmd = self.down(pud, Level::Pud)?;
+        let pte = self.down(pmd, Level::Pmd)?;
+        self.down(pte, Level::Pte)
+    }
+
+    /// Goes on with the next lower table, or breaks with the walk's end.
+    #[inline(always)]
+    fn down(&mut self, table: u64, level: Level) -> ControlFlow<Option<End>, u64> {
+        let Some(entry) = kread::word(table + 8 * level.index(self.va)) else {
+            return Break(None);
+        };
+        (self.visit)(level, entry);
+        match Entry(entry).state(level, self.physical_mask) {
+            EntryState::Table(pfn) => Continue(self.base + pfn.base().0),
+            _ => Break(Some(End { level, entry })),
+        }
+    }
+}

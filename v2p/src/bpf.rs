@@ -1,0 +1,316 @@
+//! The only file that names aya: loads the object, attaches programs, hands out ring and control block.
+
+use std::{
+    fs,
+    ops::Deref,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
+    ptr::NonNull,
+    rc::Rc,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData, RingBuf},
+    programs::{
+        PerfEvent, Program, RawTracePoint,
+        perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
+    },
+};
+use rustix::mm::{MapFlags, ProtFlags};
+use tokio::io::unix::AsyncFd;
+use v2p_common::{control::Control, layout::KernelLayout};
+
+use crate::{exit::Failure, page::PAGE_LEN};
+
+/// The object that `cargo xtask ebpf` makes from v2p-ebpf.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../v2p.bpf.o");
+
+/// Bytes of the event ring.
+pub const RING_BYTES: u32 = 4 << 20;
+
+/// The loaded object. Nothing is pinned: when this process ends, however it ends, the kernel
+/// takes programs, links and maps down.
+pub struct Programs {
+    ebpf: Ebpf,
+    control: Rc<SharedControl>,
+}
+
+/// A page-fault program: which faults it is told of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FaultKind {
+    /// No I/O was waited for.
+    Minor,
+    /// The page came from disk or swap.
+    Major,
+}
+
+impl FaultKind {
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Minor => "fault_minor",
+            Self::Major => "fault_major",
+        }
+    }
+    const fn event(self) -> SoftwareEvent {
+        match self {
+            Self::Minor => SoftwareEvent::PageFaultsMin,
+            Self::Major => SoftwareEvent::PageFaultsMaj,
+        }
+    }
+}
+
+impl Programs {
+    /// Creates the maps; programs are loaded as they are attached.
+    ///
+    /// # Errors
+    /// Exit code 3 where this kernel or these privileges have no eBPF.
+    pub fn load(layout: &KernelLayout) -> Result<Self> {
+        let layout = layout.to_bytes();
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global("LAYOUT", layout.as_slice(), true)
+            .map_max_entries("EVENTS", RING_BYTES);
+        let mut ebpf = object(&mut loader)
+            .map_err(|e| unsupported("the eBPF maps could not be created", &e))?;
+        let control = match ebpf.take_map("CONTROL") {
+            Some(Map::Array(map)) => {
+                Rc::new(SharedControl::new(map).context("mmap of the control map")?)
+            }
+            _ => anyhow::bail!("the eBPF object has no CONTROL map"),
+        };
+        #[cfg(feature = "ebpf-log")]
+        start_log(&mut ebpf)?;
+        Ok(Self { ebpf, control })
+    }
+
+    /// The block shared with the programs.
+    pub fn control(&self) -> Rc<SharedControl> {
+        Rc::clone(&self.control)
+    }
+
+    /// Loads a raw-tracepoint program and attaches it to the tracepoint of its name.
+    ///
+    /// # Errors
+    /// Exit code 3, with the kernel's reason.
+    pub fn attach_tracepoint(&mut self, program: &str, tracepoint: &str) -> Result<()> {
+        let attached = match self.ebpf.program_mut(program) {
+            Some(Program::RawTracePoint(p)) => load_and_attach_raw(p, tracepoint),
+            _ => anyhow::bail!("the eBPF object has no raw-tracepoint program {program}"),
+        };
+        attached.map_err(|e| unsupported(&format!("{tracepoint}: cannot be attached"), &e))
+    }
+
+    /// Attaches the program for `kind` of faults to one thread, and to those that it starts.
+    ///
+    /// # Errors
+    /// Exit code 3, with the kernel's reason; also where the thread has ended.
+    pub fn attach_faults(&mut self, kind: FaultKind, tid: u32) -> Result<()> {
+        let program = match self.ebpf.program_mut(kind.program()) {
+            Some(Program::PerfEvent(p)) => p,
+            _ => anyhow::bail!("the eBPF object has no program {}", kind.program()),
+        };
+        attach_perf(program, kind, tid).map_err(|e| {
+            unsupported(
+                &format!("{}: cannot be attached to thread {tid}", kind.program()),
+                &e,
+            )
+        })
+    }
+
+    /// Takes the event ring, ready to be waited for. There is one.
+    ///
+    /// # Errors
+    /// Outside a tokio runtime, or the second time.
+    pub fn take_ring(&mut self) -> Result<Ring> {
+        let map = self
+            .ebpf
+            .take_map("EVENTS")
+            .context("the event ring is taken already")?;
+        let ring = RingBuf::try_from(map).context("the event ring")?;
+        // SAFETY: the map's descriptor is open as long as the ring, and always the same.
+        let ring = unsafe { AsyncFd::register(ring) };
+        Ok(Ring(ring.map_err(|e| {
+            anyhow!("the event ring cannot be polled: {e}")
+        })?))
+    }
+
+    /// Times that the kernel skipped one of the attached programs because it was running on
+    /// that CPU already, summed; `None` where the kernel does not count (before 5.12).
+    pub fn recursion_misses(&self) -> Option<u64> {
+        let mut sum = 0;
+        for (_, program) in self.ebpf.programs() {
+            if let Ok(fd) = program.fd() {
+                sum += misses_of(fd.as_fd())?;
+            }
+        }
+        Some(sum)
+    }
+}
+
+#[cfg(not(feature = "ebpf-log"))]
+fn object(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, aya::EbpfError> {
+    loader.load(OBJECT)
+}
+
+/// In a build for the programs' authors, V2P_BPF_OBJECT names the object to load.
+#[cfg(feature = "ebpf-log")]
+fn object(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, aya::EbpfError> {
+    match std::env::var_os("V2P_BPF_OBJECT") {
+        Some(path) => loader.load_file(path),
+        None => loader.load(OBJECT),
+    }
+}
+
+#[cfg(feature = "ebpf-log")]
+fn start_log(ebpf: &mut Ebpf) -> Result<()> {
+    let _ = env_logger::builder()
+        .filter_level(log::LevelFilter::Debug)
+        .try_init();
+    match aya_log::EbpfLogger::init(ebpf) {
+        Ok(logger) => {
+            // SAFETY: the map's descriptor is open as long as the logger, and always the same.
+            let logger = unsafe { AsyncFd::register(logger) };
+            let mut logger = logger.map_err(|e| anyhow!("the programs' log: {e}"))?;
+            tokio::spawn(async move {
+                while let Ok(mut guard) = logger.readable_mut().await {
+                    guard.get_inner_mut().flush();
+                    guard.clear_ready();
+                }
+            });
+        }
+        Err(e) => eprintln!("v2p: this object has no log: {e}"),
+    }
+    Ok(())
+}
+
+fn load_and_attach_raw(
+    p: &mut RawTracePoint,
+    tracepoint: &str,
+) -> Result<(), aya::programs::ProgramError> {
+    p.load()?;
+    p.attach(tracepoint)?;
+    Ok(())
+}
+
+fn attach_perf(
+    p: &mut PerfEvent,
+    kind: FaultKind,
+    tid: u32,
+) -> Result<(), aya::programs::ProgramError> {
+    if p.fd().is_err() {
+        p.load()?;
+    }
+    p.attach(
+        PerfEventConfig::Software(kind.event()),
+        PerfEventScope::OneProcess {
+            pid: tid,
+            cpu: None,
+        },
+        SamplePolicy::Period(1),
+        true,
+    )?;
+    Ok(())
+}
+
+/// An eBPF error as one line: the innermost cause, and what that usually means.
+fn unsupported(what: &str, error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
+    let chain: Vec<_> = std::iter::successors(Some(error), |e| e.source()).collect();
+    if std::env::var_os("V2P_DBG").is_some() { eprintln!("{error:?}"); }
+    let cause = chain.last().map(ToString::to_string).unwrap_or_default();
+    let errno = chain
+        .iter()
+        .filter_map(|e| e.downcast_ref::<std::io::Error>())
+        .find_map(std::io::Error::raw_os_error);
+    let hint = match errno {
+        Some(libc::EPERM | libc::EACCES) => {
+            "run it as root; in a container the host may forbid eBPF (seccomp)"
+        }
+        Some(libc::ENOENT) => {
+            "this kernel has no such tracepoint (CONFIG_TRACEPOINTS, CONFIG_FTRACE)"
+        }
+        Some(libc::EINVAL) => {
+            "under lockdown=confidentiality eBPF may not read kernel memory: see /sys/kernel/security/lockdown"
+        }
+        Some(libc::ENOSYS) => "this kernel has no eBPF (CONFIG_BPF_SYSCALL)",
+        _ => return Failure::unsupported(format!("{what}: {cause}")).into(),
+    };
+    Failure::unsupported(format!("{what}: {cause}"))
+        .hint(hint)
+        .into()
+}
+
+fn misses_of(fd: BorrowedFd<'_>) -> Option<u64> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    info.lines()
+        .find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
+}
+
+/// The event ring.
+pub struct Ring(AsyncFd<RingBuf<MapData>>);
+
+impl Ring {
+    /// Hands every record that is there to `each`, which gets its bytes.
+    ///
+    /// # Errors
+    /// The first that `each` makes; records after it stay in the ring.
+    pub fn drain(&mut self, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        while let Some(record) = self.0.get_mut().next() {
+            each(&record)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until there may be records.
+    ///
+    /// # Errors
+    /// Where the ring cannot be polled.
+    pub async fn readable(&mut self) -> Result<()> {
+        let mut ready = self.0.readable_mut().await.context("the event ring")?;
+        ready.clear_ready();
+        Ok(())
+    }
+}
+
+/// The control map's one value, mapped into our memory.
+pub struct SharedControl {
+    place: NonNull<Control>,
+    /// Keeps the map alive.
+    _map: MapData,
+}
+
+const CONTROL_LEN: usize = size_of::<Control>().next_multiple_of(PAGE_LEN);
+
+impl SharedControl {
+    fn new(map: MapData) -> Result<Self> {
+        // SAFETY: a new mapping touches nothing that exists.
+        let place = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                CONTROL_LEN,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                map.fd().as_fd(),
+                0,
+            )
+        }?;
+        let place = NonNull::new(place.cast()).context("mmap gave address 0")?;
+        Ok(Self { place, _map: map })
+    }
+}
+
+impl Deref for SharedControl {
+    type Target = Control;
+
+    fn deref(&self) -> &Control {
+        // SAFETY: mapped until drop; every field is a `Word`, which others may write at any time.
+        unsafe { self.place.as_ref() }
+    }
+}
+
+impl Drop for SharedControl {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; no reference into it outlives self.
+        let _ = unsafe { rustix::mm::munmap(self.place.as_ptr().cast(), CONTROL_LEN) };
+    }
+}

@@ -1,0 +1,209 @@
+//! The command line: what can be said, no I/O.
+
+use std::{num::NonZeroU64, time::Duration};
+
+use clap::{Args, ColorChoice, Parser, Subcommand};
+
+/// Where in RAM is this address, is it still there, who moved it, and why can't I write to it?
+#[derive(Parser, Debug)]
+#[command(
+    name = "v2p",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Exit codes: 0 yes (landed, translated) | 1 no (moved, strayed, denied) | 2 bad usage or a failure
+| 3 this kernel or these privileges cannot do it"
+)]
+pub struct Cli {
+    /// Print one JSON object a line; messages for people go to stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Colour the text
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorChoice,
+
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Find a page of our own in RAM by three routes, rewrite it through /dev/mem, and prove it
+    Demo(Demo),
+    /// Print faults and migrations of a process as they happen, with page frame numbers
+    Watch(Watch),
+}
+
+/// Arguments of `v2p demo`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  sudo v2p demo
+  sudo v2p demo --text 'Hello, Tux!!!' --json
+  sudo v2p demo --inject-move    # the page moves before the write: never `landed`")]
+pub struct Demo {
+    /// What to write over `Hello, World!`: 1 to 13 bytes
+    #[arg(long, default_value = "Hello, Linux!")]
+    pub text: String,
+
+    /// Move the page on purpose between look-up and write
+    #[arg(long)]
+    pub inject_move: bool,
+}
+
+/// Arguments of `v2p watch`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  sudo v2p watch --pid 1234
+  sudo v2p watch --pid 1234 0x7f0000000000+2M --for 10 --faults
+  sudo v2p watch --pid 1234 --json | jq 'select(.type == \"move\")'")]
+pub struct Watch {
+    /// The process
+    #[arg(long, value_name = "PID")]
+    pub pid: u32,
+
+    /// Addresses to watch: ADDR, ADDR+LEN, ADDR..END (LEN takes K, M, G); none: all
+    #[arg(value_name = "RANGE", value_parser = range)]
+    pub ranges: Vec<Range>,
+
+    /// Stop after so many seconds
+    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
+    pub duration: Option<Duration>,
+
+    /// Print page faults too
+    #[arg(long)]
+    pub faults: bool,
+}
+
+/// A range of virtual addresses, end excluded, in whole pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Range {
+    /// First address.
+    pub start: u64,
+    /// End, excluded.
+    pub end: u64,
+}
+
+const PAGE: u64 = v2p_common::PAGE_SIZE;
+
+fn seconds(s: &str) -> Result<Duration, String> {
+    let seconds: f64 = s
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
+
+/// Reads `ADDR`, `ADDR+LEN` or `ADDR..ADDR`, and widens it to whole pages.
+fn range(s: &str) -> Result<Range, String> {
+    let (start, end) = if let Some((start, end)) = s.split_once("..") {
+        (address(start)?, address(end)?)
+    } else if let Some((start, len)) = s.split_once('+') {
+        let start = address(start)?;
+        let end = start
+            .checked_add(length(len)?.get())
+            .ok_or("it goes beyond the last address")?;
+        (start, end)
+    } else {
+        let start = address(s)?;
+        (
+            start,
+            start
+                .checked_add(1)
+                .ok_or("it goes beyond the last address")?,
+        )
+    };
+    if end <= start {
+        return Err("it ends before it starts".into());
+    }
+    let end = end
+        .checked_next_multiple_of(PAGE)
+        .ok_or("it goes beyond the last address")?;
+    Ok(Range {
+        start: start & !(PAGE - 1),
+        end,
+    })
+}
+
+fn address(s: &str) -> Result<u64, String> {
+    let digits = s.strip_prefix("0x").unwrap_or(s);
+    u64::from_str_radix(digits, 16).map_err(|_| format!("{s:?} is not an address in hex"))
+}
+
+fn length(s: &str) -> Result<NonZeroU64, String> {
+    let bad = || format!("{s:?} is not a length");
+    let unit = s.chars().last().ok_or_else(bad)?;
+    let (digits, shift) = match unit {
+        'K' => (s.trim_end_matches('K'), 10),
+        'M' => (s.trim_end_matches('M'), 20),
+        'G' => (s.trim_end_matches('G'), 30),
+        _ => (s, 0),
+    };
+    let n = match digits.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => digits.parse(),
+    }
+    .map_err(|_| bad())?;
+    let bytes = n
+        .checked_mul(1 << shift)
+        .ok_or_else(|| format!("{s:?} is too long"))?;
+    NonZeroU64::new(bytes).ok_or_else(|| "the length is 0".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn ranges_are_read_in_their_three_forms() {
+        let r = |start, end| Ok(Range { start, end });
+        assert_eq!(
+            range("0x7f0000001234"),
+            r(0x7f00_0000_1000, 0x7f00_0000_2000)
+        );
+        assert_eq!(
+            range("7f0000001000+8K"),
+            r(0x7f00_0000_1000, 0x7f00_0000_3000)
+        );
+        assert_eq!(range("0x1000..0x3000"), r(0x1000, 0x3000));
+        assert_eq!(range("0x1000+0x10"), r(0x1000, 0x2000));
+    }
+
+    #[test]
+    fn ranges_that_mean_nothing_are_refused() {
+        for bad in [
+            "",
+            "+",
+            "x",
+            "0x",
+            "0x1000+",
+            "0x1000+0",
+            "0x2000..0x1000",
+            "0x1000..",
+            "..",
+            "0xffffffffffffffff",
+            "0xffffffffffff0000+1G",
+            "0x1000+99999999999999999999",
+            "0x1000+20000000000G",
+        ] {
+            assert!(range(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn seconds_may_be_fractions_but_not_nonsense() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for bad in ["", "x", "-1", "nan", "inf", "1e30"] {
+            assert!(seconds(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! One file a subcommand, each to be read like a table of contents.
+
+pub mod demo;
+pub mod watch;

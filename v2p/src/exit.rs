@@ -1,0 +1,118 @@
+//! Exit codes, and errors that know theirs.
+
+use std::{fmt, io};
+
+/// The answer is yes: translated, landed, allowed.
+pub const YES: u8 = 0;
+/// The answer is no: not present, moved, strayed, denied.
+pub const NO: u8 = 1;
+/// Bad usage, or something failed.
+pub const FAILED: u8 = 2;
+/// This kernel or these privileges cannot do it.
+pub const UNSUPPORTED: u8 = 3;
+
+/// An error whose exit code is not 2, or that knows what to do next.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    what: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// The answer is no: exit code 1.
+    pub fn no(what: impl Into<String>) -> Self {
+        Self::new(NO, what)
+    }
+
+    /// Something failed, or was asked wrongly: exit code 2.
+    pub fn failed(what: impl Into<String>) -> Self {
+        Self::new(FAILED, what)
+    }
+
+    /// This kernel or these privileges cannot do it: exit code 3.
+    pub fn unsupported(what: impl Into<String>) -> Self {
+        Self::new(UNSUPPORTED, what)
+    }
+
+    fn new(code: u8, what: impl Into<String>) -> Self {
+        Self {
+            code,
+            what: what.into(),
+            hint: None,
+        }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The exit code of an error: its own, or [`FAILED`].
+pub fn code(error: &anyhow::Error) -> u8 {
+    failure(error).map_or(FAILED, |f| f.code)
+}
+
+/// What a person reads of an error: `v2p: what: cause`, and a hint where there is one.
+pub fn message(error: &anyhow::Error) -> String {
+    let what = format!("{error:#}").replace('\n', " ");
+    match failure(error).and_then(|f| f.hint.as_deref()) {
+        Some(hint) => format!("v2p: {what}\nhint: {hint}"),
+        None => format!("v2p: {what}"),
+    }
+}
+
+/// Whether the error is only that nobody reads our output any more (`| head`).
+pub fn is_closed_stdout(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|e| e.downcast_ref::<io::Error>())
+        .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn failure(error: &anyhow::Error) -> Option<&Failure> {
+    error.downcast_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn an_error_without_a_code_of_its_own_is_a_failure() {
+        let error = anyhow::anyhow!("cause").context("what");
+        assert_eq!(code(&error), FAILED);
+        assert_eq!(message(&error), "v2p: what: cause");
+    }
+
+    #[test]
+    fn context_keeps_code_and_hint() {
+        let error = Err::<(), _>(Failure::unsupported("no BTF").hint("use another kernel"))
+            .context("demo")
+            .unwrap_err();
+        assert_eq!(code(&error), UNSUPPORTED);
+        assert_eq!(
+            message(&error),
+            "v2p: demo: no BTF\nhint: use another kernel"
+        );
+    }
+
+    #[test]
+    fn a_closed_stdout_is_seen_through_its_context() {
+        let error =
+            anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("stdout");
+        assert!(is_closed_stdout(&error));
+    }
+}

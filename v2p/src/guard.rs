@@ -1,0 +1,413 @@
+//! The one way to /dev/mem for writing: look up, compare, look up again, write, prove.
+//!
+//! A physical write cannot be taken back, and nothing stops the page from moving before it arrives. So
+//! the guard refuses what must not be written, notices a move before the write, and proves after it
+//! where the bytes went.
+
+use anyhow::{Context as _, Result};
+use v2p_common::{Pfn, VirtAddr};
+
+use crate::{
+    bpf::Programs,
+    carrier::Carrier,
+    devmem::DevMem,
+    doctor::{self, Denial},
+    ledger::Ledger,
+    page::OwnPage,
+    process::{FrameFlags, Pagemap, frame_flags, frame_mapcount},
+    record::{Hex, Move, PageState, Verdict, Write},
+    tracer::{Loss, Tracer},
+    translate::{Agreement, Both},
+};
+
+/// Frames below 1 MiB: reads give zeros and writes are dropped under STRICT_DEVMEM
+/// (devmem_is_allowed, arch/x86/mm/init.c); x86 keeps user pages out of it.
+const LOW_PFN: u64 = 256;
+
+/// Everything that the protocol needs, live before it starts.
+pub struct Guard<'a> {
+    /// The loaded programs.
+    pub programs: &'a Programs,
+    /// Walks.
+    pub carrier: &'a mut Carrier,
+    /// Hooks on the page, live since before `ledger` was seeded.
+    pub tracer: &'a mut Tracer,
+    /// What is known of the page.
+    pub ledger: &'a mut Ledger,
+    /// The process's pagemap.
+    pub pagemap: &'a Pagemap,
+}
+
+/// What is known after the write.
+#[derive(Clone, Copy, Debug)]
+struct Evidence {
+    /// The frame of the last look-up before the write.
+    before: Pfn,
+    /// The frame of the look-up after it.
+    after: Option<Pfn>,
+    /// An event shows a move that began before the write had returned.
+    moved_in_window: bool,
+    /// An event shows a move that began later.
+    moved_later: bool,
+    /// The hooks on migration are live.
+    hooked: bool,
+    /// Events lost.
+    lost: u64,
+    /// The bytes are there, through the virtual address.
+    read_back_va: bool,
+    /// The bytes are there, through /dev/mem at the frame of the last look-up.
+    read_back_pa: bool,
+}
+
+/// The verdict over a write that was made, and why where it is not plain.
+fn verdict(e: &Evidence) -> (Verdict, Option<&'static str>) {
+    let read_back = e.read_back_va && e.read_back_pa;
+    if e.moved_in_window {
+        return (
+            Verdict::Strayed,
+            Some("an event shows a move between look-up and write"),
+        );
+    }
+    if e.after != Some(e.before) && !e.read_back_va {
+        return (
+            Verdict::Strayed,
+            Some("the page has another frame, without the bytes"),
+        );
+    }
+    if e.lost > 0 {
+        return (Verdict::Unproven, Some("events were lost"));
+    }
+    if !e.hooked {
+        return (
+            Verdict::Unproven,
+            Some("the hooks on migration are not live"),
+        );
+    }
+    if e.after != Some(e.before) && !e.moved_later {
+        return (
+            Verdict::Unproven,
+            Some("the page has another frame, and no event says since when"),
+        );
+    }
+    match (read_back, e.moved_later) {
+        (true, false) => (Verdict::Landed, None),
+        (true, true) => (
+            Verdict::Landed,
+            Some("the page moved after the write, and took the bytes along"),
+        ),
+        (false, _) => (
+            Verdict::Unproven,
+            Some("the bytes are not there, though nothing moved"),
+        ),
+    }
+}
+
+/// Why the frame must not be written; `None`: it may.
+fn refusal(pfn: Pfn, flags: FrameFlags, mapcount: u64) -> Option<String> {
+    if pfn.0 < LOW_PFN {
+        return Some("the frame lies below 1 MiB, where the kernel drops writes".into());
+    }
+    let never = [
+        (FrameFlags::BUDDY, "is free"),
+        (FrameFlags::SLAB, "belongs to the kernel (slab)"),
+        (FrameFlags::RESERVED, "is reserved"),
+        (FrameFlags::HWPOISON, "is poisoned"),
+        (FrameFlags::PGTABLE, "is a page table"),
+        (FrameFlags::OFFLINE, "is offline"),
+        (FrameFlags::ZERO_PAGE, "is the shared zero page"),
+        (FrameFlags::NOPAGE, "is no memory"),
+    ];
+    if let Some((_, why)) = never.iter().find(|(flag, _)| flags.has(*flag)) {
+        return Some(format!("the frame {why}"));
+    }
+    let user =
+        flags.has(FrameFlags::MMAP) && (flags.has(FrameFlags::ANON) || flags.has(FrameFlags::LRU));
+    if !user {
+        return Some(format!(
+            "/proc/kpageflags does not call the frame a mapped user page ({:#x})",
+            flags.0
+        ));
+    }
+    (mapcount != 1).then(|| format!("the frame is mapped {mapcount} times"))
+}
+
+impl Guard<'_> {
+    /// Writes `bytes` at `offset` of our own `page`, through /dev/mem, and says what became of it.
+    /// `between` runs after the first look-up: the place to disturb the protocol on purpose.
+    ///
+    /// # Errors
+    /// Where a reading failed that the verdict needs; then nothing was written, or the error says so.
+    pub async fn write_own(
+        &mut self,
+        page: &OwnPage,
+        bytes: &[u8],
+        between: impl FnOnce() -> Result<()>,
+    ) -> Result<Write> {
+        let mut report = Write {
+            pid: std::process::id(),
+            va: Hex(page.va().0),
+            len: bytes.len(),
+            pfn: None,
+            pa: None,
+            verdict: Verdict::Refused,
+            why: None,
+            pinned: false,
+            window_ns: None,
+            moves: Vec::new(),
+            lost: 0,
+            denied: None,
+        };
+        let loss = self.tracer.loss(self.programs);
+        let pfn = match self.look_up(page.va())? {
+            Agreement::Agree(pfn) => pfn,
+            other => {
+                return Ok(refused(
+                    report,
+                    format!("the routes do not agree on a frame: {other:?}"),
+                ));
+            }
+        };
+        report.pfn = Some(pfn.0);
+        report.pa = Some(Hex(pfn.base().0));
+        let devmem = match DevMem::open_for_writing() {
+            Ok(devmem) => devmem,
+            Err(e) => return Ok(denied(report, doctor::devmem::explain_open(&e))),
+        };
+        if let Some(why) = refusal(pfn, frame_flags(pfn)?, frame_mapcount(pfn)?) {
+            return Ok(refused(report, why));
+        }
+        let mut there = vec![0; bytes.len()];
+        if let Err(e) = devmem.read(pfn.base(), &mut there) {
+            return Ok(denied(
+                report,
+                doctor::devmem::explain_access("pread", pfn.base(), &e),
+            ));
+        }
+        let same_bytes = there == page.read(0, bytes.len());
+        between()?;
+
+        let source = locked_copy(bytes)?;
+        let t_look_up = now_ns();
+        let again = self.look_up(page.va())?;
+        if again != Agreement::Agree(pfn) {
+            report.verdict = Verdict::Moved;
+            return self.conclude(report, loss, None).await;
+        }
+        if !same_bytes {
+            return Ok(refused(
+                report,
+                "the bytes at the physical address are not the page's".into(),
+            ));
+        }
+        let written = devmem.write(pfn.base(), source.get(..bytes.len()).unwrap_or_default());
+        let t_written = now_ns();
+        if let Err(e) = written {
+            return Ok(denied(
+                report,
+                doctor::devmem::explain_access("pwrite", pfn.base(), &e),
+            ));
+        }
+        report.window_ns = Some(t_written - t_look_up);
+
+        let after = match self.look_up(page.va())? {
+            Agreement::Agree(pfn) => Some(pfn),
+            _ => None,
+        };
+        let read_back_pa =
+            after.is_some_and(|pfn| devmem.read(pfn.base(), &mut there).is_ok() && there == bytes);
+        let evidence = Evidence {
+            before: pfn,
+            after,
+            moved_in_window: false,
+            moved_later: false,
+            hooked: self.tracer.watches_migration(),
+            lost: 0,
+            read_back_va: page.read(0, bytes.len()) == bytes,
+            read_back_pa,
+        };
+        self.conclude(report, loss, Some((evidence, t_look_up, t_written)))
+            .await
+    }
+
+    fn look_up(&mut self, va: VirtAddr) -> Result<Agreement> {
+        let both =
+            Both::ask(self.carrier, self.pagemap, va)?.context("the address space is gone")?;
+        Ok(both.agreement())
+    }
+
+    /// Drains the events up to a marker that comes after everything, and fills in moves, losses and verdict.
+    async fn conclude(
+        &mut self,
+        mut report: Write,
+        before: Loss,
+        written: Option<(Evidence, u64, u64)>,
+    ) -> Result<Write> {
+        let cookie = self.carrier.mark()?;
+        let events = self.tracer.take_until(cookie).await;
+        report.lost = self.tracer.loss(self.programs).since(before);
+        let events = match events {
+            Ok(events) => events,
+            // Then the loss is what the verdict turns on.
+            Err(_) if report.lost > 0 => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        // When each move began: the time at which its page got the migration entry.
+        let mut began = None;
+        let mut starts = Vec::new();
+        for event in &events {
+            if let v2p_common::event::Event::MigrationSet(m) = event {
+                began.get_or_insert(m.header.t_ns);
+            }
+            let moves = self.ledger.apply(event);
+            for one in moves {
+                starts.push(began.take().unwrap_or(one.t_ns));
+                report.moves.push(one);
+            }
+        }
+        if let Some((mut evidence, t_look_up, t_written)) = written {
+            evidence.lost = report.lost;
+            evidence.moved_in_window = starts.iter().any(|t| (t_look_up..=t_written).contains(t));
+            evidence.moved_later = starts.iter().any(|t| *t > t_written);
+            let (verdict, why) = verdict(&evidence);
+            report.verdict = verdict;
+            report.why = why.map(str::to_owned);
+        }
+        if report.verdict == Verdict::Moved && report.moves.is_empty() {
+            let now = self.look_up(VirtAddr(report.va.0))?;
+            report.why = Some(format!("no event shows it; the routes now say {now:?}"));
+        }
+        Ok(report)
+    }
+}
+
+fn refused(report: Write, why: String) -> Write {
+    Write {
+        verdict: Verdict::Refused,
+        why: Some(why),
+        ..report
+    }
+}
+
+fn denied(report: Write, denial: Denial) -> Write {
+    Write {
+        verdict: Verdict::Denied,
+        denied: Some(denial),
+        ..report
+    }
+}
+
+/// Frames of the first and last present state in a chain of moves, for people.
+pub fn first_and_last(moves: &[Move]) -> Option<(PageState, PageState)> {
+    Some((moves.first()?.from, moves.last()?.to))
+}
+
+/// A copy of `bytes` in a buffer that is resident and stays so: see [`DevMem::write`].
+fn locked_copy(bytes: &[u8]) -> Result<Vec<u8>> {
+    let copy = bytes.to_vec();
+    // SAFETY: the range is the vector's own allocation. It stays locked when the vector goes:
+    // a page of the heap more that is resident.
+    unsafe { rustix::mm::mlock(copy.as_ptr().cast_mut().cast(), copy.len()) }
+        .context("mlock of the source buffer")?;
+    Ok(copy)
+}
+
+/// CLOCK_MONOTONIC in nanoseconds, as the programs stamp it.
+pub fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LANDED: Evidence = Evidence {
+        before: Pfn(1000),
+        after: Some(Pfn(1000)),
+        moved_in_window: false,
+        moved_later: false,
+        hooked: true,
+        lost: 0,
+        read_back_va: true,
+        read_back_pa: true,
+    };
+
+    #[test]
+    fn a_write_lands_when_nothing_moved_and_both_read_backs_are_equal() {
+        assert_eq!(verdict(&LANDED).0, Verdict::Landed);
+    }
+
+    #[test]
+    fn a_move_in_the_window_is_a_stray_whatever_else_is_said() {
+        let e = Evidence {
+            moved_in_window: true,
+            lost: 5,
+            ..LANDED
+        };
+        assert_eq!(verdict(&e).0, Verdict::Strayed);
+    }
+
+    #[test]
+    fn another_frame_without_the_bytes_is_a_stray_without_any_event() {
+        let e = Evidence {
+            after: Some(Pfn(2)),
+            read_back_va: false,
+            ..LANDED
+        };
+        assert_eq!(verdict(&e).0, Verdict::Strayed);
+    }
+
+    #[test]
+    fn lost_events_leave_it_unproven() {
+        let e = Evidence { lost: 1, ..LANDED };
+        assert_eq!(verdict(&e).0, Verdict::Unproven);
+    }
+
+    #[test]
+    fn without_hooks_nothing_is_claimed() {
+        let e = Evidence {
+            hooked: false,
+            ..LANDED
+        };
+        assert_eq!(verdict(&e).0, Verdict::Unproven);
+    }
+
+    #[test]
+    fn a_move_after_the_write_takes_the_bytes_along() {
+        let e = Evidence {
+            after: Some(Pfn(2)),
+            moved_later: true,
+            ..LANDED
+        };
+        assert_eq!(verdict(&e).0, Verdict::Landed);
+    }
+
+    #[test]
+    fn bytes_that_are_not_there_are_never_called_landed() {
+        for (read_back_va, read_back_pa) in [(false, false), (true, false), (false, true)] {
+            let e = Evidence {
+                read_back_va,
+                read_back_pa,
+                ..LANDED
+            };
+            assert_ne!(verdict(&e).0, Verdict::Landed);
+        }
+    }
+
+    #[test]
+    fn only_a_mapped_user_frame_above_1_mib_is_written() {
+        let user = FrameFlags(FrameFlags::MMAP.0 | FrameFlags::ANON.0);
+        assert_eq!(refusal(Pfn(1000), user, 1), None);
+        assert!(refusal(Pfn(255), user, 1).unwrap().contains("1 MiB"));
+        assert!(refusal(Pfn(1000), user, 2).unwrap().contains("2 times"));
+        assert!(refusal(Pfn(1000), FrameFlags(0), 0).is_some());
+        for bad in [
+            FrameFlags::BUDDY,
+            FrameFlags::SLAB,
+            FrameFlags::PGTABLE,
+            FrameFlags::ZERO_PAGE,
+        ] {
+            assert!(refusal(Pfn(1000), FrameFlags(user.0 | bad.0), 1).is_some());
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Member offsets from the kernel's own type information
+//! (/sys/kernel/btf/vmlinux; format: Documentation/bpf/btf.rst).
+//!
+//! The blob is bytes from outside: every read is checked, and recursion is bounded.
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+const MAGIC: u16 = 0xeb9f;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+/// Anonymous structs in structs; the kernel nests a handful.
+const MAX_DEPTH: u32 = 16;
+
+/// A parsed BTF blob.
+pub struct Btf<'a> {
+    strings: &'a [u8],
+    types: &'a [u8],
+    /// Byte offset in `types` of type N+1 (type 0 is void and not stored).
+    offsets: Vec<u32>,
+}
+
+struct Type<'a> {
+    name: u32,
+    info: u32,
+    /// Everything after the common part.
+    rest: &'a [u8],
+}
+
+impl Type<'_> {
+    const fn kind(&self) -> u32 {
+        (self.info >> 24) & 0x1f
+    }
+    const fn vlen(&self) -> u32 {
+        self.info & 0xffff
+    }
+    const fn kind_flag(&self) -> bool {
+        self.info >> 31 != 0
+    }
+    const fn is_composite(&self) -> bool {
+        matches!(self.kind(), KIND_STRUCT | KIND_UNION)
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    let end = at.checked_add(4)?;
+    Some(u32::from_ne_bytes(bytes.get(at..end)?.try_into().ok()?))
+}
+
+/// Bytes that follow the common 12 of a type.
+fn extra(kind: u32, vlen: u32) -> Option<usize> {
+    let vlen = usize::try_from(vlen).ok()?;
+    Some(match kind {
+        // INT, VAR, DECL_TAG: one word
+        1 | 14 | 17 => 4,
+        // PTR, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, FLOAT, TYPE_TAG: nothing
+        2 | 7..=12 | 16 | 18 => 0,
+        // ARRAY
+        3 => 12,
+        // STRUCT, UNION, DATASEC, ENUM64: three words an item
+        KIND_STRUCT | KIND_UNION | 15 | 19 => 12 * vlen,
+        // ENUM, FUNC_PROTO: two
+        6 | 13 => 8 * vlen,
+        _ => return None,
+    })
+}
+
+impl<'a> Btf<'a> {
+    /// Parses a blob in the machine's own byte order.
+    ///
+    /// # Errors
+    /// Where it is cut off, of another byte order, or has a kind of type that is not known.
+    pub fn parse(blob: &'a [u8]) -> Result<Self> {
+        let magic = blob.first_chunk().map(|b| u16::from_ne_bytes(*b));
+        ensure!(magic == Some(MAGIC), "not BTF of this machine's byte order");
+        let field = |i: usize| -> Result<usize> {
+            let word = u32_at(blob, 4 + 4 * i).context("BTF header is cut off")?;
+            Ok(usize::try_from(word)?)
+        };
+        let header_len = field(0)?;
+        let section = |offset: usize, len: usize| -> Option<&'a [u8]> {
+            let start = header_len.checked_add(offset)?;
+            blob.get(start..start.checked_add(len)?)
+        };
+        let types = section(field(1)?, field(2)?).context("BTF types are cut off")?;
+        let strings = section(field(3)?, field(4)?).context("BTF strings are cut off")?;
+        let mut offsets = Vec::new();
+        let mut at = 0usize;
+        while at < types.len() {
+            offsets.push(u32::try_from(at)?);
+            let info = u32_at(types, at.saturating_add(4)).context("a BTF type is cut off")?;
+            let (kind, vlen) = ((info >> 24) & 0x1f, info & 0xffff);
+            let Some(extra) = extra(kind, vlen) else {
+                bail!("BTF type kind {kind} is not known");
+            };
+            at = at.saturating_add(12).saturating_add(extra);
+        }
+        ensure!(at == types.len(), "the last BTF type is cut off");
+        Ok(Self {
+            strings,
+            types,
+            offsets,
+        })
+    }
+
+    fn type_at(&self, index: usize) -> Option<Type<'a>> {
+        let at = usize::try_from(*self.offsets.get(index)?).ok()?;
+        Some(Type {
+            name: u32_at(self.types, at)?,
+            info: u32_at(self.types, at + 4)?,
+            rest: self.types.get(at + 12..)?,
+        })
+    }
+
+    fn name_is(&self, offset: u32, name: &str) -> bool {
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|at| self.strings.get(at..));
+        rest.and_then(|s| s.strip_prefix(name.as_bytes()))
+            .is_some_and(|s| s.first() == Some(&0))
+    }
+
+    /// Bytes from the start of `struct structure` to its member `member`, which may
+    /// stand in anonymous structs and unions inside it.
+    ///
+    /// # Errors
+    /// Where there is no such struct or member, where it is a bit field, or where two
+    /// structs of that name disagree.
+    pub fn member_offset(&self, structure: &str, member: &str) -> Result<u64> {
+        let mut found = None;
+        for index in 0..self.offsets.len() {
+            let Some(t) = self.type_at(index) else {
+                continue;
+            };
+            if t.kind() != KIND_STRUCT || !self.name_is(t.name, structure) {
+                continue;
+            }
+            let Some(bits) = self.find_member(&t, member, MAX_DEPTH) else {
+                continue;
+            };
+            ensure!(
+                found.is_none_or(|other| other == bits),
+                "BTF has several `struct {structure}` with different `{member}`"
+            );
+            found = Some(bits);
+        }
+        let bits =
+            found.with_context(|| format!("BTF has no `{member}` in `struct {structure}`"))?;
+        ensure!(
+            bits % 8 == 0,
+            "`{member}` of `struct {structure}` is a bit field"
+        );
+        Ok(bits / 8)
+    }
+
+    /// Offset in bits.
+    fn find_member(&self, t: &Type<'_>, member: &str, depth: u32) -> Option<u64> {
+        let depth = depth.checked_sub(1)?;
+        for i in 0..usize::try_from(t.vlen()).ok()? {
+            let name = u32_at(t.rest, 12 * i)?;
+            let type_id = u32_at(t.rest, 12 * i + 4)?;
+            let raw = u32_at(t.rest, 12 * i + 8)?;
+            // With the kind flag the top byte is the size of a bit field.
+            let bits = u64::from(if t.kind_flag() { raw & 0xff_ffff } else { raw });
+            if self.name_is(name, member) {
+                return Some(bits);
+            }
+            if name != 0 && !self.name_is(name, "") {
+                continue;
+            }
+            let inner = type_id
+                .checked_sub(1)
+                .and_then(|index| self.type_at(usize::try_from(index).ok()?))
+                .filter(Type::is_composite);
+            if let Some(inside) = inner.and_then(|inner| self.find_member(&inner, member, depth)) {
+                return Some(bits + inside);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `struct s { int a; struct { int b; int c; }; };` by hand.
+    fn blob() -> Vec<u8> {
+        let strings = b"\0int\0s\0a\0b\0c\0";
+        let mut types: Vec<u32> = Vec::new();
+        types.extend([1, 1 << 24, 4, 32]); // 1: int
+        types.extend([0, KIND_STRUCT << 24 | 2, 8]); // 2: anonymous
+        types.extend([9, 1, 0, 11, 1, 32]);
+        types.extend([5, KIND_STRUCT << 24 | 2, 12]); // 3: s
+        types.extend([7, 1, 0, 0, 2, 32]);
+        let type_bytes: Vec<u8> = types.iter().flat_map(|w| w.to_ne_bytes()).collect();
+        let mut out = Vec::new();
+        out.extend(MAGIC.to_ne_bytes());
+        out.extend([1, 0]);
+        let (t, s) = (
+            u32::try_from(type_bytes.len()).unwrap(),
+            u32::try_from(strings.len()).unwrap(),
+        );
+        for word in [24, 0, t, t, s] {
+            out.extend(word.to_ne_bytes());
+        }
+        out.extend(type_bytes);
+        out.extend(strings);
+        out
+    }
+
+    #[test]
+    fn members_are_found_also_in_anonymous_structs() {
+        let blob = blob();
+        let btf = Btf::parse(&blob).unwrap();
+        assert_eq!(btf.member_offset("s", "a").unwrap(), 0);
+        assert_eq!(btf.member_offset("s", "b").unwrap(), 4);
+        assert_eq!(btf.member_offset("s", "c").unwrap(), 8);
+    }
+
+    #[test]
+    fn what_is_not_there_is_an_error_that_names_it() {
+        let blob = blob();
+        let btf = Btf::parse(&blob).unwrap();
+        let error = btf.member_offset("s", "d").unwrap_err();
+        assert_eq!(error.to_string(), "BTF has no `d` in `struct s`");
+    }
+
+    #[test]
+    fn a_blob_cut_anywhere_is_refused_without_a_panic() {
+        let whole = blob();
+        for n in 0..whole.len() {
+            assert!(Btf::parse(&whole[..n]).is_err(), "{n} bytes");
+        }
+    }
+
+    #[test]
+    fn a_struct_that_holds_itself_does_not_hang_the_search() {
+        let mut cyclic = blob();
+        // The anonymous member of `s` (type 3) now has type 3.
+        let at = 24 + 16 + 36 + 12 + 12 + 4;
+        cyclic[at..at + 4].copy_from_slice(&3u32.to_ne_bytes());
+        let btf = Btf::parse(&cyclic).unwrap();
+        assert!(btf.member_offset("s", "nothing").is_err());
+    }
+
+    #[test]
+    fn this_kernels_own_btf_has_the_members_we_need() {
+        let Ok(blob) = std::fs::read("/sys/kernel/btf/vmlinux") else {
+            eprintln!("skipped: no /sys/kernel/btf/vmlinux here");
+            return;
+        };
+        let btf = Btf::parse(&blob).unwrap();
+        assert!(btf.member_offset("mm_struct", "pgd").unwrap() > 0);
+        assert!(btf.member_offset("task_struct", "mm").unwrap() > 0);
+    }
+}

@@ -1,0 +1,89 @@
+//! The options that the running kernel was built with, where it tells.
+
+use std::{
+    fs::{self, File},
+    io::Read as _,
+};
+
+use flate2::read::GzDecoder;
+
+/// A kernel configuration and where it was read.
+pub struct Config {
+    text: String,
+    /// The file that it came from.
+    pub path: String,
+}
+
+/// What the configuration says of one option, as a line of evidence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Setting {
+    /// `=y` or `=m`.
+    On,
+    /// `is not set`, or not named at all.
+    Off,
+}
+
+impl Config {
+    /// The first of the places where distributions keep it.
+    pub fn of_this_kernel() -> Option<Self> {
+        let release = super::release();
+        [
+            "/proc/config.gz".to_owned(),
+            format!("/boot/config-{release}"),
+            format!("/usr/lib/modules/{release}/config"),
+            format!("/lib/modules/{release}/config"),
+        ]
+        .into_iter()
+        .find_map(Self::read)
+    }
+
+    fn read(path: String) -> Option<Self> {
+        let text = if path.ends_with(".gz") {
+            let mut text = String::new();
+            GzDecoder::new(File::open(&path).ok()?)
+                .read_to_string(&mut text)
+                .ok()?;
+            text
+        } else {
+            fs::read_to_string(&path).ok()?
+        };
+        Some(Self { text, path })
+    }
+
+    /// `option` with its `CONFIG_` prefix.
+    pub fn setting(&self, option: &str) -> Setting {
+        let on = self.text.lines().any(|line| {
+            line.strip_prefix(option)
+                .is_some_and(|rest| matches!(rest, "=y" | "=m"))
+        });
+        if on { Setting::On } else { Setting::Off }
+    }
+
+    /// The option's line and the file, for a person to check.
+    pub fn evidence(&self, option: &str) -> String {
+        let Self { path, .. } = self;
+        match self.setting(option) {
+            Setting::On => format!("{option}=y ({path})"),
+            Setting::Off => format!("{option} is not set ({path})"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_is_not_taken_for_one_whose_name_starts_the_same() {
+        let config = Config {
+            text: "CONFIG_DEVMEM_X=y\n# CONFIG_DEVMEM is not set\nCONFIG_NUMA=y\n".into(),
+            path: "test".into(),
+        };
+        assert_eq!(config.setting("CONFIG_DEVMEM"), Setting::Off);
+        assert_eq!(config.setting("CONFIG_NUMA"), Setting::On);
+        assert_eq!(
+            config.evidence("CONFIG_DEVMEM"),
+            "CONFIG_DEVMEM is not set (test)"
+        );
+    }
+}

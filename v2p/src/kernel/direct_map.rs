@@ -1,0 +1,91 @@
+//! Where the kernel maps all physical memory, found without symbols.
+//!
+//! `page_offset_base` is no symbol that user space can read on every kernel (KALLSYMS_ALL may be
+//! off) and is randomized at boot in steps of 1 GiB (arch/x86/mm/kaslr.c, 6.1 to 7.3). But a process's
+//! `pgd` is a direct-map address, so the base lies some whole GiB below it. A candidate is
+//! believed when a walk with it, from our own pgd, ends at a frame that, read through
+//! the same candidate, holds 64 random bytes that we put into our page. Neither
+//! pagemap nor a symbol is asked, so the walk stays a route of its own.
+
+use anyhow::Result;
+use v2p_common::{control::Control, pte::Level};
+
+use crate::{
+    carrier::{Carrier, Walk},
+    exit::Failure,
+    page::OwnPage,
+};
+
+const GIB: u64 = 1 << 30;
+/// A pgd lies in RAM; 64 TiB is what four levels can map, and more than machines have.
+const MAX_GIB: u64 = 64 * 1024;
+/// x86-64 has at most 52 physical bits (arch/x86/include/asm/page_types.h).
+/// Memory encryption (SME, SEV, TDX) takes some away; then no candidate is ever proven.
+const PHYSICAL_MASK: u64 = (1 << 52) - 1;
+
+/// The direct map, proven.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DirectMap {
+    /// Virtual address of physical address 0.
+    pub base: u64,
+    /// 4 or 5.
+    pub levels: u64,
+    /// The bits of a physical address.
+    pub physical_mask: u64,
+}
+
+impl DirectMap {
+    fn store(self, control: &Control) {
+        control.direct_map.base.set(self.base);
+        control.direct_map.levels.set(self.levels);
+        control.direct_map.physical_mask.set(self.physical_mask);
+    }
+}
+
+/// Finds the base and the number of levels, and leaves them in the control block.
+///
+/// # Errors
+/// Exit code 3 where no candidate stands the test.
+pub fn learn(carrier: &mut Carrier) -> Result<DirectMap> {
+    let page = OwnPage::new()?;
+    let nonce = page.put_nonce()?;
+    let try_with = |carrier: &mut Carrier, candidate: DirectMap| -> Result<Walk> {
+        candidate.store(carrier.control());
+        carrier.walk_own(page.va())
+    };
+    // With a base of 0 the walk fails below the top table, but tells where that is.
+    let nowhere = DirectMap {
+        base: 0,
+        levels: 4,
+        physical_mask: PHYSICAL_MASK,
+    };
+    let pgd = try_with(carrier, nowhere)?.pgd;
+    let top = pgd & !(GIB - 1);
+    for k in 0..MAX_GIB {
+        let Some(base) = top.checked_sub(k * GIB) else {
+            break;
+        };
+        for levels in [4, 5] {
+            let candidate = DirectMap {
+                base,
+                levels,
+                physical_mask: PHYSICAL_MASK,
+            };
+            let walk = try_with(carrier, candidate)?;
+            let Some(pfn) = walk.pfn(page.va()) else {
+                continue;
+            };
+            if walk.end.is_some_and(|end| end.level <= Level::Pud)
+                && carrier.read_physical(pfn.at(nonce.offset))? == Some(nonce.bytes)
+            {
+                return Ok(candidate);
+            }
+        }
+    }
+    nowhere.store(carrier.control());
+    Err(Failure::unsupported(
+        "the kernel's direct map was not found: no candidate led a page-table walk to our own page",
+    )
+    .hint("memory encryption (SME, SEV, TDX) and Xen PV are not supported; please report the kernel otherwise")
+    .into())
+}

@@ -1,0 +1,445 @@
+//! The ledger: what lies behind every page, as far as events and comparisons tell. Pure: an event or
+//! a reading of the tables goes in, moves come out.
+
+use std::collections::BTreeMap;
+
+use v2p_common::{
+    PAGE_SIZE, PageSize, Pfn, VirtAddr,
+    event::{self, Event},
+    pagemap::{PagemapState, PagemapWord},
+    pte::{Entry, EntryState, Level},
+};
+
+use crate::record::{By, Cause, Hex, Move, PageState, Proof, SwapPlace};
+
+/// What lies behind the pages of one address space. Pages that are not in it are absent.
+pub struct Ledger {
+    pages: BTreeMap<u64, PageState>,
+    /// Old frames of pages that have a migration entry now, by page number.
+    in_transit: BTreeMap<u64, Pfn>,
+    zero_pfn: Option<Pfn>,
+    physical_mask: u64,
+}
+
+/// What the moves of one change have in common.
+struct Change {
+    seq: Option<u64>,
+    t_ns: u64,
+    by: Option<By>,
+    proof: Proof,
+}
+
+impl Change {
+    fn of(header: &event::Header) -> Self {
+        Self {
+            seq: Some(header.seq),
+            t_ns: header.t_ns,
+            by: Some(by(header)),
+            proof: Proof::Event,
+        }
+    }
+}
+
+/// Who an event was emitted by.
+pub fn by(header: &event::Header) -> By {
+    let name = header.comm.split(|b| *b == 0).next().unwrap_or_default();
+    By {
+        tid: header.tid,
+        comm: String::from_utf8_lossy(name).into_owned(),
+    }
+}
+
+impl Ledger {
+    /// An empty ledger. `zero_pfn` is the frame of the shared zero page, where it is known;
+    /// `physical_mask` as in [`Entry::state`].
+    pub const fn new(zero_pfn: Option<Pfn>, physical_mask: u64) -> Self {
+        Self {
+            pages: BTreeMap::new(),
+            in_transit: BTreeMap::new(),
+            zero_pfn,
+            physical_mask,
+        }
+    }
+
+    /// Enters what pagemap says of a page, without making a move of it.
+    pub fn seed(&mut self, va: VirtAddr, word: PagemapWord) {
+        self.put(va.page_number(), self.state_of_word(word));
+    }
+
+    /// What is known of the page that holds `va`.
+    pub fn state(&self, va: VirtAddr) -> PageState {
+        self.get(va.page_number())
+    }
+
+    fn get(&self, page: u64) -> PageState {
+        self.pages.get(&page).copied().unwrap_or(PageState::Absent)
+    }
+
+    fn put(&mut self, page: u64, state: PageState) {
+        if state == PageState::Absent {
+            self.pages.remove(&page);
+        } else {
+            self.pages.insert(page, state);
+        }
+    }
+
+    fn present(&self, pfn: Pfn) -> PageState {
+        if self.zero_pfn == Some(pfn) {
+            PageState::Zero
+        } else {
+            PageState::Present { pfn }
+        }
+    }
+
+    /// A pagemap word as a state.
+    pub fn state_of_word(&self, word: PagemapWord) -> PageState {
+        match word.state() {
+            PagemapState::Present(pfn) => self.present(pfn),
+            PagemapState::Hidden => PageState::Hidden,
+            PagemapState::Absent => PageState::Absent,
+            PagemapState::Guard => PageState::Guard,
+            PagemapState::SwapEntry { kind, offset } => PageState::Swapped {
+                swap: SwapPlace {
+                    device: kind,
+                    offset,
+                },
+            },
+        }
+    }
+
+    /// The state that an entry gives to each page under it, from the first; `None`: a lower table.
+    fn states_of_entry(&self, level: Level, entry: Entry) -> Option<(u64, PageState)> {
+        let pages = level.page_size().map_or(1, PageSize::pages);
+        Some(match entry.state(level, self.physical_mask) {
+            EntryState::Leaf(pfn) => (pages, self.present(pfn)),
+            EntryState::Empty => (1, PageState::Absent),
+            EntryState::SwapEntry { kind, offset } => (
+                pages,
+                PageState::Swapped {
+                    swap: SwapPlace {
+                        device: kind,
+                        offset,
+                    },
+                },
+            ),
+            EntryState::Table(_) => return None,
+        })
+    }
+
+    /// Takes one event; gives the moves that it shows.
+    pub fn apply(&mut self, event: &Event) -> Vec<Move> {
+        match event {
+            Event::Fault(fault) => self.fault(fault),
+            Event::MigrationSet(m) => {
+                self.migration_set(m);
+                Vec::new()
+            }
+            Event::MigrationRemove(m) => self.migration_remove(m),
+            Event::MmGone(_) | Event::Marker(_) => Vec::new(),
+        }
+    }
+
+    fn fault(&mut self, fault: &event::Fault) -> Vec<Move> {
+        let Some(level) = Level::from_u32(fault.level) else {
+            return Vec::new();
+        };
+        let Some((pages, state)) = self.states_of_entry(level, Entry(fault.entry)) else {
+            return Vec::new();
+        };
+        let first = fault.va >> 12 & !(pages - 1);
+        self.change_run(
+            first,
+            pages,
+            state,
+            &Change::of(&fault.header),
+            |from, to| match (from, to) {
+                (PageState::Absent, _) => Cause::FirstTouch,
+                (PageState::Zero, PageState::Present { .. }) => Cause::ZeroFill,
+                (PageState::Swapped { .. }, PageState::Present { .. }) => Cause::SwapIn,
+                // Copy-on-write looks like this, but so does a discard that no hook saw.
+                _ => Cause::Unknown,
+            },
+        )
+    }
+
+    fn migration_set(&mut self, m: &event::Migration) {
+        let Some(level) = Level::from_u32(m.level) else {
+            return;
+        };
+        let pages = level.page_size().map_or(1, PageSize::pages);
+        let first = m.va >> 12 & !(pages - 1);
+        let Pfn(old) = Entry(m.entry).migration_pfn();
+        for i in 0..pages {
+            // A second entry for a page in transit is a relative's, not ours.
+            self.in_transit.entry(first + i).or_insert(Pfn(old + i));
+        }
+    }
+
+    fn migration_remove(&mut self, m: &event::Migration) -> Vec<Move> {
+        let Some(level) = Level::from_u32(m.level) else {
+            return Vec::new();
+        };
+        let Some((pages, state)) = self.states_of_entry(level, Entry(m.entry)) else {
+            return Vec::new();
+        };
+        let first = m.va >> 12 & !(pages - 1);
+        for i in 0..pages {
+            // The event knows the old frame better than we do.
+            if let Some(old) = self.in_transit.remove(&(first + i)) {
+                let old = self.present(old);
+                self.put(first + i, old);
+            }
+        }
+        self.change_run(first, pages, state, &Change::of(&m.header), |_, _| {
+            Cause::Migration
+        })
+    }
+
+    /// Compares a reading of the tables, made at `t_ns`, with what is known; gives the differences as moves.
+    pub fn reconcile(&mut self, t_ns: u64, reading: &BTreeMap<u64, PagemapWord>) -> Vec<Move> {
+        let change = Change {
+            seq: None,
+            t_ns,
+            by: None,
+            proof: Proof::Reconciled,
+        };
+        let gone: Vec<u64> = self
+            .pages
+            .keys()
+            .filter(|page| !reading.contains_key(page))
+            .copied()
+            .collect();
+        let mut moves = Vec::new();
+        let now = reading
+            .iter()
+            .map(|(page, word)| (*page, self.state_of_word(*word)));
+        let now: Vec<_> = now
+            .chain(gone.into_iter().map(|page| (page, PageState::Absent)))
+            .collect();
+        for (page, state) in now {
+            let found = self.change_run(page, 1, state, &change, |_, _| Cause::Unknown);
+            found.into_iter().for_each(|m| join(&mut moves, m));
+        }
+        self.in_transit.clear();
+        moves
+    }
+
+    /// Gives `pages` pages from number `first` on new states, of which `state` is the first; gives the
+    /// moves that this makes, neighbours with the same story as one.
+    fn change_run(
+        &mut self,
+        first: u64,
+        pages: u64,
+        state: PageState,
+        change: &Change,
+        cause: impl Fn(PageState, PageState) -> Cause,
+    ) -> Vec<Move> {
+        let mut moves = Vec::new();
+        for i in 0..pages {
+            let (page, to) = (first + i, advance(state, i));
+            let from = self.get(page);
+            if from == to {
+                continue;
+            }
+            self.put(page, to);
+            let one = Move {
+                seq: change.seq,
+                t_ns: change.t_ns,
+                va: Hex(page.wrapping_mul(PAGE_SIZE)),
+                pages: 1,
+                from,
+                to,
+                cause: cause(from, to),
+                reason: None,
+                by: change.by.clone(),
+                proof: change.proof,
+            };
+            join(&mut moves, one);
+        }
+        moves
+    }
+}
+
+/// The state of the page `i` pages further on in one contiguous piece.
+const fn advance(state: PageState, i: u64) -> PageState {
+    match state {
+        PageState::Present { pfn: Pfn(pfn) } => PageState::Present { pfn: Pfn(pfn + i) },
+        PageState::Swapped {
+            swap: SwapPlace { device, offset },
+        } => PageState::Swapped {
+            swap: SwapPlace {
+                device,
+                offset: offset + i,
+            },
+        },
+        other => other,
+    }
+}
+
+/// Appends `next`, or makes the last move longer where `next` continues it in every respect.
+fn join(moves: &mut Vec<Move>, next: Move) {
+    if let Some(last) = moves.last_mut() {
+        let follows = next.va.0 == last.va.0 + last.pages * PAGE_SIZE
+            && next.from == advance(last.from, last.pages)
+            && next.to == advance(last.to, last.pages)
+            && next.cause == last.cause
+            && next.seq == last.seq;
+        if follows {
+            last.pages += next.pages;
+            return;
+        }
+    }
+    moves.push(next);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MASK: u64 = (1 << 52) - 1;
+    const VA: VirtAddr = VirtAddr(0x7f00_0000_0000);
+
+    fn header(kind: u32) -> event::Header {
+        event::Header {
+            kind,
+            comm: *b"kcompactd0\0\0\0\0\0\0",
+            tid: 42,
+            ..Default::default()
+        }
+    }
+
+    fn pte(pfn: u64) -> u64 {
+        pfn << 12 | 0x67
+    }
+
+    fn migration_entry(pfn: u64) -> u64 {
+        28 << 59 | (!pfn << 14) >> 5
+    }
+
+    fn set(va: VirtAddr, pfn: u64) -> Event {
+        Event::MigrationSet(event::Migration {
+            header: header(event::kind::MIGRATION_SET),
+            va: va.0,
+            entry: migration_entry(pfn),
+            ..Default::default()
+        })
+    }
+
+    fn remove(va: VirtAddr, pfn: u64) -> Event {
+        Event::MigrationRemove(event::Migration {
+            header: header(event::kind::MIGRATION_REMOVE),
+            va: va.0,
+            entry: pte(pfn),
+            ..Default::default()
+        })
+    }
+
+    fn fault(va: VirtAddr, entry: u64, level: u32) -> Event {
+        Event::Fault(event::Fault {
+            header: header(event::kind::FAULT),
+            va: va.0,
+            entry,
+            level,
+            ..Default::default()
+        })
+    }
+
+    fn present(pfn: u64) -> PageState {
+        PageState::Present { pfn: Pfn(pfn) }
+    }
+
+    #[test]
+    fn a_migration_is_one_move_with_old_and_new_frame_and_the_mover() {
+        let mut ledger = Ledger::new(None, MASK);
+        ledger.seed(VA, PagemapWord(1 << 63 | 100));
+        assert!(ledger.apply(&set(VA, 100)).is_empty());
+        let moves = ledger.apply(&remove(VA, 200));
+        assert_eq!(moves.len(), 1);
+        assert_eq!((moves[0].from, moves[0].to), (present(100), present(200)));
+        assert_eq!(moves[0].cause, Cause::Migration);
+        assert_eq!(moves[0].by.as_ref().unwrap().comm, "kcompactd0");
+        assert_eq!(ledger.state(VA), present(200));
+    }
+
+    #[test]
+    fn an_aborted_migration_is_no_move() {
+        let mut ledger = Ledger::new(None, MASK);
+        ledger.seed(VA, PagemapWord(1 << 63 | 100));
+        ledger.apply(&set(VA, 100));
+        assert!(ledger.apply(&remove(VA, 100)).is_empty());
+    }
+
+    #[test]
+    fn the_old_frame_is_the_events_even_where_the_ledger_was_behind() {
+        let mut ledger = Ledger::new(None, MASK);
+        ledger.seed(VA, PagemapWord(1 << 63 | 7));
+        ledger.apply(&set(VA, 100));
+        let moves = ledger.apply(&remove(VA, 200));
+        assert_eq!(moves[0].from, present(100));
+    }
+
+    #[test]
+    fn a_fault_on_nothing_is_a_first_touch_and_a_second_one_is_silent() {
+        let mut ledger = Ledger::new(Some(Pfn(5)), MASK);
+        let moves = ledger.apply(&fault(VA, pte(5), 0));
+        assert_eq!(
+            (moves[0].cause, moves[0].to),
+            (Cause::FirstTouch, PageState::Zero)
+        );
+        let moves = ledger.apply(&fault(VA, pte(9), 0));
+        assert_eq!(
+            (moves[0].cause, moves[0].from),
+            (Cause::ZeroFill, PageState::Zero)
+        );
+        assert!(ledger.apply(&fault(VA, pte(9), 0)).is_empty());
+    }
+
+    #[test]
+    fn a_frame_that_changed_without_a_word_is_not_called_copy_on_write() {
+        let mut ledger = Ledger::new(None, MASK);
+        ledger.seed(VA, PagemapWord(1 << 63 | 7));
+        assert_eq!(ledger.apply(&fault(VA, pte(9), 0))[0].cause, Cause::Unknown);
+    }
+
+    #[test]
+    fn a_huge_fault_is_one_move_of_512_pages() {
+        let mut ledger = Ledger::new(None, MASK);
+        let inside = VirtAddr(VA.0 + 0x3123);
+        let moves = ledger.apply(&fault(inside, 0x4000_0000 | 0xe7, 1));
+        assert_eq!(moves.len(), 1);
+        assert_eq!((moves[0].va, moves[0].pages), (Hex(VA.0), 512));
+        assert_eq!(ledger.state(inside), present(0x40003));
+    }
+
+    #[test]
+    fn reconciling_finds_what_changed_and_what_went() {
+        let mut ledger = Ledger::new(None, MASK);
+        let next = VirtAddr(VA.0 + PAGE_SIZE);
+        ledger.seed(VA, PagemapWord(1 << 63 | 7));
+        ledger.seed(next, PagemapWord(1 << 63 | 8));
+        let reading = BTreeMap::from([(VA.page_number(), PagemapWord(1 << 63 | 9))]);
+        let moves = ledger.reconcile(1, &reading);
+        assert_eq!(moves.len(), 2);
+        assert_eq!((moves[0].from, moves[0].to), (present(7), present(9)));
+        assert_eq!(
+            (moves[1].from, moves[1].to),
+            (present(8), PageState::Absent)
+        );
+        assert!(
+            moves
+                .iter()
+                .all(|m| m.proof == Proof::Reconciled && m.seq.is_none())
+        );
+        assert!(ledger.reconcile(2, &reading).is_empty());
+    }
+
+    #[test]
+    fn neighbours_with_the_same_story_are_one_move() {
+        let mut ledger = Ledger::new(None, MASK);
+        let reading: BTreeMap<_, _> = (0..4)
+            .map(|i| (VA.page_number() + i, PagemapWord(1 << 63 | (50 + i))))
+            .collect();
+        let moves = ledger.reconcile(1, &reading);
+        assert_eq!((moves.len(), moves[0].pages), (1, 4));
+    }
+}

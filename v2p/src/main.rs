@@ -1,0 +1,49 @@
+//! Parse, dispatch, print the error, exit.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use v2p::{
+    cli::{Cli, Command},
+    commands, exit,
+    render::Output,
+};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // `--help` and `--version` come this way too. Nobody may be listening.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() {
+                exit::FAILED
+            } else {
+                exit::YES
+            });
+        }
+    };
+    let mut output = Output::new(cli.json, cli.color);
+    let done = runtime().and_then(|runtime| {
+        runtime.block_on(async {
+            match &cli.command {
+                Command::Demo(args) => commands::demo::run(args, &mut output).await,
+                Command::Watch(args) => commands::watch::run(args, &mut output).await,
+            }
+        })
+    });
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(e) if exit::is_closed_stdout(&e) => ExitCode::from(exit::YES),
+        Err(e) => {
+            output.say(&exit::message(&e));
+            ExitCode::from(exit::code(&e))
+        }
+    }
+}
+
+/// One thread: requests to the carrier are tied to it, and the ring needs no more.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?)
+}

@@ -1,0 +1,121 @@
+//! A page of our own: locked, written, and told apart by random bytes.
+
+use std::ptr;
+
+use anyhow::{Context as _, Result};
+use rustix::mm::{MapFlags, ProtFlags};
+use v2p_common::{PAGE_SIZE, VirtAddr, control::PHYSICAL_BYTES};
+
+/// Bytes in a page, as a length in memory.
+pub const PAGE_LEN: usize = PAGE_SIZE as usize;
+/// Where the nonce lies in its page.
+const NONCE_OFFSET: usize = PAGE_LEN / 2;
+
+/// One anonymous private page.
+pub struct OwnPage {
+    start: ptr::NonNull<u8>,
+}
+
+/// Random bytes in a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Nonce {
+    /// Where they start, in bytes from the start of the page.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: [u8; PHYSICAL_BYTES],
+}
+
+impl OwnPage {
+    /// Maps a page, locks it and writes to it, in this order: a page that was only read would be
+    /// the shared zero page, and moved by the first write.
+    ///
+    /// # Errors
+    /// Where the mapping or the lock is refused (RLIMIT_MEMLOCK).
+    pub fn new() -> Result<Self> {
+        // SAFETY: a new anonymous mapping touches nothing that exists.
+        let start = unsafe {
+            rustix::mm::mmap_anonymous(
+                ptr::null_mut(),
+                PAGE_LEN,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
+        }
+        .context("mmap of a page")?;
+        let page = Self {
+            start: ptr::NonNull::new(start.cast()).context("mmap gave address 0")?,
+        };
+        // SAFETY: the page is mapped, and stays so until drop.
+        unsafe { rustix::mm::mlock(start, PAGE_LEN) }.context("mlock of a page")?;
+        page.write(0, &[0; PAGE_LEN]);
+        Ok(page)
+    }
+
+    /// The address of its first byte.
+    pub fn va(&self) -> VirtAddr {
+        VirtAddr(self.start.as_ptr() as u64)
+    }
+
+    /// Writes `bytes` at `offset`; what would lie beyond the page is left out.
+    pub fn write(&self, offset: usize, bytes: &[u8]) {
+        let room = PAGE_LEN.saturating_sub(offset);
+        for (i, byte) in bytes.iter().take(room).enumerate() {
+            // SAFETY: offset + i < PAGE_LEN, inside our mapping. Volatile: the page is also
+            // read and written behind the compiler's back.
+            unsafe { self.start.as_ptr().add(offset + i).write_volatile(*byte) };
+        }
+    }
+
+    /// Reads `len` bytes at `offset` through the virtual address, at most to the page's end.
+    pub fn read(&self, offset: usize, len: usize) -> Vec<u8> {
+        let end = offset.saturating_add(len).min(PAGE_LEN);
+        (offset..end)
+            // SAFETY: i < PAGE_LEN, inside our mapping; volatile as in `write`.
+            .map(|i| unsafe { self.start.as_ptr().add(i).read_volatile() })
+            .collect()
+    }
+
+    /// Puts fresh random bytes into the page.
+    ///
+    /// # Errors
+    /// Where the kernel gives no random bytes.
+    pub fn put_nonce(&self) -> Result<Nonce> {
+        let mut bytes = [0; PHYSICAL_BYTES];
+        let n = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+            .context("getrandom")?;
+        anyhow::ensure!(n == bytes.len(), "getrandom gave {n} bytes");
+        self.write(NONCE_OFFSET, &bytes);
+        Ok(Nonce {
+            offset: NONCE_OFFSET as u64,
+            bytes,
+        })
+    }
+}
+
+impl Drop for OwnPage {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, to which no reference is left. A failure leaves it mapped.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), PAGE_LEN) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_nothing_beyond_the_page() {
+        let page = OwnPage::new().unwrap();
+        page.write(PAGE_LEN - 2, b"abc");
+        assert_eq!(page.read(PAGE_LEN - 2, 9), b"ab");
+        assert_eq!(page.va().page_offset(), 0);
+    }
+
+    #[test]
+    fn two_nonces_differ() {
+        let page = OwnPage::new().unwrap();
+        let first = page.put_nonce().unwrap();
+        assert_eq!(page.read(PAGE_LEN / 2, PHYSICAL_BYTES), first.bytes);
+        assert_ne!(page.put_nonce().unwrap(), first);
+    }
+}

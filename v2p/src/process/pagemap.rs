@@ -1,0 +1,136 @@
+//! /proc/PID/pagemap: one 64-bit word for every page of the address space.
+
+use std::{fs::File, io, os::unix::fs::FileExt as _};
+
+use anyhow::{Context as _, Result};
+use v2p_common::{VirtAddr, pagemap::PagemapWord};
+
+use crate::exit::Failure;
+
+/// Words in a pread of [`Pagemap::words`]: 16 MiB of address space.
+const CHUNK: usize = 4096;
+
+/// An open pagemap. It belongs to the address space that the process had when it was opened:
+/// after an exec or the end, reads give nothing.
+pub struct Pagemap {
+    file: File,
+    path: String,
+    own: bool,
+}
+
+impl Pagemap {
+    /// Opens that of process `pid`.
+    ///
+    /// # Errors
+    /// Exit code 1 where there is no such process, 3 where we may not read it.
+    pub fn of(pid: u32) -> Result<Self> {
+        if pid == std::process::id() {
+            return Self::of_self();
+        }
+        Self::open(format!("/proc/{pid}/pagemap"), false)
+    }
+
+    /// Opens our own.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn of_self() -> Result<Self> {
+        Self::open("/proc/self/pagemap".to_owned(), true)
+    }
+
+    fn open(path: String, own: bool) -> Result<Self> {
+        let file = File::open(&path).map_err(|e| match e.kind() {
+            io::ErrorKind::PermissionDenied => Failure::unsupported(format!("{path}: {e}"))
+                .hint("it needs ptrace rights on the process: run as root"),
+            io::ErrorKind::NotFound if own => Failure::unsupported(format!("{path}: {e}"))
+                .hint("mount /proc; the kernel needs CONFIG_PROC_PAGE_MONITOR=y"),
+            // A kernel thread, or a process that is just ending, has no address space to open.
+            _ if e.raw_os_error() == Some(libc::ESRCH) => {
+                Failure::no(format!("{path}: the process has no address space"))
+            }
+            io::ErrorKind::NotFound => Failure::no(format!("{path}: there is no such process")),
+            _ => Failure::failed(format!("{path}: {e}")),
+        })?;
+        Ok(Self { file, path, own })
+    }
+
+    /// Whether this is our own.
+    pub const fn is_own(&self) -> bool {
+        self.own
+    }
+
+    /// The word of the page that holds `va`. `None`: the address space is gone.
+    ///
+    /// # Errors
+    /// Those of the read.
+    pub fn word(&self, va: VirtAddr) -> Result<Option<PagemapWord>> {
+        let mut bytes = [0; 8];
+        let n = self
+            .file
+            .read_at(&mut bytes, va.page_number() * 8)
+            .with_context(|| self.path.clone())?;
+        Ok((n == bytes.len()).then(|| PagemapWord(u64::from_ne_bytes(bytes))))
+    }
+
+    /// Hands the word of every page from `start` up to `end` to `each`, in order, reading in bulk.
+    /// False: the address space ended before all was read.
+    ///
+    /// # Errors
+    /// Those of the read.
+    pub fn words(
+        &self,
+        start: VirtAddr,
+        end: VirtAddr,
+        mut each: impl FnMut(VirtAddr, PagemapWord),
+    ) -> Result<bool> {
+        let mut buffer = vec![0u8; 8 * CHUNK];
+        let mut va = start.page();
+        while va < end {
+            let pages = (end.0 - va.0).div_ceil(v2p_common::PAGE_SIZE);
+            let want = usize::try_from(pages).unwrap_or(CHUNK).min(CHUNK) * 8;
+            let Some(buffer) = buffer.get_mut(..want) else {
+                break;
+            };
+            let n = self
+                .file
+                .read_at(buffer, va.page_number() * 8)
+                .with_context(|| self.path.clone())?;
+            if n == 0 {
+                return Ok(false);
+            }
+            let (words, _) = buffer.get(..n).unwrap_or_default().as_chunks::<8>();
+            for word in words {
+                each(va, PagemapWord(u64::from_ne_bytes(*word)));
+                va = VirtAddr(va.0.saturating_add(v2p_common::PAGE_SIZE));
+            }
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::OwnPage;
+    use v2p_common::pagemap::PagemapState;
+
+    #[test]
+    fn a_written_page_of_our_own_is_not_absent() {
+        let page = OwnPage::new().unwrap();
+        let word = Pagemap::of_self()
+            .unwrap()
+            .word(page.va())
+            .unwrap()
+            .unwrap();
+        assert!(matches!(
+            word.state(),
+            PagemapState::Present(_) | PagemapState::Hidden
+        ));
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_an_answer_of_no() {
+        let error = Pagemap::of(u32::MAX / 4).err().unwrap();
+        assert_eq!(crate::exit::code(&error), crate::exit::NO);
+    }
+}

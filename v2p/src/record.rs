@@ -1,0 +1,285 @@
+//! What v2p says, whatever it is rendered as. Each record is one JSON line of the contract; the text
+//! form is made from the same record.
+
+use serde::{Serialize, Serializer};
+use v2p_common::Pfn;
+
+use crate::doctor::Denial;
+
+/// A number that is shown as hex with `0x`: an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+pub struct Hex(pub u64);
+
+impl std::fmt::Display for Hex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+impl Serialize for Hex {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+fn pfn_number<S: Serializer>(pfn: &Pfn, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(pfn.0)
+}
+
+/// What lies behind a page of address space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum PageState {
+    /// In this frame.
+    Present {
+        /// The frame.
+        #[serde(serialize_with = "pfn_number")]
+        pfn: Pfn,
+    },
+    /// The shared page of zeros.
+    Zero,
+    /// On a swap device, or another entry in swap form: type and offset are the kernel's.
+    Swapped {
+        /// Where.
+        swap: SwapPlace,
+    },
+    /// A guard region.
+    Guard,
+    /// Present, but the kernel withholds the frame.
+    Hidden,
+    /// Nothing.
+    Absent,
+}
+
+/// A swap entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct SwapPlace {
+    /// The swap type: the number of the device.
+    pub device: u8,
+    /// The slot.
+    pub offset: u64,
+}
+
+/// Why a page's frame changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// Nothing was there before.
+    FirstTouch,
+    /// The zero page was replaced by the first write.
+    ZeroFill,
+    /// A page came back from swap.
+    SwapIn,
+    /// The kernel moved the page.
+    Migration,
+    /// What was seen does not tell.
+    Unknown,
+}
+
+/// How a move is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proof {
+    /// A kernel event shows it.
+    Event,
+    /// Found by comparing the page tables; no event was seen.
+    Reconciled,
+}
+
+/// The task that did it, in the initial PID namespace.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct By {
+    /// Thread.
+    pub tid: u32,
+    /// Its name.
+    pub comm: String,
+}
+
+/// A run of neighbouring pages that got other frames for the same cause.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Move {
+    /// The event's number; none where it was reconciled.
+    pub seq: Option<u64>,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub t_ns: u64,
+    /// The first page's address.
+    pub va: Hex,
+    /// Base pages.
+    pub pages: u64,
+    /// What lay behind the first page before.
+    pub from: PageState,
+    /// What does now.
+    pub to: PageState,
+    /// Why.
+    pub cause: Cause,
+    /// The kernel's reason for a migration; null where no event told it.
+    pub reason: Option<&'static str>,
+    /// Who; null where that was not seen.
+    pub by: Option<By>,
+    /// How it is known.
+    pub proof: Proof,
+}
+
+/// What became of a physical write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Read back equal by both routes, and no move between look-up and write.
+    Landed,
+    /// A move was seen before the write: nothing was written.
+    Moved,
+    /// The page moved in between: the bytes went to a frame that is no longer its own.
+    Strayed,
+    /// Events were lost, or the evidence does not fit together: neither can be said.
+    Unproven,
+    /// The kernel denied it.
+    Denied,
+    /// The page must not be written.
+    Refused,
+}
+
+/// A guarded write.
+#[derive(Clone, Debug, Serialize)]
+pub struct Write {
+    /// Whose page.
+    pub pid: u32,
+    /// Where, for the process.
+    pub va: Hex,
+    /// Bytes.
+    pub len: usize,
+    /// The frame that was looked up.
+    pub pfn: Option<u64>,
+    /// The physical address.
+    pub pa: Option<Hex>,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Why, where the verdict alone does not tell.
+    pub why: Option<String>,
+    /// Whether the page was pinned.
+    pub pinned: bool,
+    /// From the start of the last look-up to the return of the pwrite; null where nothing was written.
+    pub window_ns: Option<u64>,
+    /// Moves of the page between the first look-up and the last.
+    pub moves: Vec<Move>,
+    /// Events lost meanwhile.
+    pub lost: u64,
+    /// The check that denied it.
+    pub denied: Option<Denial>,
+}
+
+/// What each route says of the demo's page.
+#[derive(Clone, Debug, Serialize)]
+pub struct Routes {
+    /// The PFN in /proc/self/pagemap.
+    pub pagemap: Option<u64>,
+    /// The PFN at the end of the page-table walk.
+    pub walk: Option<u64>,
+    /// Whether the nonce was found at the physical address.
+    pub content: bool,
+}
+
+/// One line of JSON.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Record {
+    /// Hooks are live.
+    Start {
+        /// The target.
+        pid: u32,
+        /// `uname -r`.
+        kernel: String,
+        /// Live hooks.
+        hooks: Vec<String>,
+        /// Hooks that are not live, with the reason.
+        missing: Vec<String>,
+    },
+    /// A page fault was handled.
+    Fault {
+        /// The event's number.
+        seq: u64,
+        /// CLOCK_MONOTONIC, nanoseconds.
+        t_ns: u64,
+        /// The faulting thread.
+        tid: u32,
+        /// The address.
+        va: Hex,
+        /// The frame that the fault brought; null: there was none afterwards.
+        pfn: Option<u64>,
+        /// Whether it waited for I/O.
+        major: bool,
+    },
+    /// Pages moved.
+    Move(Move),
+    /// Events were lost.
+    Lost {
+        /// How many, since the last such record.
+        events: u64,
+    },
+    /// The watch is over.
+    End {
+        /// `signal`, `duration` or `target-exited`.
+        why: &'static str,
+        /// Events that were read.
+        events: u64,
+        /// Of them, faults.
+        faults: u64,
+        /// Moves that were reported.
+        moves: u64,
+        /// Events that were lost.
+        lost: u64,
+        /// Moves that the closing comparison found.
+        reconciled: u64,
+        /// Exit status of a command that was started; else null.
+        status: Option<i32>,
+    },
+    /// The demo's result.
+    Demo {
+        /// The page.
+        va: Hex,
+        /// Its frame, where the routes agree.
+        pfn: Option<u64>,
+        /// Its physical address.
+        pa: Option<Hex>,
+        /// The text before.
+        before: String,
+        /// The text after, through the virtual address.
+        after: String,
+        /// The three routes.
+        routes: Routes,
+        /// The write.
+        write: Box<Write>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_move_is_the_json_of_the_contract() {
+        let record = Record::Move(Move {
+            seq: Some(7),
+            t_ns: 5,
+            va: Hex(0x7f00),
+            pages: 1,
+            from: PageState::Present { pfn: Pfn(1) },
+            to: PageState::Swapped {
+                swap: SwapPlace {
+                    device: 0,
+                    offset: 9,
+                },
+            },
+            cause: Cause::FirstTouch,
+            reason: None,
+            by: Some(By {
+                tid: 3,
+                comm: "kcompactd0".into(),
+            }),
+            proof: Proof::Event,
+        });
+        assert_eq!(
+            serde_json::to_string(&record).unwrap(),
+            r#"{"type":"move","seq":7,"t_ns":5,"va":"0x7f00","pages":1,"from":{"state":"present","pfn":1},"to":{"state":"swapped","swap":{"device":0,"offset":9}},"cause":"first-touch","reason":null,"by":{"tid":3,"comm":"kcompactd0"},"proof":"event"}"#
+        );
+    }
+}

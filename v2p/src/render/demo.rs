@@ -1,0 +1,177 @@
+//! The demo as a story, told while it happens.
+
+use std::{cell::RefCell, time::Duration};
+
+use anyhow::Result;
+use v2p_common::{Pfn, VirtAddr};
+
+use super::{Colour, Output, text::state};
+use crate::{
+    guard::first_and_last,
+    record::{Routes, Verdict, Write},
+    tracer::Tracer,
+};
+
+/// Says the demo's steps as text; nothing where the form is JSON.
+pub struct DemoText<'a>(RefCell<&'a mut Output>);
+
+impl<'a> DemoText<'a> {
+    /// Text on `output`.
+    pub const fn new(output: &'a mut Output) -> Self {
+        Self(RefCell::new(output))
+    }
+
+    fn say(&self, what: &str, text: &str) -> Result<()> {
+        self.0.borrow_mut().text(&format!("  {what:<10} {text}"))
+    }
+
+    /// The page.
+    ///
+    /// # Errors
+    /// Those of [`Output::text`], as for all of these.
+    pub fn start(&self, kernel: &str, pid: u32, before: &str, va: VirtAddr) -> Result<()> {
+        let head = format!("v2p demo: process {pid} on Linux {kernel}\n");
+        self.0.borrow_mut().text(&head)?;
+        self.say(
+            "buffer",
+            &format!("{before:?}, in a locked page of its own"),
+        )?;
+        self.say("virtual", &format!("{va:#x}", va = va.0))
+    }
+
+    /// The hooks.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn tracer(&self, tracer: &Tracer) -> Result<()> {
+        self.say(
+            "tracer",
+            &format!(
+                "{} hooks live: {}",
+                tracer.live.len(),
+                tracer.live.join(", ")
+            ),
+        )?;
+        for missing in &tracer.missing {
+            self.say("", &format!("missing: {}: {}", missing.hook, missing.why))?;
+        }
+        Ok(())
+    }
+
+    /// The three routes.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn routes(&self, routes: &Routes, levels: u64) -> Result<()> {
+        let place = |pfn: Option<u64>| match pfn {
+            Some(pfn) => format!("{:#014x}  pfn {pfn:<9}", Pfn(pfn).base().0),
+            None => format!("{:<30}", "no frame"),
+        };
+        let walk = format!("eBPF walk of the {levels}-level page tables");
+        self.say(
+            "physical",
+            &format!("{}  by /proc/self/pagemap", place(routes.pagemap)),
+        )?;
+        self.say("", &format!("{}  by an {walk}", place(routes.walk)))?;
+        let content = if routes.content {
+            "64 random bytes of ours are there: read by eBPF through the direct map"
+        } else {
+            "our random bytes are NOT there: the routes above are wrong"
+        };
+        self.say("content", content)?;
+        if routes.pagemap != routes.walk {
+            let what = self.0.borrow().coloured("the routes disagree", Colour::Bad);
+            self.say("", &what)?;
+        }
+        Ok(())
+    }
+
+    /// The injected move.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn injected(&self, how: &str) -> Result<()> {
+        self.say(
+            "inject",
+            &format!("the page was moved on purpose, by {how}"),
+        )
+    }
+
+    /// The write and its verdict.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn write(&self, write: &Write, after: &str) -> Result<()> {
+        let Write {
+            len,
+            pa,
+            window_ns,
+            moves,
+            lost,
+            verdict,
+            why,
+            denied,
+            ..
+        } = write;
+        let pa = pa.map_or_else(|| "?".to_owned(), |pa| pa.to_string());
+        match window_ns {
+            Some(ns) => self.say(
+                "write",
+                &format!(
+                    "{len} bytes by pwrite on /dev/mem at {pa}, {:?} after the last look-up began",
+                    Duration::from_nanos(*ns)
+                ),
+            )?,
+            None => self.say("write", "nothing was written")?,
+        }
+        if let Some(denial) = denied {
+            self.say("denied", &format!("{}: {}", denial.check, denial.what))?;
+            self.say("evidence", &denial.evidence)?;
+            self.say("mend", &denial.mend)?;
+        }
+        if let Some((from, to)) = first_and_last(moves) {
+            self.say("moved", &format!("{} -> {}", state(from), state(to)))?;
+        }
+        for m in moves {
+            if let Some(by) = &m.by {
+                self.say(
+                    "",
+                    &format!(
+                        "{} -> {}, by {} ({})",
+                        state(m.from),
+                        state(m.to),
+                        by.comm,
+                        by.tid
+                    ),
+                )?;
+            }
+        }
+        if window_ns.is_some() {
+            let what = if moves.is_empty() {
+                "no move of the page"
+            } else {
+                "the page moved"
+            };
+            self.say(
+                "tracer",
+                &format!("{what} between look-up and write, {lost} events lost"),
+            )?;
+        }
+        self.say(
+            "buffer",
+            &format!("{after:?}, read through its virtual address"),
+        )?;
+        if let Some(why) = why {
+            self.say("because", why)?;
+        }
+        let word = format!("{verdict:?}").to_lowercase();
+        let colour = if *verdict == Verdict::Landed {
+            Colour::Good
+        } else {
+            Colour::Bad
+        };
+        let mut output = self.0.borrow_mut();
+        let word = output.coloured(&word, colour);
+        output.text(&format!("\nverdict: {word}"))
+    }
+}

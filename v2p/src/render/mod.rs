@@ -1,0 +1,110 @@
+//! How records are said: JSON lines for scripts, aligned text for people.
+
+mod demo;
+mod text;
+
+use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
+
+use anyhow::{Context as _, Result};
+use clap::ColorChoice;
+
+pub use demo::DemoText;
+
+use crate::record::Record;
+
+/// Where output goes, and in which form.
+pub struct Output {
+    json: bool,
+    colour: bool,
+    stdout: BufWriter<StdoutLock<'static>>,
+    clock: text::Clock,
+}
+
+impl Output {
+    /// Output on stdout.
+    pub fn new(json: bool, colour: ColorChoice) -> Self {
+        let colour = match colour {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            // https://no-color.org: set and not empty.
+            ColorChoice::Auto => {
+                io::stdout().is_terminal()
+                    && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+            }
+        };
+        Self {
+            json,
+            colour,
+            stdout: BufWriter::new(io::stdout().lock()),
+            clock: text::Clock::default(),
+        }
+    }
+
+    /// Says one record, in either form, at once.
+    ///
+    /// # Errors
+    /// Where stdout cannot be written to, also when nobody reads it any more.
+    pub fn record(&mut self, record: &Record) -> Result<()> {
+        if self.json {
+            return self.json(record);
+        }
+        let line = self.clock.line(record, self.colour);
+        self.line(&line)
+    }
+
+    /// Says one record if the form is JSON.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub fn json(&mut self, record: &Record) -> Result<()> {
+        if !self.json {
+            return Ok(());
+        }
+        let line = serde_json::to_string(record).context("JSON")?;
+        self.line(&line)
+    }
+
+    /// Says one line if the form is text.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub fn text(&mut self, line: &str) -> Result<()> {
+        if self.json { Ok(()) } else { self.line(line) }
+    }
+
+    fn line(&mut self, line: &str) -> Result<()> {
+        writeln!(self.stdout, "{line}")
+            .and_then(|()| self.stdout.flush())
+            .context("stdout")
+    }
+
+    /// Says something to the person, on stderr, where nobody may be listening.
+    pub fn say(&self, message: &str) {
+        let _ = writeln!(io::stderr(), "{message}");
+    }
+
+    /// `text` in bold green, red or plain, where colours are wanted.
+    fn coloured(&self, text: &str, colour: Colour) -> String {
+        paint(text, colour, self.colour)
+    }
+}
+
+/// What a colour means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Colour {
+    Good,
+    Bad,
+    Dim,
+}
+
+fn paint(text: &str, colour: Colour, wanted: bool) -> String {
+    if !wanted {
+        return text.to_owned();
+    }
+    let code = match colour {
+        Colour::Good => "1;32",
+        Colour::Bad => "1;31",
+        Colour::Dim => "2",
+    };
+    format!("\x1b[{code}m{text}\x1b[0m")
+}

@@ -1,0 +1,163 @@
+//! Records as aligned lines for people.
+
+use v2p_common::Pfn;
+
+use super::{Colour, paint};
+use crate::record::{By, Cause, Move, PageState, Proof, Record};
+
+/// Tells time since the first record that had one.
+#[derive(Default)]
+pub(super) struct Clock {
+    start_ns: Option<u64>,
+}
+
+impl Clock {
+    fn since_start(&mut self, t_ns: u64) -> String {
+        let start = *self.start_ns.get_or_insert(t_ns);
+        let us = t_ns.saturating_sub(start) / 1000;
+        format!("{:>5}.{:06}", us / 1_000_000, us % 1_000_000)
+    }
+
+    /// One record as one line, or a few.
+    pub(super) fn line(&mut self, record: &Record, colour: bool) -> String {
+        match record {
+            Record::Start {
+                pid,
+                kernel,
+                hooks,
+                missing,
+            } => start(*pid, kernel, hooks, missing, colour),
+            Record::Fault {
+                t_ns,
+                tid,
+                va,
+                pfn,
+                major,
+                ..
+            } => {
+                let pfn = pfn.map_or_else(|| "-".to_owned(), |pfn| format!("pfn {pfn}"));
+                let kind = if *major { "major" } else { "minor" };
+                let line = format!(
+                    "{}  {va:>#14}  fault  {kind}  {pfn:<14} thread {tid}",
+                    self.since_start(*t_ns)
+                );
+                paint(&line, Colour::Dim, colour)
+            }
+            Record::Move(m) => self.one_move(m, colour),
+            Record::Lost { events } => paint(
+                &format!("LOST {events} events: what follows may miss some moves"),
+                Colour::Bad,
+                colour,
+            ),
+            Record::End {
+                why,
+                events,
+                faults,
+                moves,
+                lost,
+                reconciled,
+                ..
+            } => format!(
+                "end ({why}): {moves} moves ({reconciled} of them found by comparing the tables), {faults} faults, \
+                 {events} events read, {lost} lost"
+            ),
+            Record::Demo { .. } => String::new(),
+        }
+    }
+
+    fn one_move(&mut self, m: &Move, colour: bool) -> String {
+        let pages = if m.pages == 1 {
+            String::new()
+        } else {
+            format!(" x{}", m.pages)
+        };
+        let cause = match (m.cause, m.proof) {
+            (Cause::Migration, _) => paint("migration", Colour::Bad, colour),
+            (cause, _) => name(cause).to_owned(),
+        };
+        // Colours have no width; the column is padded by the plain text.
+        let pad = " ".repeat(12usize.saturating_sub(name(m.cause).len()));
+        let who = match (&m.by, m.proof) {
+            (Some(By { tid, comm }), _) => format!("by {comm} ({tid})"),
+            (None, Proof::Reconciled) => "found by comparing the tables".to_owned(),
+            (None, Proof::Event) => String::new(),
+        };
+        format!(
+            "{}  {:>#14}{pages:<7} {cause}{pad} {:>15} -> {:<15} {who}",
+            self.since_start(m.t_ns),
+            m.va,
+            state(m.from),
+            state(m.to),
+        )
+    }
+}
+
+fn start(pid: u32, kernel: &str, hooks: &[String], missing: &[String], colour: bool) -> String {
+    let mut text = format!(
+        "watching process {pid} on {kernel}: {} hooks live",
+        hooks.len()
+    );
+    for one in missing {
+        text.push('\n');
+        text.push_str(&paint(&format!("missing: {one}"), Colour::Bad, colour));
+    }
+    text
+}
+
+const fn name(cause: Cause) -> &'static str {
+    match cause {
+        Cause::FirstTouch => "first-touch",
+        Cause::ZeroFill => "zero-fill",
+        Cause::SwapIn => "swap-in",
+        Cause::Migration => "migration",
+        Cause::Unknown => "unknown",
+    }
+}
+
+/// A page's state in a word or two.
+pub(super) fn state(state: PageState) -> String {
+    match state {
+        PageState::Present { pfn: Pfn(pfn) } => format!("pfn {pfn}"),
+        PageState::Zero => "zero page".to_owned(),
+        PageState::Swapped { swap } => format!("swap {}:{}", swap.device, swap.offset),
+        PageState::Guard => "guard".to_owned(),
+        PageState::Hidden => "hidden".to_owned(),
+        PageState::Absent => "-".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Hex;
+
+    #[test]
+    fn a_move_is_one_aligned_line_with_time_since_the_start() {
+        let one = |t_ns, pages| {
+            Record::Move(Move {
+                seq: Some(0),
+                t_ns,
+                va: Hex(0x7f00_0000_1000),
+                pages,
+                from: PageState::Present { pfn: Pfn(100) },
+                to: PageState::Present { pfn: Pfn(200) },
+                cause: Cause::Migration,
+                reason: None,
+                by: Some(By {
+                    tid: 5,
+                    comm: "kcompactd0".into(),
+                }),
+                proof: Proof::Event,
+            })
+        };
+        let mut clock = Clock::default();
+        assert_eq!(
+            clock.line(&one(1_000_000, 1), false),
+            "    0.000000  0x7f0000001000        migration            pfn 100 -> pfn 200         by kcompactd0 (5)"
+        );
+        assert_eq!(
+            clock.line(&one(3_500_000, 512), false),
+            "    0.002500  0x7f0000001000 x512   migration            pfn 100 -> pfn 200         by kcompactd0 (5)"
+        );
+    }
+}

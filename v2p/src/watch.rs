@@ -1,0 +1,351 @@
+//! The watch itself: ring -> ledger -> output, until told to stop. Owns drain, loss, and the target's end.
+
+use std::{collections::BTreeMap, ops::Range as Span, time::Duration};
+
+use anyhow::{Context as _, Result};
+use procfs::process::MMapPath;
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{Signal, SignalKind, signal},
+    time::Instant,
+};
+use v2p_common::{
+    PAGE_SIZE, Pfn, VirtAddr,
+    event::{Event, Fault},
+    pagemap::PagemapWord,
+    pte::{Entry, Level, WalkEnd},
+};
+
+use crate::{
+    bpf::Programs,
+    carrier::Carrier,
+    cli::Range,
+    guard::now_ns,
+    kernel,
+    ledger::Ledger,
+    process::{Pagemap, Process},
+    record::{Hex, Proof, Record},
+    render::Output,
+    tracer::{Loss, Tracer},
+};
+
+/// End of user addresses with five levels; [vsyscall] above it is the kernel's.
+const USER_END: u64 = 1 << 56;
+/// How often losses are looked for when nothing else happens.
+const TICK: Duration = Duration::from_millis(200);
+
+/// When to stop.
+pub struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+    deadline: Option<Instant>,
+}
+
+impl Stop {
+    /// Stops at SIGINT, SIGTERM, or after `duration`.
+    ///
+    /// # Errors
+    /// Where the signals cannot be caught.
+    pub fn new(duration: Option<Duration>) -> Result<Self> {
+        let catch = |kind| signal(kind).context("signal handler");
+        Ok(Self {
+            interrupt: catch(SignalKind::interrupt())?,
+            terminate: catch(SignalKind::terminate())?,
+            deadline: duration.and_then(|d| Instant::now().checked_add(d)),
+        })
+    }
+
+    async fn reached(&mut self) -> &'static str {
+        let far = Instant::now() + Duration::from_secs(86_400 * 365);
+        tokio::select! {
+            _ = self.interrupt.recv() => "signal",
+            _ = self.terminate.recv() => "signal",
+            () = tokio::time::sleep_until(self.deadline.unwrap_or(far)), if self.deadline.is_some() => "duration",
+        }
+    }
+}
+
+/// The smallest span that holds all ranges; everything where there are none.
+pub fn span(ranges: &[Range]) -> Span<u64> {
+    let start = ranges.iter().map(|r| r.start).min().unwrap_or(0);
+    let end = ranges.iter().map(|r| r.end).max().unwrap_or(USER_END);
+    start..end
+}
+
+/// One watch over one address space.
+pub struct Session<'a> {
+    /// The loaded programs.
+    pub programs: &'a Programs,
+    /// For the closing marker.
+    pub carrier: &'a mut Carrier,
+    /// Live hooks.
+    pub tracer: Tracer,
+    /// The target's pagemap, opened before the hooks were live.
+    pub pagemap: &'a Pagemap,
+    /// The target's pidfd.
+    pub ended: AsyncFd<Process>,
+    /// What to watch; empty: all.
+    pub ranges: &'a [Range],
+    /// Whether faults are shown.
+    pub show_faults: bool,
+    /// As in [`Entry::state`].
+    pub physical_mask: u64,
+}
+
+/// What was seen so far.
+#[derive(Default)]
+struct Counts {
+    events: u64,
+    faults: u64,
+    moves: u64,
+    reconciled: u64,
+    lost: u64,
+}
+
+impl Session<'_> {
+    /// Watches until `stop` or the target's end.
+    ///
+    /// # Errors
+    /// Where the output fails, or the ring holds what is no event.
+    pub async fn run(mut self, mut stop: Stop, output: &mut Output) -> Result<()> {
+        let missing = self
+            .tracer
+            .missing
+            .iter()
+            .map(|m| format!("{}: {}", m.hook, m.why));
+        output.record(&Record::Start {
+            pid: self.ended.get_ref().pid,
+            kernel: kernel::release(),
+            hooks: self.tracer.live.clone(),
+            missing: missing.collect(),
+        })?;
+        let before = self.tracer.loss(self.programs);
+        let mut ledger = Ledger::new(zero_pfn()?, self.physical_mask);
+        for (page, word) in self.reading()?.unwrap_or_default() {
+            ledger.seed(VirtAddr(page.wrapping_mul(PAGE_SIZE)), word);
+        }
+        let mut counts = Counts::default();
+        let why = loop {
+            let stopped = tokio::select! {
+                why = stop.reached() => Some(why),
+                _ = self.ended.readable() => Some("target-exited"),
+                ready = self.tracer.readable() => { ready?; None }
+                () = tokio::time::sleep(TICK) => None,
+            };
+            let events = self.tracer.take()?;
+            self.tell(&events, &mut ledger, &mut counts, output)?;
+            self.tell_losses(before, &mut counts, output)?;
+            let gone = events.iter().any(|e| matches!(e, Event::MmGone(_)));
+            match stopped {
+                Some(why) => break why,
+                None if gone => break self.after_the_end(output).await,
+                None => {}
+            }
+        };
+        self.close(before, &mut ledger, &mut counts, output).await?;
+        let Counts {
+            events,
+            faults,
+            moves,
+            reconciled,
+            lost,
+        } = counts;
+        output.record(&Record::End {
+            why,
+            events,
+            faults,
+            moves,
+            lost,
+            reconciled,
+            status: None,
+        })
+    }
+
+    /// The address space is gone: the process ends, or it has executed another program.
+    async fn after_the_end(&self, output: &Output) -> &'static str {
+        let ends = tokio::time::timeout(Duration::from_secs(1), self.ended.readable()).await;
+        if ends.is_err() {
+            output.say("v2p: the process executed another program: the address space that was watched is gone");
+        }
+        "target-exited"
+    }
+
+    /// Everything that was still under way, and what no event showed.
+    async fn close(
+        &mut self,
+        before: Loss,
+        ledger: &mut Ledger,
+        counts: &mut Counts,
+        output: &mut Output,
+    ) -> Result<()> {
+        let cookie = self.carrier.mark()?;
+        match self.tracer.take_until(cookie).await {
+            Ok(events) => self.tell(&events, ledger, counts, output)?,
+            Err(e) => output.say(&format!("v2p: {e:#}")),
+        }
+        self.tell_losses(before, counts, output)?;
+        let Some(reading) = self.reading()? else {
+            return Ok(());
+        };
+        for one in ledger.reconcile(now_ns(), &reading) {
+            counts.reconciled += 1;
+            counts.moves += 1;
+            output.record(&Record::Move(one))?;
+        }
+        Ok(())
+    }
+
+    fn tell(
+        &self,
+        events: &[Event],
+        ledger: &mut Ledger,
+        counts: &mut Counts,
+        output: &mut Output,
+    ) -> Result<()> {
+        for event in events {
+            if matches!(event, Event::Marker(_)) {
+                continue;
+            }
+            counts.events += 1;
+            let moves = ledger.apply(event);
+            if let Event::Fault(fault) = event
+                && self.is_asked(fault.va)
+            {
+                counts.faults += 1;
+                if self.show_faults {
+                    output.record(&self.fault_record(fault))?;
+                }
+            }
+            for one in moves.into_iter().filter(|m| self.is_asked(m.va.0)) {
+                debug_assert_eq!(one.proof, Proof::Event);
+                counts.moves += 1;
+                output.record(&Record::Move(one))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_losses(&self, before: Loss, counts: &mut Counts, output: &mut Output) -> Result<()> {
+        let lost = self.tracer.loss(self.programs).since(before);
+        if lost > counts.lost {
+            output.record(&Record::Lost {
+                events: lost - counts.lost,
+            })?;
+            counts.lost = lost;
+        }
+        Ok(())
+    }
+
+    fn is_asked(&self, va: u64) -> bool {
+        self.ranges.is_empty() || self.ranges.iter().any(|r| (r.start..r.end).contains(&va))
+    }
+
+    fn fault_record(&self, fault: &Fault) -> Record {
+        let end = Level::from_u32(fault.level).map(|level| {
+            let entry = Entry(fault.entry);
+            let state = entry.state(level, self.physical_mask);
+            WalkEnd {
+                level,
+                entry,
+                state,
+            }
+        });
+        Record::Fault {
+            seq: fault.header.seq,
+            t_ns: fault.header.t_ns,
+            tid: fault.header.tid,
+            va: Hex(fault.va),
+            pfn: end
+                .and_then(|end| end.pfn(VirtAddr(fault.va)))
+                .map(|pfn| pfn.0),
+            major: fault.major != 0,
+        }
+    }
+
+    /// What pagemap says of every page that is asked about and not absent. `None`: the address space is gone.
+    fn reading(&self) -> Result<Option<BTreeMap<u64, PagemapWord>>> {
+        let pid = i32::try_from(self.ended.get_ref().pid)?;
+        let Ok(maps) = procfs::process::Process::new(pid).and_then(|p| p.maps()) else {
+            return Ok(None);
+        };
+        let mut reading = BTreeMap::new();
+        for map in maps {
+            let (start, end) = map.address;
+            if start >= USER_END || matches!(map.pathname, MMapPath::Vsyscall) {
+                continue;
+            }
+            for (start, end) in self.asked_parts(start, end) {
+                let whole = self
+                    .pagemap
+                    .words(VirtAddr(start), VirtAddr(end), |va, word| {
+                        if word != PagemapWord(word.0 & SOFT_DIRTY) {
+                            reading.insert(va.page_number(), word);
+                        }
+                    })?;
+                if !whole {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(reading))
+    }
+
+    /// The parts of a mapping that are asked about.
+    fn asked_parts(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
+        if self.ranges.is_empty() {
+            return vec![(start, end)];
+        }
+        let parts = self
+            .ranges
+            .iter()
+            .map(|r| (r.start.max(start), r.end.min(end)));
+        parts.filter(|(start, end)| start < end).collect()
+    }
+}
+
+/// Bit 55 of a pagemap word is set for untouched pages too.
+const SOFT_DIRTY: u64 = 1 << 55;
+
+/// The frame of the shared zero page: what a read of an untouched anonymous page maps. `None` where we may not
+/// see it.
+fn zero_pfn() -> Result<Option<Pfn>> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+    let len = usize::try_from(PAGE_SIZE)?;
+    // SAFETY: a new anonymous mapping touches nothing that exists.
+    let start = unsafe {
+        mmap_anonymous(
+            std::ptr::null_mut(),
+            len,
+            ProtFlags::READ,
+            MapFlags::PRIVATE,
+        )
+    }
+    .context("mmap of a page")?;
+    // SAFETY: mapped and readable. Volatile: the read itself is what is wanted.
+    let _ = unsafe { start.cast::<u8>().read_volatile() };
+    let word = Pagemap::of_self()?.word(VirtAddr(start as u64))?;
+    // SAFETY: our own mapping, to which nothing refers.
+    let _ = unsafe { munmap(start, len) };
+    Ok(word.and_then(PagemapWord::pfn))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_span_holds_all_ranges() {
+        let ranges = [
+            Range {
+                start: 0x5000,
+                end: 0x6000,
+            },
+            Range {
+                start: 0x1000,
+                end: 0x2000,
+            },
+        ];
+        assert_eq!(span(&ranges), 0x1000..0x6000);
+        assert_eq!(span(&[]), 0..USER_END);
+    }
+}
