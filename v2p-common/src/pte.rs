@@ -11,7 +11,6 @@ const DIRTY: u64 = 1 << 6;
 const PSE: u64 = 1 << 7;
 /// Means PROT_NONE only while PRESENT is clear; else it is the global bit.
 const PROTNONE: u64 = 1 << 8;
-const PFN_OFFSET_MASK: u64 = (1 << 40) - 1;
 
 /// Entries in one table.
 pub const ENTRIES: u64 = 512;
@@ -65,6 +64,25 @@ impl Level {
             Self::Pud => Some(PageSize::Pud),
             Self::P4d | Self::Pgd => None,
         }
+    }
+}
+
+/// How this kernel's page tables are laid out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Paging {
+    /// 4 or 5.
+    pub levels: u64,
+    /// The bits that a physical address may have (the kernel's variable of that name).
+    pub physical_mask: u64,
+}
+
+impl Paging {
+    /// Bits of a PFN in a swap-form entry: SWP_PFN_BITS of include/linux/swapops.h, which is
+    /// MAX_PHYSMEM_BITS - PAGE_SHIFT, and MAX_PHYSMEM_BITS is 52 with five levels and 46 with four
+    /// (arch/x86/include/asm/sparsemem.h, 6.1 to 7.3). Young and dirty stand right above.
+    const fn migration_pfn_mask(self) -> u64 {
+        let physmem_bits = if self.levels == 5 { 52 } else { 46 };
+        (1 << (physmem_bits - PAGE_SHIFT)) - 1
     }
 }
 
@@ -123,10 +141,9 @@ impl Entry {
         }
     }
 
-    /// The old PFN of a migration entry: its offset less the young and dirty bits
-    /// that stand above bit 40 (include/linux/swapops.h, 6.1 and later).
-    pub const fn migration_pfn(self) -> Pfn {
-        Pfn(((!self.0 << 5) >> 14) & PFN_OFFSET_MASK)
+    /// The old PFN of a migration entry: its offset less the young and dirty bits.
+    pub const fn migration_pfn(self, paging: Paging) -> Pfn {
+        Pfn(((!self.0 << 5) >> 14) & paging.migration_pfn_mask())
     }
 
     /// Whether two readings are the same entry but for the accessed and dirty bits,
@@ -223,14 +240,23 @@ mod tests {
             entry.state(Level::Pte, MASK),
             EntryState::SwapEntry { kind: 28, offset }
         );
-        assert_eq!(entry.migration_pfn(), Pfn(0x12_3456));
     }
 
     #[test]
     fn young_and_dirty_of_a_migration_entry_are_not_part_of_the_old_pfn() {
-        let offset = 0x12_3456u64 | 3 << 40;
-        let entry = Entry(28 << 59 | (!offset << 14) >> 5);
-        assert_eq!(entry.migration_pfn(), Pfn(0x12_3456));
+        for (levels, young) in [(4, 34), (5, 40)] {
+            let offset = 0x12_3456u64 | 3 << young;
+            let entry = Entry(28 << 59 | (!offset << 14) >> 5);
+            let paging = Paging {
+                levels,
+                physical_mask: MASK,
+            };
+            assert_eq!(
+                entry.migration_pfn(paging),
+                Pfn(0x12_3456),
+                "{levels} levels"
+            );
+        }
     }
 
     #[test]

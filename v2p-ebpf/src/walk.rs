@@ -38,7 +38,9 @@ pub(crate) fn walk(
         va,
         visit,
     };
-    walk.run(pgd, direct_map.levels.get() == 5).break_value().flatten()
+    walk.run(pgd, direct_map.levels.get() == 5)
+        .break_value()
+        .flatten()
 }
 
 struct Walk<V> {
@@ -54,7 +56,11 @@ impl<V: FnMut(Level, u64)> Walk<V> {
     #[inline(always)]
     fn run(&mut self, pgd: u64, five_levels: bool) -> ControlFlow<Option<End>, u64> {
         // With four levels the P4D is folded: the top table is indexed as one.
-        let p4d = if five_levels { self.down(pgd, Level::Pgd)? } else { pgd };
+        let p4d = if five_levels {
+            self.down(pgd, Level::Pgd)?
+        } else {
+            pgd
+        };
         let pud = self.down(p4d, Level::P4d)?;
         let pmd = self.down(pud, Level::Pud)?;
         let pte = self.down(pmd, Level::Pmd)?;

@@ -13,7 +13,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData, RingBuf},
     programs::{
-        PerfEvent, Program, RawTracePoint,
+        PerfEvent, Program, ProgramError, RawTracePoint,
         perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
     },
 };
@@ -184,20 +184,13 @@ fn start_log(ebpf: &mut Ebpf) -> Result<()> {
     Ok(())
 }
 
-fn load_and_attach_raw(
-    p: &mut RawTracePoint,
-    tracepoint: &str,
-) -> Result<(), aya::programs::ProgramError> {
+fn load_and_attach_raw(p: &mut RawTracePoint, tracepoint: &str) -> Result<(), ProgramError> {
     p.load()?;
     p.attach(tracepoint)?;
     Ok(())
 }
 
-fn attach_perf(
-    p: &mut PerfEvent,
-    kind: FaultKind,
-    tid: u32,
-) -> Result<(), aya::programs::ProgramError> {
+fn attach_perf(p: &mut PerfEvent, kind: FaultKind, tid: u32) -> Result<(), ProgramError> {
     if p.fd().is_err() {
         p.load()?;
     }
@@ -216,13 +209,19 @@ fn attach_perf(
 /// An eBPF error as one line: the innermost cause, and what that usually means.
 fn unsupported(what: &str, error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
     let chain: Vec<_> = std::iter::successors(Some(error), |e| e.source()).collect();
-    if std::env::var_os("V2P_DBG").is_some() { eprintln!("{error:?}"); }
     let cause = chain.last().map(ToString::to_string).unwrap_or_default();
     let errno = chain
         .iter()
         .filter_map(|e| e.downcast_ref::<std::io::Error>())
         .find_map(std::io::Error::raw_os_error);
+    let refused = chain.iter().find_map(|e| verifier_log(*e));
+    if let (Some(log), true) = (&refused, std::env::var_os("V2P_VERIFIER_LOG").is_some()) {
+        eprintln!("{log}");
+    }
     let hint = match errno {
+        Some(libc::EACCES) if refused.is_some() => {
+            "the kernel's verifier refused the program: please report it with what V2P_VERIFIER_LOG=1 adds to the output"
+        }
         Some(libc::EPERM | libc::EACCES) => {
             "run it as root; in a container the host may forbid eBPF (seccomp)"
         }
@@ -238,6 +237,16 @@ fn unsupported(what: &str, error: &(dyn std::error::Error + 'static)) -> anyhow:
     Failure::unsupported(format!("{what}: {cause}"))
         .hint(hint)
         .into()
+}
+
+/// What the verifier said of a program that it refused.
+fn verifier_log(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    match error.downcast_ref() {
+        Some(ProgramError::LoadError { verifier_log, .. }) => {
+            Some(verifier_log.to_string()).filter(|log| !log.is_empty())
+        }
+        _ => None,
+    }
 }
 
 fn misses_of(fd: BorrowedFd<'_>) -> Option<u64> {

@@ -1,6 +1,9 @@
 //! Exit codes, and errors that know theirs.
 
-use std::{fmt, io};
+use std::{
+    fmt,
+    io::{self, Write as _},
+};
 
 /// The answer is yes: translated, landed, allowed.
 pub const YES: u8 = 0;
@@ -73,6 +76,40 @@ pub fn message(error: &anyhow::Error) -> String {
     }
 }
 
+/// Answers what clap could not parse, or `--help` and `--version`, and gives the exit code.
+pub fn usage(error: &clap::Error) -> u8 {
+    use clap::error::ErrorKind::{
+        DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion,
+    };
+    // Nobody may be listening: what cannot be said is left unsaid.
+    match error.kind() {
+        DisplayHelp | DisplayVersion => {
+            let _ = error.print();
+            YES
+        }
+        DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            FAILED
+        }
+        _ => {
+            let _ = writeln!(io::stderr(), "{}", usage_message(&error.to_string()));
+            FAILED
+        }
+    }
+}
+
+/// clap's first paragraph on one line, as every error of v2p.
+fn usage_message(rendered: &str) -> String {
+    let paragraph: Vec<_> = rendered
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    let what = paragraph.join(" ");
+    let what = what.strip_prefix("error: ").unwrap_or(&what);
+    format!("v2p: {what}\nhint: see v2p --help")
+}
+
 /// Whether the error is only that nobody reads our output any more (`| head`).
 pub fn is_closed_stdout(error: &anyhow::Error) -> bool {
     error
@@ -106,6 +143,16 @@ mod tests {
         assert_eq!(
             message(&error),
             "v2p: demo: no BTF\nhint: use another kernel"
+        );
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line_and_a_hint() {
+        let rendered =
+            "error: required arguments were not provided:\n  --pid <PID>\n\nUsage: v2p watch\n";
+        assert_eq!(
+            usage_message(rendered),
+            "v2p: required arguments were not provided: --pid <PID>\nhint: see v2p --help"
         );
     }
 

@@ -7,7 +7,7 @@ use v2p_common::{
     PAGE_SIZE, PageSize, Pfn, VirtAddr,
     event::{self, Event},
     pagemap::{PagemapState, PagemapWord},
-    pte::{Entry, EntryState, Level},
+    pte::{Entry, EntryState, Level, Paging},
 };
 
 use crate::record::{By, Cause, Hex, Move, PageState, Proof, SwapPlace};
@@ -18,7 +18,7 @@ pub struct Ledger {
     /// Old frames of pages that have a migration entry now, by page number.
     in_transit: BTreeMap<u64, Pfn>,
     zero_pfn: Option<Pfn>,
-    physical_mask: u64,
+    paging: Paging,
 }
 
 /// What the moves of one change have in common.
@@ -50,14 +50,13 @@ pub fn by(header: &event::Header) -> By {
 }
 
 impl Ledger {
-    /// An empty ledger. `zero_pfn` is the frame of the shared zero page, where it is known;
-    /// `physical_mask` as in [`Entry::state`].
-    pub const fn new(zero_pfn: Option<Pfn>, physical_mask: u64) -> Self {
+    /// An empty ledger. `zero_pfn` is the frame of the shared zero page, where it is known.
+    pub const fn new(zero_pfn: Option<Pfn>, paging: Paging) -> Self {
         Self {
             pages: BTreeMap::new(),
             in_transit: BTreeMap::new(),
             zero_pfn,
-            physical_mask,
+            paging,
         }
     }
 
@@ -110,7 +109,7 @@ impl Ledger {
     /// The state that an entry gives to each page under it, from the first; `None`: a lower table.
     fn states_of_entry(&self, level: Level, entry: Entry) -> Option<(u64, PageState)> {
         let pages = level.page_size().map_or(1, PageSize::pages);
-        Some(match entry.state(level, self.physical_mask) {
+        Some(match entry.state(level, self.paging.physical_mask) {
             EntryState::Leaf(pfn) => (pages, self.present(pfn)),
             EntryState::Empty => (1, PageState::Absent),
             EntryState::SwapEntry { kind, offset } => (
@@ -168,7 +167,7 @@ impl Ledger {
         };
         let pages = level.page_size().map_or(1, PageSize::pages);
         let first = m.va >> 12 & !(pages - 1);
-        let Pfn(old) = Entry(m.entry).migration_pfn();
+        let Pfn(old) = Entry(m.entry).migration_pfn(self.paging);
         for i in 0..pages {
             // A second entry for a page in transit is a relative's, not ours.
             self.in_transit.entry(first + i).or_insert(Pfn(old + i));
@@ -296,7 +295,10 @@ fn join(moves: &mut Vec<Move>, next: Move) {
 mod tests {
     use super::*;
 
-    const MASK: u64 = (1 << 52) - 1;
+    const PAGING: Paging = Paging {
+        levels: 4,
+        physical_mask: (1 << 52) - 1,
+    };
     const VA: VirtAddr = VirtAddr(0x7f00_0000_0000);
 
     fn header(kind: u32) -> event::Header {
@@ -350,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_migration_is_one_move_with_old_and_new_frame_and_the_mover() {
-        let mut ledger = Ledger::new(None, MASK);
+        let mut ledger = Ledger::new(None, PAGING);
         ledger.seed(VA, PagemapWord(1 << 63 | 100));
         assert!(ledger.apply(&set(VA, 100)).is_empty());
         let moves = ledger.apply(&remove(VA, 200));
@@ -363,7 +365,7 @@ mod tests {
 
     #[test]
     fn an_aborted_migration_is_no_move() {
-        let mut ledger = Ledger::new(None, MASK);
+        let mut ledger = Ledger::new(None, PAGING);
         ledger.seed(VA, PagemapWord(1 << 63 | 100));
         ledger.apply(&set(VA, 100));
         assert!(ledger.apply(&remove(VA, 100)).is_empty());
@@ -371,7 +373,7 @@ mod tests {
 
     #[test]
     fn the_old_frame_is_the_events_even_where_the_ledger_was_behind() {
-        let mut ledger = Ledger::new(None, MASK);
+        let mut ledger = Ledger::new(None, PAGING);
         ledger.seed(VA, PagemapWord(1 << 63 | 7));
         ledger.apply(&set(VA, 100));
         let moves = ledger.apply(&remove(VA, 200));
@@ -380,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_fault_on_nothing_is_a_first_touch_and_a_second_one_is_silent() {
-        let mut ledger = Ledger::new(Some(Pfn(5)), MASK);
+        let mut ledger = Ledger::new(Some(Pfn(5)), PAGING);
         let moves = ledger.apply(&fault(VA, pte(5), 0));
         assert_eq!(
             (moves[0].cause, moves[0].to),
@@ -396,14 +398,14 @@ mod tests {
 
     #[test]
     fn a_frame_that_changed_without_a_word_is_not_called_copy_on_write() {
-        let mut ledger = Ledger::new(None, MASK);
+        let mut ledger = Ledger::new(None, PAGING);
         ledger.seed(VA, PagemapWord(1 << 63 | 7));
         assert_eq!(ledger.apply(&fault(VA, pte(9), 0))[0].cause, Cause::Unknown);
     }
 
     #[test]
     fn a_huge_fault_is_one_move_of_512_pages() {
-        let mut ledger = Ledger::new(None, MASK);
+        let mut ledger = Ledger::new(None, PAGING);
         let inside = VirtAddr(VA.0 + 0x3123);
         let moves = ledger.apply(&fault(inside, 0x4000_0000 | 0xe7, 1));
         assert_eq!(moves.len(), 1);
@@ -413,7 +415,7 @@ mod tests {
 
     #[test]
     fn reconciling_finds_what_changed_and_what_went() {
-        let mut ledger = Ledger::new(None, MASK);
+        let mut ledger = Ledger::new(None, PAGING);
         let next = VirtAddr(VA.0 + PAGE_SIZE);
         ledger.seed(VA, PagemapWord(1 << 63 | 7));
         ledger.seed(next, PagemapWord(1 << 63 | 8));
@@ -435,7 +437,7 @@ mod tests {
 
     #[test]
     fn neighbours_with_the_same_story_are_one_move() {
-        let mut ledger = Ledger::new(None, MASK);
+        let mut ledger = Ledger::new(None, PAGING);
         let reading: BTreeMap<_, _> = (0..4)
             .map(|i| (VA.page_number() + i, PagemapWord(1 << 63 | (50 + i))))
             .collect();

@@ -12,15 +12,7 @@ use v2p::{
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(e) => {
-            // `--help` and `--version` come this way too. Nobody may be listening.
-            let _ = e.print();
-            return ExitCode::from(if e.use_stderr() {
-                exit::FAILED
-            } else {
-                exit::YES
-            });
-        }
+        Err(e) => return ExitCode::from(exit::usage(&e)),
     };
     let mut output = Output::new(cli.json, cli.color);
     let done = runtime().and_then(|runtime| {

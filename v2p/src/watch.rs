@@ -13,7 +13,7 @@ use v2p_common::{
     PAGE_SIZE, Pfn, VirtAddr,
     event::{Event, Fault},
     pagemap::PagemapWord,
-    pte::{Entry, Level, WalkEnd},
+    pte::{Entry, Level, Paging, WalkEnd},
 };
 
 use crate::{
@@ -88,8 +88,8 @@ pub struct Session<'a> {
     pub ranges: &'a [Range],
     /// Whether faults are shown.
     pub show_faults: bool,
-    /// As in [`Entry::state`].
-    pub physical_mask: u64,
+    /// The tables' layout.
+    pub paging: Paging,
 }
 
 /// What was seen so far.
@@ -120,7 +120,7 @@ impl Session<'_> {
             missing: missing.collect(),
         })?;
         let before = self.tracer.loss(self.programs);
-        let mut ledger = Ledger::new(zero_pfn()?, self.physical_mask);
+        let mut ledger = Ledger::new(zero_pfn()?, self.paging);
         for (page, word) in self.reading()?.unwrap_or_default() {
             ledger.seed(VirtAddr(page.wrapping_mul(PAGE_SIZE)), word);
         }
@@ -135,6 +135,7 @@ impl Session<'_> {
             let events = self.tracer.take()?;
             self.tell(&events, &mut ledger, &mut counts, output)?;
             self.tell_losses(before, &mut counts, output)?;
+            output.check_reader()?;
             let gone = events.iter().any(|e| matches!(e, Event::MmGone(_)));
             match stopped {
                 Some(why) => break why,
@@ -243,7 +244,7 @@ impl Session<'_> {
     fn fault_record(&self, fault: &Fault) -> Record {
         let end = Level::from_u32(fault.level).map(|level| {
             let entry = Entry(fault.entry);
-            let state = entry.state(level, self.physical_mask);
+            let state = entry.state(level, self.paging.physical_mask);
             WalkEnd {
                 level,
                 entry,

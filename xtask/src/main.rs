@@ -1,1 +1,136 @@
-fn main() {}
+//! What cargo cannot do: set up the toolchain, make the eBPF object, boot guests, run all tests.
+
+mod build;
+mod cache;
+mod demo;
+mod ebpf;
+mod lab;
+mod setup;
+mod shell;
+mod test;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "What cargo cannot do")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Boot a guest in which /dev/mem opens, and run `v2p demo` there
+    Demo(DemoArgs),
+    /// Run every test there is: on this machine, as root on its kernel, and in guests
+    Test(TestArgs),
+    /// Run a command of v2p in a guest: cargo xtask lab -- demo --json
+    Lab(LabArgs),
+    /// Make the eBPF object v2p/v2p.bpf.o from v2p-ebpf
+    Ebpf(EbpfArgs),
+    /// Fetch what `ebpf` and `lab` need: rust-src, bpf-linker, QEMU
+    Setup,
+}
+
+#[derive(Args)]
+struct Guest {
+    /// opened-6.1, opened-6.12, opened-7.3, stock-6.1, stock-6.12, stock-7.3, built-6.12, or the path of a kernel
+    #[arg(long, default_value = "opened-6.12")]
+    kernel: String,
+    /// More words for the kernel's command line
+    #[arg(long, value_name = "WORDS", default_value = "")]
+    append: String,
+    /// Two NUMA nodes
+    #[arg(long)]
+    numa: bool,
+    /// Use /dev/kvm (off: many hosts have one that hangs)
+    #[arg(long)]
+    kvm: bool,
+    /// Give up after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    timeout: u64,
+}
+
+impl Guest {
+    fn options(&self) -> lab::Options {
+        lab::Options {
+            kernel: self.kernel.clone(),
+            append: self.append.clone(),
+            numa: self.numa,
+            kvm: self.kvm,
+            timeout: Duration::from_secs(self.timeout),
+        }
+    }
+}
+
+#[derive(Args)]
+struct LabArgs {
+    #[command(flatten)]
+    guest: Guest,
+    /// A subcommand of v2p with its arguments
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+#[derive(Args)]
+struct DemoArgs {
+    #[command(flatten)]
+    guest: Guest,
+    /// Arguments for `v2p demo`
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Args)]
+struct TestArgs {
+    /// Only tests whose name has this in it
+    filter: Option<String>,
+    /// Only this machine: no guests
+    #[arg(long)]
+    no_guests: bool,
+}
+
+#[derive(Args)]
+struct EbpfArgs {
+    /// Make it, and compare it with the committed one
+    #[arg(long, conflicts_with = "log")]
+    check: bool,
+    /// Make one with aya-log messages, beside the committed one, and say how to run it
+    #[arg(long)]
+    log: bool,
+    /// Lint the programs instead of making the object
+    #[arg(long, conflicts_with_all = ["check", "log"])]
+    clippy: bool,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            eprintln!("xtask: {e:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(task: Task) -> Result<u8> {
+    match task {
+        Task::Demo(args) => demo::run(&args.guest.options(), &args.arguments),
+        Task::Test(args) => test::run(args.filter.as_deref(), !args.no_guests),
+        Task::Lab(args) => lab::run_v2p(&args.guest.options(), &args.command),
+        Task::Ebpf(args) if args.clippy => ebpf::clippy().map(|()| 0),
+        Task::Ebpf(args) if args.check => ebpf::check().map(|()| 0),
+        Task::Ebpf(args) if args.log => ebpf::with_log().map(|()| 0),
+        Task::Ebpf(_) => ebpf::make().map(|()| 0),
+        Task::Setup => setup::all().map(|()| 0),
+    }
+}
+
+/// The workspace's folder.
+fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.parent().map_or(here.clone(), PathBuf::from)
+}

@@ -51,8 +51,8 @@ pub async fn run(args: &cli::Demo, output: &mut Output) -> Result<u8> {
 
     let both = Both::ask(&mut carrier, &pagemap, page.va())?.context("we have no address space")?;
     let found = Found::new(&mut carrier, &both, page.va(), nonce)?;
-    text.routes(&found.routes, direct_map.levels)?;
-    let mut ledger = Ledger::new(None, direct_map.physical_mask);
+    text.routes(&found.routes, direct_map.paging.levels)?;
+    let mut ledger = Ledger::new(None, direct_map.paging);
     ledger.seed(page.va(), both.pagemap);
 
     let mut guard = Guard {

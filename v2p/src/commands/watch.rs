@@ -44,7 +44,7 @@ pub async fn run(args: &cli::Watch, output: &mut Output) -> Result<u8> {
         ended: process.into_async()?,
         ranges: &args.ranges,
         show_faults: args.faults,
-        physical_mask: direct_map.physical_mask,
+        paging: direct_map.paging,
     };
     session.run(stop, output).await?;
     Ok(exit::YES)

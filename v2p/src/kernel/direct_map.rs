@@ -8,7 +8,10 @@
 //! pagemap nor a symbol is asked, so the walk stays a route of its own.
 
 use anyhow::Result;
-use v2p_common::{control::Control, pte::Level};
+use v2p_common::{
+    control::Control,
+    pte::{Level, Paging},
+};
 
 use crate::{
     carrier::{Carrier, Walk},
@@ -28,17 +31,28 @@ const PHYSICAL_MASK: u64 = (1 << 52) - 1;
 pub struct DirectMap {
     /// Virtual address of physical address 0.
     pub base: u64,
-    /// 4 or 5.
-    pub levels: u64,
-    /// The bits of a physical address.
-    pub physical_mask: u64,
+    /// The tables' layout.
+    pub paging: Paging,
 }
 
 impl DirectMap {
     fn store(self, control: &Control) {
         control.direct_map.base.set(self.base);
-        control.direct_map.levels.set(self.levels);
-        control.direct_map.physical_mask.set(self.physical_mask);
+        control.direct_map.levels.set(self.paging.levels);
+        control
+            .direct_map
+            .physical_mask
+            .set(self.paging.physical_mask);
+    }
+}
+
+const fn candidate(base: u64, levels: u64) -> DirectMap {
+    DirectMap {
+        base,
+        paging: Paging {
+            levels,
+            physical_mask: PHYSICAL_MASK,
+        },
     }
 }
 
@@ -54,11 +68,7 @@ pub fn learn(carrier: &mut Carrier) -> Result<DirectMap> {
         carrier.walk_own(page.va())
     };
     // With a base of 0 the walk fails below the top table, but tells where that is.
-    let nowhere = DirectMap {
-        base: 0,
-        levels: 4,
-        physical_mask: PHYSICAL_MASK,
-    };
+    let nowhere = candidate(0, 4);
     let pgd = try_with(carrier, nowhere)?.pgd;
     let top = pgd & !(GIB - 1);
     for k in 0..MAX_GIB {
@@ -66,11 +76,7 @@ pub fn learn(carrier: &mut Carrier) -> Result<DirectMap> {
             break;
         };
         for levels in [4, 5] {
-            let candidate = DirectMap {
-                base,
-                levels,
-                physical_mask: PHYSICAL_MASK,
-            };
+            let candidate = candidate(base, levels);
             let walk = try_with(carrier, candidate)?;
             let Some(pfn) = walk.pfn(page.va()) else {
                 continue;

@@ -55,7 +55,8 @@ impl Process {
     /// Where it cannot be polled.
     pub fn into_async(self) -> Result<AsyncFd<Self>> {
         // SAFETY: the pidfd is open as long as the struct, and always the same.
-        unsafe { AsyncFd::register(self) }.map_err(|e| anyhow!("the process cannot be waited for: {e}"))
+        unsafe { AsyncFd::register(self) }
+            .map_err(|e| anyhow!("the process cannot be waited for: {e}"))
     }
 
     /// Its threads now. Empty where it has ended.

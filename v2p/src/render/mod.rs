@@ -78,6 +78,26 @@ impl Output {
             .context("stdout")
     }
 
+    /// Notices a reader that went away while there was nothing to say (`| head`).
+    ///
+    /// # Errors
+    /// BrokenPipe, as a write would give it.
+    pub fn check_reader(&self) -> Result<()> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let stdout = io::stdout();
+        let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let gone = poll(&mut fds, Some(&at_once)).is_ok_and(|n| n > 0)
+            && fds[0].revents().contains(PollFlags::ERR);
+        if gone {
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe)).context("stdout");
+        }
+        Ok(())
+    }
+
     /// Says something to the person, on stderr, where nobody may be listening.
     pub fn say(&self, message: &str) {
         let _ = writeln!(io::stderr(), "{message}");

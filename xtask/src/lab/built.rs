@@ -1,0 +1,80 @@
+//! The built kernel: Debian's source with our configuration, the one that proves CONFIG_STRICT_DEVMEM=n itself.
+
+use std::{fs, path::Path, process::Command, thread};
+
+use anyhow::{Context as _, Result};
+
+use super::{Kernel, apt};
+use crate::{cache, root, setup, shell};
+
+const SERIES: &str = "6.12";
+/// What the kernel's own build needs, and a sign that it is there.
+const TOOLS: [(&str, &str); 9] = [
+    ("make", "make"),
+    ("gcc", "gcc"),
+    ("flex", "flex"),
+    ("bison", "bison"),
+    ("bc", "bc"),
+    ("xz", "xz-utils"),
+    ("pahole", "dwarves"),
+    ("/usr/include/gelf.h", "libelf-dev"),
+    ("/usr/include/stdio.h", "libc6-dev"),
+];
+
+/// The built kernel; made once, in some ten minutes.
+pub(super) fn kernel() -> Result<Kernel> {
+    let config = root().join("xtask/lab.config");
+    let entry = cache::entry(&format!("built-{SERIES}"), |folder| {
+        setup::packages(&TOOLS)?;
+        shell::timed(
+            &format!("built-{SERIES}: compiling a kernel (once, about ten minutes)"),
+            || build(&config, folder),
+        )
+    })?;
+    let release = fs::read_to_string(entry.join("release")).context("release")?;
+    Ok(Kernel {
+        image: entry.join("bzImage"),
+        description: format!("{release}, built with STRICT_DEVMEM=n"),
+        files: vec![(format!("/boot/config-{release}"), entry.join("config"))],
+    })
+}
+
+fn build(config: &Path, folder: &Path) -> Result<()> {
+    let packages = apt::Packages::open()?;
+    // Beside the entry and not in /tmp, which may be small memory.
+    let work = tempfile::Builder::new()
+        .prefix(".kernel-")
+        .tempdir_in(cache::root()?)?;
+    let deb = packages.download(&format!("linux-source-{SERIES}"), work.path())?;
+    apt::unpack(&deb, work.path())?;
+    let archive = work
+        .path()
+        .join(format!("usr/src/linux-source-{SERIES}.tar.xz"));
+    shell::run(
+        Command::new("tar")
+            .arg("-xf")
+            .arg(&archive)
+            .arg("-C")
+            .arg(work.path()),
+    )?;
+    let source = work.path().join(format!("linux-source-{SERIES}"));
+    let make = |arguments: &[&str]| {
+        shell::output(
+            Command::new("make")
+                .arg("-C")
+                .arg(&source)
+                .arg("-s")
+                .args(arguments),
+        )
+    };
+    make(&[
+        "allnoconfig",
+        &format!("KCONFIG_ALLCONFIG={}", config.display()),
+    ])?;
+    let jobs = thread::available_parallelism().map_or(1, usize::from);
+    make(&[&format!("-j{jobs}"), "bzImage"])?;
+    let release = make(&["kernelrelease"])?;
+    fs::copy(source.join("arch/x86/boot/bzImage"), folder.join("bzImage"))?;
+    fs::copy(source.join(".config"), folder.join("config"))?;
+    Ok(fs::write(folder.join("release"), release.trim())?)
+}

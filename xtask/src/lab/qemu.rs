@@ -1,0 +1,173 @@
+//! One guest, from power-on to power-off.
+
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    os::unix::process::CommandExt as _,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    Options, Sink,
+    wire::{Frame, Frames},
+};
+
+const CONSOLE: &str = "console";
+const WIRE: &str = "wire";
+/// How often the guest's files are looked at.
+const TICK: Duration = Duration::from_millis(5);
+/// Lines of the console that an error shows.
+const LAST_LINES: usize = 20;
+
+/// Boots `kernel` with `initrd`; gives the exit status of the command that ran there.
+pub(super) fn run(
+    options: &Options,
+    kernel: &Path,
+    initrd: &Path,
+    run: &Path,
+    sink: &mut dyn Sink,
+) -> Result<i32> {
+    let console = run.join(CONSOLE);
+    let wire = run.join(WIRE);
+    File::create(&console)?;
+    let mut line = File::create_new(&wire).and_then(|_| File::open(&wire))?;
+    let mut guest = start(options, kernel, initrd, run)?;
+    let deadline = Instant::now() + options.timeout;
+    let mut frames = Frames::default();
+    let mut status = None;
+    loop {
+        // In this order: what a guest wrote before it ended is read after it was seen to end.
+        let ended = guest.0.try_wait().context("QEMU")?;
+        let mut bytes = Vec::new();
+        line.read_to_end(&mut bytes)?;
+        frames.push(&bytes);
+        while let Some(frame) = frames.next().map_err(|e| broken_line(&e, &console))? {
+            match frame {
+                Frame::Stdout(bytes) => sink.stdout(&bytes)?,
+                Frame::Stderr(bytes) => sink.stderr(&bytes)?,
+                Frame::Exit(code) => status = Some(code),
+            }
+        }
+        match (ended, status) {
+            (Some(_), Some(status)) => return Ok(status),
+            (Some(how), None) => bail!(
+                "the guest ended before its command did (QEMU: {how}){}",
+                last_lines(&console)
+            ),
+            (None, _) if Instant::now() > deadline => {
+                let seconds = options.timeout.as_secs();
+                bail!(
+                    "the guest was not done after {seconds} s and was stopped{}",
+                    last_lines(&console)
+                )
+            }
+            (None, _) => thread::sleep(TICK),
+        }
+    }
+}
+
+fn broken_line(what: &str, console: &Path) -> anyhow::Error {
+    anyhow::anyhow!(
+        "the guest's serial line carries no frames ({what}){}",
+        last_lines(console)
+    )
+}
+
+/// A running QEMU, ended when this goes.
+struct Guest(Child);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(options: &Options, kernel: &Path, initrd: &Path, run: &Path) -> Result<Guest> {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    // -cpu max has LA57, so five levels of page tables unless no5lvl says otherwise.
+    let accelerator = if options.kvm {
+        "kvm"
+    } else {
+        "tcg,thread=multi"
+    };
+    qemu.args([
+        "-machine",
+        "q35",
+        "-accel",
+        accelerator,
+        "-cpu",
+        "max",
+        "-smp",
+        "2",
+        "-m",
+        "1G",
+    ])
+    .args([
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ])
+    .arg("-serial")
+    .arg(format!("file:{}", run.join(CONSOLE).display()))
+    .arg("-serial")
+    .arg(format!("file:{}", run.join(WIRE).display()))
+    .arg("-kernel")
+    .arg(kernel)
+    .arg("-initrd")
+    .arg(initrd)
+    .arg("-append")
+    .arg(format!("console=ttyS0 panic=-1 quiet {}", options.append));
+    if options.numa {
+        for node in ["0", "1"] {
+            qemu.args([
+                "-object",
+                &format!("memory-backend-ram,id=m{node},size=512M"),
+            ]);
+            qemu.args([
+                "-numa",
+                &format!("node,nodeid={node},cpus={node},memdev=m{node}"),
+            ]);
+        }
+    }
+    qemu.stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(run.join("qemu"))?);
+    // SAFETY: between fork and exec it makes one system call and allocates nothing.
+    unsafe {
+        qemu.pre_exec(|| {
+            // However we end, also by SIGKILL, no QEMU stays behind.
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+            Ok(())
+        });
+    }
+    qemu.spawn()
+        .map(Guest)
+        .context("cannot run qemu-system-x86_64")
+}
+
+fn last_lines(console: &Path) -> String {
+    let mut text = String::from_utf8_lossy(&fs::read(console).unwrap_or_default()).into_owned();
+    let errors = fs::read_to_string(console.with_file_name("qemu")).unwrap_or_default();
+    text.push_str(&errors);
+    let lines: Vec<_> = text
+        .lines()
+        .map(str::trim_end)
+        .filter(|line| !line.is_empty())
+        .collect();
+    if lines.is_empty() {
+        return "; its console is empty".to_owned();
+    }
+    let last = lines
+        .get(lines.len().saturating_sub(LAST_LINES)..)
+        .unwrap_or_default();
+    format!("; the last lines of its console:\n  {}", last.join("\n  "))
+}
