@@ -9,8 +9,11 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use v2p_common::control::Word;
 
 /// Adds 1 and gives the value before.
+///
+/// Not with relaxed order: LLVM 22 then emits the add without the fetch although the result is
+/// used, and the result is always 1 (seen in the object: `lock *(u64 *)(r0 + 48) += r8`).
 #[inline(always)]
 pub(crate) fn increment(word: &Word) -> u64 {
     // SAFETY: a valid, aligned word that all sides only use atomically.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(word.as_ptr(), 1) }
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word.as_ptr(), 1) }
 }

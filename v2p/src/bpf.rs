@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     ops::Deref,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd},
     ptr::NonNull,
@@ -21,7 +22,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 use tokio::io::unix::AsyncFd;
 use v2p_common::{control::Control, layout::KernelLayout};
 
-use crate::{exit::Failure, page::PAGE_LEN};
+use crate::{exit::Failure, kernel::lockdown::Lockdown, page::PAGE_LEN};
 
 /// The object that `cargo xtask ebpf` makes from v2p-ebpf.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../v2p.bpf.o");
@@ -179,7 +180,7 @@ fn start_log(ebpf: &mut Ebpf) -> Result<()> {
                 }
             });
         }
-        Err(e) => eprintln!("v2p: this object has no log: {e}"),
+        Err(e) => anyhow::bail!("this object has no log: {e}"),
     }
     Ok(())
 }
@@ -214,12 +215,21 @@ fn unsupported(what: &str, error: &(dyn std::error::Error + 'static)) -> anyhow:
         .iter()
         .filter_map(|e| e.downcast_ref::<std::io::Error>())
         .find_map(std::io::Error::raw_os_error);
-    let refused = chain.iter().find_map(|e| verifier_log(*e));
-    if let (Some(log), true) = (&refused, std::env::var_os("V2P_VERIFIER_LOG").is_some()) {
-        eprintln!("{log}");
+    let log = chain.iter().find_map(|e| verifier_log(*e));
+    if let (Some(log), true) = (&log, std::env::var_os("V2P_VERIFIER_LOG").is_some()) {
+        // Asked for by name; nobody may be listening.
+        let _ = writeln!(std::io::stderr(), "{log}");
+    }
+    let failure = Failure::unsupported(format!("{what}: {cause}"));
+    if let Some(lockdown) = Lockdown::read().filter(|l| l.mode == "confidentiality") {
+        let hint = format!(
+            "the kernel is locked down, eBPF may not read its memory: {}",
+            lockdown.evidence
+        );
+        return failure.hint(hint).into();
     }
     let hint = match errno {
-        Some(libc::EACCES) if refused.is_some() => {
+        Some(libc::EACCES) if log.is_some() => {
             "the kernel's verifier refused the program: please report it with what V2P_VERIFIER_LOG=1 adds to the output"
         }
         Some(libc::EPERM | libc::EACCES) => {
@@ -228,15 +238,10 @@ fn unsupported(what: &str, error: &(dyn std::error::Error + 'static)) -> anyhow:
         Some(libc::ENOENT) => {
             "this kernel has no such tracepoint (CONFIG_TRACEPOINTS, CONFIG_FTRACE)"
         }
-        Some(libc::EINVAL) => {
-            "under lockdown=confidentiality eBPF may not read kernel memory: see /sys/kernel/security/lockdown"
-        }
         Some(libc::ENOSYS) => "this kernel has no eBPF (CONFIG_BPF_SYSCALL)",
-        _ => return Failure::unsupported(format!("{what}: {cause}")).into(),
+        _ => return failure.into(),
     };
-    Failure::unsupported(format!("{what}: {cause}"))
-        .hint(hint)
-        .into()
+    failure.hint(hint).into()
 }
 
 /// What the verifier said of a program that it refused.

@@ -15,7 +15,7 @@ use crate::{
     ledger::Ledger,
     page::OwnPage,
     process::{FrameFlags, Pagemap, frame_flags, frame_mapcount},
-    record::{Hex, Move, PageState, Verdict, Write},
+    record::{Hex, Verdict, Write},
     tracer::{Loss, Tracer},
     translate::{Agreement, Both},
 };
@@ -294,11 +294,6 @@ fn denied(report: Write, denial: Denial) -> Write {
         denied: Some(denial),
         ..report
     }
-}
-
-/// Frames of the first and last present state in a chain of moves, for people.
-pub fn first_and_last(moves: &[Move]) -> Option<(PageState, PageState)> {
-    Some((moves.first()?.from, moves.last()?.to))
 }
 
 /// A copy of `bytes` in a buffer that is resident and stays so: see [`DevMem::write`].

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use v2p_common::{
-    PAGE_SIZE, PageSize, Pfn, VirtAddr,
+    PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn, VirtAddr,
     event::{self, Event},
     pagemap::{PagemapState, PagemapWord},
     pte::{Entry, EntryState, Level, Paging},
@@ -17,8 +17,16 @@ pub struct Ledger {
     pages: BTreeMap<u64, PageState>,
     /// Old frames of pages that have a migration entry now, by page number.
     in_transit: BTreeMap<u64, Pfn>,
+    seedings: Vec<Seeding>,
     zero_pfn: Option<Pfn>,
     paging: Paging,
+}
+
+/// Pages that were read when the watch began, and when.
+struct Seeding {
+    first: u64,
+    end: u64,
+    began_ns: u64,
 }
 
 /// What the moves of one change have in common.
@@ -55,6 +63,7 @@ impl Ledger {
         Self {
             pages: BTreeMap::new(),
             in_transit: BTreeMap::new(),
+            seedings: Vec::new(),
             zero_pfn,
             paging,
         }
@@ -63,6 +72,31 @@ impl Ledger {
     /// Enters what pagemap says of a page, without making a move of it.
     pub fn seed(&mut self, va: VirtAddr, word: PagemapWord) {
         self.put(va.page_number(), self.state_of_word(word));
+    }
+
+    /// Enters that the pages `first..end`, by number, were seeded by a reading that began at `began_ns`:
+    /// events on them that are older are in that reading already.
+    pub fn seeded(&mut self, first: u64, end: u64, began_ns: u64) {
+        self.seedings.push(Seeding {
+            first,
+            end,
+            began_ns,
+        });
+    }
+
+    /// Whether an event is told by the seeding already.
+    fn is_seeded(&self, page: u64, t_ns: u64) -> bool {
+        self.seedings
+            .iter()
+            .any(|s| (s.first..s.end).contains(&page) && t_ns < s.began_ns)
+    }
+
+    /// Forgets the seedings once events as young as `t_ns` have come: the ring's order is nearly that of
+    /// time, and a second covers the difference.
+    fn forget_seedings(&mut self, t_ns: u64) {
+        const SLACK_NS: u64 = 1_000_000_000;
+        self.seedings
+            .retain(|s| t_ns < s.began_ns.saturating_add(SLACK_NS));
     }
 
     /// What is known of the page that holds `va`.
@@ -127,14 +161,17 @@ impl Ledger {
 
     /// Takes one event; gives the moves that it shows.
     pub fn apply(&mut self, event: &Event) -> Vec<Move> {
+        self.forget_seedings(event.header().t_ns);
         match event {
-            Event::Fault(fault) => self.fault(fault),
+            Event::Fault(fault) if !self.is_seeded(fault.va >> PAGE_SHIFT, fault.header.t_ns) => {
+                self.fault(fault)
+            }
             Event::MigrationSet(m) => {
                 self.migration_set(m);
                 Vec::new()
             }
             Event::MigrationRemove(m) => self.migration_remove(m),
-            Event::MmGone(_) | Event::Marker(_) => Vec::new(),
+            Event::Fault(_) | Event::MmGone(_) | Event::Marker(_) => Vec::new(),
         }
     }
 
@@ -145,7 +182,7 @@ impl Ledger {
         let Some((pages, state)) = self.states_of_entry(level, Entry(fault.entry)) else {
             return Vec::new();
         };
-        let first = fault.va >> 12 & !(pages - 1);
+        let first = fault.va >> PAGE_SHIFT & !(pages - 1);
         self.change_run(
             first,
             pages,
@@ -166,9 +203,14 @@ impl Ledger {
             return;
         };
         let pages = level.page_size().map_or(1, PageSize::pages);
-        let first = m.va >> 12 & !(pages - 1);
+        let first = m.va >> PAGE_SHIFT & !(pages - 1);
         let Pfn(old) = Entry(m.entry).migration_pfn(self.paging);
         for i in 0..pages {
+            // Where the seeding is younger and found the page at rest, the migration was over by then.
+            let at_rest = matches!(self.get(first + i), PageState::Present { .. });
+            if at_rest && self.is_seeded(first + i, m.header.t_ns) {
+                continue;
+            }
             // A second entry for a page in transit is a relative's, not ours.
             self.in_transit.entry(first + i).or_insert(Pfn(old + i));
         }
@@ -181,7 +223,11 @@ impl Ledger {
         let Some((pages, state)) = self.states_of_entry(level, Entry(m.entry)) else {
             return Vec::new();
         };
-        let first = m.va >> 12 & !(pages - 1);
+        let first = m.va >> PAGE_SHIFT & !(pages - 1);
+        if self.is_seeded(first, m.header.t_ns) {
+            (0..pages).for_each(|i| _ = self.in_transit.remove(&(first + i)));
+            return Vec::new();
+        }
         for i in 0..pages {
             // The event knows the old frame better than we do.
             if let Some(old) = self.in_transit.remove(&(first + i)) {
@@ -411,6 +457,45 @@ mod tests {
         assert_eq!(moves.len(), 1);
         assert_eq!((moves[0].va, moves[0].pages), (Hex(VA.0), 512));
         assert_eq!(ledger.state(inside), present(0x40003));
+    }
+
+    #[test]
+    fn what_happened_before_the_seeding_is_not_told_again() {
+        let mut ledger = Ledger::new(None, PAGING);
+        ledger.seed(VA, PagemapWord(1 << 63 | 9));
+        ledger.seeded(VA.page_number(), VA.page_number() + 1, 1000);
+        let at = |mut event: Event, t_ns| {
+            match &mut event {
+                Event::Fault(f) => f.header.t_ns = t_ns,
+                Event::MigrationSet(m) | Event::MigrationRemove(m) => m.header.t_ns = t_ns,
+                _ => {}
+            }
+            event
+        };
+        assert!(ledger.apply(&at(fault(VA, pte(7), 0), 900)).is_empty());
+        assert!(ledger.apply(&at(set(VA, 7), 910)).is_empty());
+        assert!(ledger.apply(&at(remove(VA, 9), 920)).is_empty());
+        assert_eq!(ledger.state(VA), present(9));
+        ledger.apply(&at(set(VA, 9), 1010));
+        assert_eq!(ledger.apply(&at(remove(VA, 11), 1020))[0].from, present(9));
+    }
+
+    #[test]
+    fn a_migration_under_way_at_the_seeding_is_one_move() {
+        let mut ledger = Ledger::new(None, PAGING);
+        ledger.seed(VA, PagemapWord(1 << 62 | 7 << 5 | 28));
+        ledger.seeded(VA.page_number(), VA.page_number() + 1, 1000);
+        let Event::MigrationSet(mut begin) = set(VA, 7) else {
+            unreachable!()
+        };
+        begin.header.t_ns = 900;
+        ledger.apply(&Event::MigrationSet(begin));
+        let Event::MigrationRemove(mut done) = remove(VA, 8) else {
+            unreachable!()
+        };
+        done.header.t_ns = 1100;
+        let moves = ledger.apply(&Event::MigrationRemove(done));
+        assert_eq!((moves[0].from, moves[0].to), (present(7), present(8)));
     }
 
     #[test]

@@ -4,10 +4,10 @@ use std::ptr;
 
 use anyhow::{Context as _, Result};
 use rustix::mm::{MapFlags, ProtFlags};
-use v2p_common::{PAGE_SIZE, VirtAddr, control::PHYSICAL_BYTES};
+use v2p_common::{PAGE_SHIFT, VirtAddr, control::PHYSICAL_BYTES};
 
 /// Bytes in a page, as a length in memory.
-pub const PAGE_LEN: usize = PAGE_SIZE as usize;
+pub const PAGE_LEN: usize = 1 << PAGE_SHIFT;
 /// Where the nonce lies in its page.
 const NONCE_OFFSET: usize = PAGE_LEN / 2;
 

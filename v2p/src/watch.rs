@@ -10,9 +10,9 @@ use tokio::{
     time::Instant,
 };
 use v2p_common::{
-    PAGE_SIZE, Pfn, VirtAddr,
+    PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr,
     event::{Event, Fault},
-    pagemap::PagemapWord,
+    pagemap::{PagemapState, PagemapWord},
     pte::{Entry, Level, Paging, WalkEnd},
 };
 
@@ -263,32 +263,41 @@ impl Session<'_> {
         }
     }
 
-    /// What pagemap says of every page that is asked about and not absent. `None`: the address space is gone.
-    fn reading(&self) -> Result<Option<BTreeMap<u64, PagemapWord>>> {
+    /// What pagemap says of every page that is asked about, a mapping after the other. `None`: the address space
+    /// is gone.
+    fn readings(&self) -> Result<Option<Vec<Reading>>> {
         let pid = i32::try_from(self.ended.get_ref().pid)?;
         let Ok(maps) = procfs::process::Process::new(pid).and_then(|p| p.maps()) else {
             return Ok(None);
         };
-        let mut reading = BTreeMap::new();
+        let mut readings = Vec::new();
         for map in maps {
             let (start, end) = map.address;
             if start >= USER_END || matches!(map.pathname, MMapPath::Vsyscall) {
                 continue;
             }
             for (start, end) in self.asked_parts(start, end) {
+                let mut reading = Reading {
+                    first: start >> PAGE_SHIFT,
+                    end: end >> PAGE_SHIFT,
+                    began_ns: now_ns(),
+                    words: BTreeMap::new(),
+                };
                 let whole = self
                     .pagemap
                     .words(VirtAddr(start), VirtAddr(end), |va, word| {
-                        if word != PagemapWord(word.0 & SOFT_DIRTY) {
-                            reading.insert(va.page_number(), word);
+                        // Bit 55, soft-dirty, is set for untouched pages too.
+                        if word.state() != PagemapState::Absent {
+                            reading.words.insert(va.page_number(), word);
                         }
                     })?;
                 if !whole {
                     return Ok(None);
                 }
+                readings.push(reading);
             }
         }
-        Ok(Some(reading))
+        Ok(Some(readings))
     }
 
     /// The parts of a mapping that are asked about.
@@ -304,8 +313,18 @@ impl Session<'_> {
     }
 }
 
-/// Bit 55 of a pagemap word is set for untouched pages too.
-const SOFT_DIRTY: u64 = 1 << 55;
+/// One reading of pages that lie together.
+#[derive(Default)]
+struct Reading {
+    /// Number of the first page.
+    first: u64,
+    /// Number after the last.
+    end: u64,
+    /// When it began.
+    began_ns: u64,
+    /// The words of pages that are not absent, by page number.
+    words: BTreeMap<u64, PagemapWord>,
+}
 
 /// The frame of the shared zero page: what a read of an untouched anonymous page maps. `None` where we may not
 /// see it.

@@ -16,8 +16,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub(crate) struct Executable {
     /// The target's name: `v2p`, `guest-init`, or a test's.
     pub(crate) name: String,
-    /// Its package's name.
-    pub(crate) package: String,
+    /// Its package's folder.
+    pub(crate) package: PathBuf,
     /// The file.
     pub(crate) path: PathBuf,
     /// Whether it is a test.
@@ -76,8 +76,8 @@ fn executable(line: &str) -> Option<Executable> {
     let manifest = PathBuf::from(message.get("manifest_path")?.as_str()?);
     Some(Executable {
         name: target.get("name")?.as_str()?.to_owned(),
-        package: manifest.parent()?.file_name()?.to_str()?.to_owned(),
-        path: path.into(),
+        package: manifest.parent()?.to_owned(),
+        path: root().join(path),
         test: message.pointer("/profile/test")?.as_bool()?,
     })
 }

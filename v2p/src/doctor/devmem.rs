@@ -1,17 +1,16 @@
 //! Why /dev/mem could not be opened, read or written, in the order in which the kernel checks
 //! (drivers/char/mem.c, arch/x86/mm/init.c devmem_is_allowed; 6.1 to 7.3).
 
-use std::{fs, io};
+use std::io;
 
 use v2p_common::PhysAddr;
 
 use super::Denial;
 use crate::kernel::{
     config::{Config, Setting},
+    lockdown::{self, Lockdown},
     privileges::{Capability, Privileges},
 };
-
-const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
 /// The name of an error that /dev/mem gives.
 fn name(error: &io::Error) -> Option<&'static str> {
@@ -77,8 +76,8 @@ fn explain_eperm(
             "run it as root, outside containers and user namespaces",
         );
     }
-    match lockdown_mode() {
-        Some((mode, evidence)) if mode != "none" => denial(
+    match Lockdown::read() {
+        Some(Lockdown { mode, evidence }) if mode != "none" => denial(
             "lockdown",
             &format!("the kernel is locked down ({mode})"),
             evidence,
@@ -93,17 +92,10 @@ fn explain_eperm(
         None => denial(
             "lockdown",
             "the kernel is locked down, or a device cgroup or security module refuses it: cannot tell which",
-            format!("{opening}; {LOCKDOWN} cannot be read"),
+            format!("{opening}; {} cannot be read", lockdown::PATH),
             "mount -t securityfs none /sys/kernel/security, and try again",
         ),
     }
-}
-
-/// The mode in brackets, and the line that shows it.
-fn lockdown_mode() -> Option<(String, String)> {
-    let text = fs::read_to_string(LOCKDOWN).ok()?;
-    let mode = text.split_once('[')?.1.split_once(']')?.0;
-    Some((mode.to_owned(), format!("{} ({LOCKDOWN})", text.trim())))
 }
 
 /// Why pread(2) or pwrite(2) of RAM at `pa` failed with `error`, after open(2) had worked.

@@ -4,6 +4,7 @@ pub mod btf;
 pub mod config;
 pub mod direct_map;
 pub mod layout;
+pub mod lockdown;
 pub mod privileges;
 
 /// The kernel's release, as `uname -r` prints it.

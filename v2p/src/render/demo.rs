@@ -7,7 +7,6 @@ use v2p_common::{Pfn, VirtAddr};
 
 use super::{Colour, Output, text::state};
 use crate::{
-    guard::first_and_last,
     record::{Routes, Verdict, Write},
     tracer::Tracer,
 };
@@ -129,22 +128,12 @@ impl<'a> DemoText<'a> {
             self.say("evidence", &denial.evidence)?;
             self.say("mend", &denial.mend)?;
         }
-        if let Some((from, to)) = first_and_last(moves) {
-            self.say("moved", &format!("{} -> {}", state(from), state(to)))?;
-        }
-        for m in moves {
-            if let Some(by) = &m.by {
-                self.say(
-                    "",
-                    &format!(
-                        "{} -> {}, by {} ({})",
-                        state(m.from),
-                        state(m.to),
-                        by.comm,
-                        by.tid
-                    ),
-                )?;
-            }
+        for (i, m) in moves.iter().enumerate() {
+            let what = if i == 0 { "moved" } else { "" };
+            let who =
+                m.by.as_ref()
+                    .map_or_else(String::new, |by| format!(", by {} ({})", by.comm, by.tid));
+            self.say(what, &format!("{} -> {}{who}", state(m.from), state(m.to)))?;
         }
         if window_ns.is_some() {
             let what = if moves.is_empty() {
