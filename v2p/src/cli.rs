@@ -8,6 +8,7 @@ use clap::{Args, ColorChoice, Parser, Subcommand};
 #[derive(Parser, Debug)]
 #[command(
     name = "v2p",
+    bin_name = "v2p",
     version,
     arg_required_else_help = true,
     max_term_width = 100

@@ -1,71 +1,80 @@
 //! Moves a page of our own on purpose, for showing and testing.
 
 use std::{
-    fs,
+    fs, ptr,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use v2p_common::{PAGE_SIZE, Pfn, VirtAddr};
+use rustix::mm::{MremapFlags, mremap_fixed};
+use v2p_common::{Pfn, VirtAddr};
 
-use crate::{exit::Failure, page::OwnPage, process::Pagemap};
+use crate::{
+    exit::Failure,
+    page::{OwnPage, PAGE_LEN},
+    process::Pagemap,
+};
 
 /// How long compaction may try.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Pages among which [`low_page`] looks.
-const CANDIDATES: usize = 4096;
 const MPOL_MF_MOVE: libc::c_int = 1 << 1;
 const COMPACT: &str = "/proc/sys/vm/compact_memory";
 
-/// A page that compaction will want to move: of many, the one with the lowest frame, since compaction moves
-/// pages from the low end of a zone to the high one (mm/compaction.c). The others are freed.
+/// A page that compaction will move, as long as the ballast lives.
+///
+/// Compaction takes pages from the low end of a zone, and fills the holes of blocks at the high end that are
+/// in use already (mm/compaction.c, suitable_migration_target). So it is the lowest of many pages, and
+/// the others, above it, get the holes.
 ///
 /// # Errors
-/// Where pages cannot be had or their frames not be read.
-pub fn low_page() -> Result<OwnPage> {
-    let pagemap = Pagemap::of_self()?;
-    let mut lowest: Option<(Pfn, OwnPage)> = None;
-    let mut others = Vec::with_capacity(CANDIDATES);
-    for _ in 0..CANDIDATES {
-        let page = OwnPage::new()?;
-        let pfn = pfn_of(&pagemap, page.va())?;
-        let (low, high) = match lowest.take() {
-            Some((best, kept)) if best < pfn => ((best, kept), page),
-            Some((_, kept)) => ((pfn, page), kept),
-            None => {
-                lowest = Some((pfn, page));
-                continue;
+/// Where pages cannot be had, or their frames not be read.
+pub fn page_to_move() -> Result<(OwnPage, Ballast)> {
+    let ballast = Ballast::new(BALLAST)?;
+    let mut lowest: Option<(Pfn, VirtAddr)> = None;
+    Pagemap::of_self()?.words(
+        ballast.va(),
+        VirtAddr(ballast.va().0 + BALLAST as u64),
+        |va, word| {
+            if let Some(pfn) = word
+                .pfn()
+                .filter(|pfn| lowest.is_none_or(|(low, _)| *pfn < low))
+            {
+                lowest = Some((pfn, va));
             }
-        };
-        lowest = Some(low);
-        others.push(high);
-    }
-    drop(others);
-    Ok(lowest.context("no pages")?.1)
+        },
+    )?;
+    let (_, va) = lowest.context("our own pages have no frames that we may see")?;
+    let page = ballast.take(va)?;
+    ballast.punch_holes()?;
+    Ok((page, ballast))
 }
 
-/// Moves the page at `va` to another frame: to another NUMA node where there are two, else by compaction
-/// until it moved. Says how.
+/// Moves the page at `va` of process `pid` to another frame: to another NUMA node where there are two, else by
+/// compaction until it moved. Says how.
 ///
 /// # Errors
 /// Exit code 2 where it could not be moved in time.
-pub fn move_page(va: VirtAddr) -> Result<&'static str> {
-    let pagemap = Pagemap::of_self()?;
+pub fn move_page(pid: u32, va: VirtAddr) -> Result<&'static str> {
+    let pagemap = Pagemap::of(pid)?;
     let before = pfn_of(&pagemap, va)?;
-    if let Some(node) = another_node(va)? {
-        move_to_node(va, node)?;
+    if let Some(node) = another_node(pid, va)? {
+        move_pages(pid, va, Some(node))?;
         if pfn_of(&pagemap, va)? != before {
             return Ok("move_pages to another node");
         }
     }
     let deadline = Instant::now() + PATIENCE;
+    let mut ballast: Option<Ballast> = None;
     while Instant::now() < deadline {
-        let ballast = Ballast::with_holes()?;
         fs::write(COMPACT, "1").with_context(|| COMPACT.to_owned())?;
-        drop(ballast);
         if pfn_of(&pagemap, va)? != before {
             return Ok("compaction");
         }
+        // There were no holes for it: make some, and more each time.
+        let len = ballast.take().map_or(BALLAST, |ballast| 2 * ballast.len);
+        let more = Ballast::new(len.min(available_memory()? / 2).max(BALLAST))?;
+        more.punch_holes()?;
+        ballast = Some(more);
     }
     Err(Failure::failed(format!(
         "the page was not moved: {} s of compaction left it in frame {before}",
@@ -78,16 +87,19 @@ pub fn move_page(va: VirtAddr) -> Result<&'static str> {
 fn pfn_of(pagemap: &Pagemap, va: VirtAddr) -> Result<Pfn> {
     // While the page is being moved it has no frame; that passes.
     for _ in 0..1000 {
-        let word = pagemap.word(va)?.context("we have no address space")?;
+        let word = pagemap.word(va)?.context("the address space is gone")?;
         if let Some(pfn) = word.pfn() {
             return Ok(pfn);
         }
     }
-    anyhow::bail!("our own page at {va:#x?} has no frame that we may see")
+    anyhow::bail!(
+        "the page at {va:#x} has no frame that we may see",
+        va = va.0
+    )
 }
 
-/// The node of the page at `va`, or moves it to `node`: move_pages(2) of one page of our own.
-fn move_pages(va: VirtAddr, node: Option<libc::c_int>) -> Result<libc::c_int> {
+/// The node of the page at `va` of process `pid`, or moves it to `node`: move_pages(2) of one page.
+fn move_pages(pid: u32, va: VirtAddr, node: Option<libc::c_int>) -> Result<libc::c_int> {
     let pages = [va.0];
     let nodes = node.map(|n| [n]);
     let mut status: [libc::c_int; 1] = [-1];
@@ -95,10 +107,10 @@ fn move_pages(va: VirtAddr, node: Option<libc::c_int>) -> Result<libc::c_int> {
     let r = unsafe {
         libc::syscall(
             libc::SYS_move_pages,
-            0,
+            pid,
             1usize,
             pages.as_ptr(),
-            nodes.as_ref().map_or(std::ptr::null(), |n| n.as_ptr()),
+            nodes.as_ref().map_or(ptr::null(), |n| n.as_ptr()),
             status.as_mut_ptr(),
             MPOL_MF_MOVE,
         )
@@ -109,12 +121,8 @@ fn move_pages(va: VirtAddr, node: Option<libc::c_int>) -> Result<libc::c_int> {
     Ok(status[0])
 }
 
-fn move_to_node(va: VirtAddr, node: libc::c_int) -> Result<()> {
-    move_pages(va, Some(node)).map(|_| ())
-}
-
 /// A node with memory other than that of the page; `None` where there is one node, or no NUMA at all.
-fn another_node(va: VirtAddr) -> Result<Option<libc::c_int>> {
+fn another_node(pid: u32, va: VirtAddr) -> Result<Option<libc::c_int>> {
     let Ok(list) = fs::read_to_string("/sys/devices/system/node/has_memory") else {
         return Ok(None);
     };
@@ -122,7 +130,7 @@ fn another_node(va: VirtAddr) -> Result<Option<libc::c_int>> {
     if nodes.len() < 2 {
         return Ok(None);
     }
-    let here = move_pages(va, None)?;
+    let here = move_pages(pid, va, None)?;
     Ok(nodes.into_iter().find(|n| *n != here))
 }
 
@@ -138,47 +146,77 @@ fn parse_list(list: &str) -> Vec<libc::c_int> {
         .collect()
 }
 
-/// Memory with every other page freed: what compaction has work with.
-struct Ballast {
+/// Memory in small pages, to make holes in.
+pub struct Ballast {
     start: *mut libc::c_void,
+    len: usize,
 }
 
+/// Bytes of ballast at first.
 const BALLAST: usize = 64 << 20;
 
+/// MemAvailable, in bytes.
+fn available_memory() -> Result<usize> {
+    let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+    Ok(kib
+        .context("/proc/meminfo has no MemAvailable")?
+        .saturating_mul(1024))
+}
+
 impl Ballast {
-    fn with_holes() -> Result<Self> {
+    /// `len` bytes, every page of its own frame.
+    fn new(len: usize) -> Result<Self> {
         use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+        let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new anonymous mapping touches nothing that exists.
-        let start = unsafe {
-            mmap_anonymous(
-                std::ptr::null_mut(),
-                BALLAST,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE,
-            )
-        }
-        .context("mmap of ballast")?;
-        let ballast = Self { start };
-        // SAFETY: advice on our own mapping, which nothing refers to; huge pages would leave no holes.
-        let _ = unsafe { madvise(start, BALLAST, Advice::LinuxNoHugepage) };
-        let page = usize::try_from(PAGE_SIZE)?;
-        for offset in (0..BALLAST).step_by(page) {
+        let start = unsafe { mmap_anonymous(ptr::null_mut(), len, access, MapFlags::PRIVATE) }
+            .context("mmap of ballast")?;
+        let ballast = Self { start, len };
+        // SAFETY: advice on our own mapping, which nothing refers to. Huge pages would leave no holes; where
+        // there are none this is an error that does not matter.
+        let _ = unsafe { madvise(start, len, Advice::LinuxNoHugepage) };
+        for offset in (0..len).step_by(PAGE_LEN) {
             // SAFETY: inside our mapping.
             unsafe { start.cast::<u8>().add(offset).write_volatile(1) };
         }
-        for offset in (0..BALLAST).step_by(2 * page) {
-            // SAFETY: inside our mapping; whole pages.
-            unsafe { madvise(start.byte_add(offset), page, Advice::LinuxDontNeed) }
+        Ok(ballast)
+    }
+
+    fn va(&self) -> VirtAddr {
+        VirtAddr(self.start as u64)
+    }
+
+    /// Takes the page at `va` out of the ballast: another address, the same frame.
+    fn take(&self, va: VirtAddr) -> Result<OwnPage> {
+        let place = OwnPage::new()?.into_raw();
+        // The old address stays mapped, with nothing behind it: it is still the ballast's to unmap.
+        let flags = MremapFlags::MAYMOVE | MremapFlags::DONTUNMAP;
+        // SAFETY: two pages of our own, to which nothing refers; what lay at the new one goes.
+        unsafe { mremap_fixed(va.0 as *mut libc::c_void, PAGE_LEN, PAGE_LEN, flags, place) }
+            .context("mremap of a page")?;
+        OwnPage::adopt(place)
+    }
+
+    /// Frees every other page.
+    fn punch_holes(&self) -> Result<()> {
+        use rustix::mm::{Advice, madvise};
+        for offset in (0..self.len).step_by(2 * PAGE_LEN) {
+            // SAFETY: inside our mapping, whole pages, to which nothing refers.
+            unsafe { madvise(self.start.byte_add(offset), PAGE_LEN, Advice::LinuxDontNeed) }
                 .context("madvise of ballast")?;
         }
-        Ok(ballast)
+        Ok(())
     }
 }
 
 impl Drop for Ballast {
     fn drop(&mut self) {
         // SAFETY: our own mapping, to which nothing refers.
-        let _ = unsafe { rustix::mm::munmap(self.start, BALLAST) };
+        let _ = unsafe { rustix::mm::munmap(self.start, self.len) };
     }
 }
 

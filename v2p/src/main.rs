@@ -23,7 +23,9 @@ fn main() -> ExitCode {
             }
         })
     });
-    match done {
+    // What was said before an error stands before it.
+    let flushed = output.flush();
+    match done.and_then(|code| flushed.map(|()| code)) {
         Ok(code) => ExitCode::from(code),
         Err(e) if exit::is_closed_stdout(&e) => ExitCode::from(exit::YES),
         Err(e) => {

@@ -42,13 +42,27 @@ impl OwnPage {
             )
         }
         .context("mmap of a page")?;
+        let page = Self::adopt(start)?;
+        page.write(0, &[0; PAGE_LEN]);
+        Ok(page)
+    }
+
+    /// Makes a page of a mapping of one page that nothing else refers to, and locks it.
+    ///
+    /// # Errors
+    /// Where the lock is refused (RLIMIT_MEMLOCK).
+    pub(crate) fn adopt(start: *mut std::ffi::c_void) -> Result<Self> {
         let page = Self {
-            start: ptr::NonNull::new(start.cast()).context("mmap gave address 0")?,
+            start: ptr::NonNull::new(start.cast()).context("a page at address 0")?,
         };
         // SAFETY: the page is mapped, and stays so until drop.
         unsafe { rustix::mm::mlock(start, PAGE_LEN) }.context("mlock of a page")?;
-        page.write(0, &[0; PAGE_LEN]);
         Ok(page)
+    }
+
+    /// Gives the mapping up to the caller, who is to unmap it.
+    pub fn into_raw(self) -> *mut std::ffi::c_void {
+        std::mem::ManuallyDrop::new(self).start.as_ptr().cast()
     }
 
     /// The address of its first byte.

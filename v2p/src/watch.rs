@@ -108,22 +108,10 @@ impl Session<'_> {
     /// # Errors
     /// Where the output fails, or the ring holds what is no event.
     pub async fn run(mut self, mut stop: Stop, output: &mut Output) -> Result<()> {
-        let missing = self
-            .tracer
-            .missing
-            .iter()
-            .map(|m| format!("{}: {}", m.hook, m.why));
-        output.record(&Record::Start {
-            pid: self.ended.get_ref().pid,
-            kernel: kernel::release(),
-            hooks: self.tracer.live.clone(),
-            missing: missing.collect(),
-        })?;
         let before = self.tracer.loss(self.programs);
-        let mut ledger = Ledger::new(zero_pfn()?, self.paging);
-        for (page, word) in self.reading()?.unwrap_or_default() {
-            ledger.seed(VirtAddr(page.wrapping_mul(PAGE_SIZE)), word);
-        }
+        let mut ledger = self.seeded_ledger()?;
+        self.say_start(output)?;
+        output.flush()?;
         let mut counts = Counts::default();
         let why = loop {
             let stopped = tokio::select! {
@@ -135,6 +123,7 @@ impl Session<'_> {
             let events = self.tracer.take()?;
             self.tell(&events, &mut ledger, &mut counts, output)?;
             self.tell_losses(before, &mut counts, output)?;
+            output.flush()?;
             output.check_reader()?;
             let gone = events.iter().any(|e| matches!(e, Event::MmGone(_)));
             match stopped {
@@ -162,6 +151,29 @@ impl Session<'_> {
         })
     }
 
+    /// The ledger as it is at the start. The hooks are live: what happens during the reading is in the ring too.
+    fn seeded_ledger(&self) -> Result<Ledger> {
+        let mut ledger = Ledger::new(zero_pfn()?, self.paging);
+        for part in self.readings()?.unwrap_or_default() {
+            ledger.seeded(part.first, part.end, part.began_ns);
+            for (page, word) in part.words {
+                ledger.seed(VirtAddr(page.wrapping_mul(PAGE_SIZE)), word);
+            }
+        }
+        Ok(ledger)
+    }
+
+    fn say_start(&self, output: &mut Output) -> Result<()> {
+        let Tracer { live, missing, .. } = &self.tracer;
+        let missing = missing.iter().map(|m| format!("{}: {}", m.hook, m.why));
+        output.record(&Record::Start {
+            pid: self.ended.get_ref().pid,
+            kernel: kernel::release(),
+            hooks: live.clone(),
+            missing: missing.collect(),
+        })
+    }
+
     /// The address space is gone: the process ends, or it has executed another program.
     async fn after_the_end(&self, output: &Output) -> &'static str {
         let ends = tokio::time::timeout(Duration::from_secs(1), self.ended.readable()).await;
@@ -185,9 +197,10 @@ impl Session<'_> {
             Err(e) => output.say(&format!("v2p: {e:#}")),
         }
         self.tell_losses(before, counts, output)?;
-        let Some(reading) = self.reading()? else {
+        let Some(readings) = self.readings()? else {
             return Ok(());
         };
+        let reading = readings.into_iter().flat_map(|part| part.words).collect();
         for one in ledger.reconcile(now_ns(), &reading) {
             counts.reconciled += 1;
             counts.moves += 1;

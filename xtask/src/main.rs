@@ -88,9 +88,9 @@ struct DemoArgs {
 struct TestArgs {
     /// Only tests whose name has this in it
     filter: Option<String>,
-    /// Only this machine: no guests
-    #[arg(long)]
-    no_guests: bool,
+    /// Only where the title has this in it: `this machine`, `opened-7.3`, `two nodes`, ...
+    #[arg(long, value_name = "WHERE")]
+    on: Option<String>,
 }
 
 #[derive(Args)]
@@ -119,7 +119,10 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<u8> {
     match task {
         Task::Demo(args) => demo::run(&args.guest.options(), &args.arguments),
-        Task::Test(args) => test::run(args.filter.as_deref(), !args.no_guests),
+        Task::Test(args) => test::run(
+            args.filter.as_deref(),
+            args.on.as_deref().unwrap_or_default(),
+        ),
         Task::Lab(args) => lab::run_v2p(&args.guest.options(), &args.command),
         Task::Ebpf(args) if args.clippy => ebpf::clippy().map(|()| 0),
         Task::Ebpf(args) if args.check => ebpf::check().map(|()| 0),

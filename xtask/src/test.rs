@@ -116,20 +116,22 @@ impl fmt::Display for Count {
     }
 }
 
-/// Runs them; gives 1 where one failed.
-pub(crate) fn run(filter: Option<&str>, guests: bool) -> Result<u8> {
+/// Runs them, where the title has `on` in it; gives 1 where one failed.
+pub(crate) fn run(filter: Option<&str>, on: &str) -> Result<u8> {
     let start = Instant::now();
     let executables = build::tests()?;
     let mut total = Count::default();
     for test in executables.iter().filter(|e| e.test) {
-        total.add(on_this_machine(test, &executables, filter)?);
-    }
-    if guests {
-        for guest in &GUESTS {
-            total.add(in_guest(guest, &executables, filter));
+        let title = title_here(test);
+        if title.contains(on) {
+            total.add(on_this_machine(&title, test, &executables, filter)?);
         }
-    } else {
-        shell::step("guests: not asked for (--no-guests)");
+    }
+    for guest in &GUESTS {
+        let title = guest.title();
+        if title.contains(on) {
+            total.add(in_guest(&title, guest, &executables, filter));
+        }
     }
     shell::step(&format!(
         "all tests: {:.0} s",
@@ -137,6 +139,23 @@ pub(crate) fn run(filter: Option<&str>, guests: bool) -> Result<u8> {
     ));
     println!("{total}");
     Ok(u8::from(total.failed > 0))
+}
+
+fn title_here(test: &Executable) -> String {
+    let package = test.package.strip_prefix(root()).unwrap_or(&test.package);
+    format!("{} {} on this machine", package.display(), test.name)
+}
+
+impl Guest {
+    fn title(&self) -> String {
+        let append = if self.append.is_empty() {
+            String::new()
+        } else {
+            format!(" {}", self.append)
+        };
+        let nodes = if self.numa { " with two nodes" } else { "" };
+        format!("v2p live on {}{append}{nodes}", self.kernel)
+    }
 }
 
 /// Says what a harness printed; its count, or one failure where it has none.
@@ -160,12 +179,11 @@ fn arguments(filter: Option<&str>) -> Vec<String> {
 }
 
 fn on_this_machine(
+    title: &str,
     test: &Executable,
     executables: &[Executable],
     filter: Option<&str>,
 ) -> Result<Count> {
-    let package = test.package.strip_prefix(root()).unwrap_or(&test.package);
-    let name = format!("{} {} on this machine", package.display(), test.name);
     let start = Instant::now();
     let output = Command::new(&test.path)
         .args(arguments(filter))
@@ -181,13 +199,10 @@ fn on_this_machine(
     } else {
         format!(": {}", output.status)
     };
-    Ok(tell(&name, start.elapsed(), &text, &ended))
+    Ok(tell(title, start.elapsed(), &text, &ended))
 }
 
-fn in_guest(guest: &Guest, executables: &[Executable], filter: Option<&str>) -> Count {
-    let numa = if guest.numa { " with two nodes" } else { "" };
-    let name = format!("v2p live on {} {}{numa}", guest.kernel, guest.append);
-    let name = name.trim();
+fn in_guest(title: &str, guest: &Guest, executables: &[Executable], filter: Option<&str>) -> Count {
     let start = Instant::now();
     match try_in_guest(guest, executables, filter) {
         Ok((output, status)) => {
@@ -196,9 +211,9 @@ fn in_guest(guest: &Guest, executables: &[Executable], filter: Option<&str>) -> 
             } else {
                 format!(": exit {status}")
             };
-            tell(name, start.elapsed(), &output, &ended)
+            tell(title, start.elapsed(), &output, &ended)
         }
-        Err(e) => tell(name, start.elapsed(), "", &format!(": {e:#}")),
+        Err(e) => tell(title, start.elapsed(), "", &format!(": {e:#}")),
     }
 }
 

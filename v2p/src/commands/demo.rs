@@ -30,10 +30,10 @@ pub async fn run(args: &cli::Demo, output: &mut Output) -> Result<u8> {
     check_text(&args.text)?;
     Privileges::read()?.require_tracing().context("demo")?;
     let process = Process::open(std::process::id())?;
-    let page = if args.inject_move {
-        inject::low_page()?
-    } else {
-        OwnPage::new()?
+    // The ballast lives as long as the page.
+    let (page, _ballast) = match args.inject_move {
+        true => inject::page_to_move().map(|(page, ballast)| (page, Some(ballast)))?,
+        false => (OwnPage::new()?, None),
     };
     page.write(0, BEFORE.as_bytes());
     let nonce = page.put_nonce()?;
@@ -63,7 +63,7 @@ pub async fn run(args: &cli::Demo, output: &mut Output) -> Result<u8> {
         pagemap: &pagemap,
     };
     let between = || match args.inject_move {
-        true => text.injected(inject::move_page(page.va())?),
+        true => text.injected(inject::move_page(process.pid, page.va())?),
         false => Ok(()),
     };
     let write = guard

@@ -40,7 +40,7 @@ impl Output {
         }
     }
 
-    /// Says one record, in either form, at once.
+    /// Says one record, in either form; it is seen by the next [`Self::flush`] at the latest.
     ///
     /// # Errors
     /// Where stdout cannot be written to, also when nobody reads it any more.
@@ -64,18 +64,28 @@ impl Output {
         self.line(&line)
     }
 
-    /// Says one line if the form is text.
+    /// Says one line if the form is text, at once.
     ///
     /// # Errors
     /// As [`Self::record`].
     pub fn text(&mut self, line: &str) -> Result<()> {
-        if self.json { Ok(()) } else { self.line(line) }
+        if self.json {
+            return Ok(());
+        }
+        self.line(line)?;
+        self.flush()
     }
 
     fn line(&mut self, line: &str) -> Result<()> {
-        writeln!(self.stdout, "{line}")
-            .and_then(|()| self.stdout.flush())
-            .context("stdout")
+        writeln!(self.stdout, "{line}").context("stdout")
+    }
+
+    /// Has everything seen that was said.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub fn flush(&mut self) -> Result<()> {
+        self.stdout.flush().context("stdout")
     }
 
     /// Notices a reader that went away while there was nothing to say (`| head`).

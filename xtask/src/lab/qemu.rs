@@ -95,7 +95,9 @@ fn start(options: &Options, kernel: &Path, initrd: &Path, run: &Path) -> Result<
     let accelerator = if options.kvm {
         "kvm"
     } else {
-        "tcg,thread=multi"
+        // One thread for all CPUs: with one each, QEMU 7.2 now and then runs a stale int3 of the kernel's
+        // text patching, which attaching hooks does all the time, and the guest dies of it.
+        "tcg,thread=single"
     };
     qemu.args([
         "-machine",

@@ -1,0 +1,170 @@
+//! The command line as anybody meets it: without root, with wrong arguments, with nobody listening.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs::File,
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
+    process::{Command, Output, Stdio},
+};
+
+use rustix::io::FdFlags;
+
+/// v2p as a user without any privilege.
+fn unprivileged(arguments: &[&str]) -> Output {
+    // Through a descriptor: `nobody` need not be able to reach the folder that the build lies in.
+    let program = File::open(env!("CARGO_BIN_EXE_v2p")).unwrap();
+    rustix::io::fcntl_setfd(&program, FdFlags::empty()).unwrap();
+    let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+    command.args(arguments).stdin(Stdio::null());
+    if rustix::process::geteuid().is_root() {
+        command.uid(65534).gid(65534);
+    }
+    command.output().unwrap()
+}
+
+struct Case {
+    arguments: &'static [&'static str],
+    code: i32,
+    says: &'static str,
+}
+
+#[test]
+fn every_mistake_is_one_line_with_its_exit_code() {
+    let case = |arguments, code, says| Case {
+        arguments,
+        code,
+        says,
+    };
+    let cases = [
+        case(&[], 2, "Usage: v2p"),
+        case(&["nonsense"], 2, "v2p: unrecognized subcommand 'nonsense'"),
+        case(
+            &["demo", "--nonsense"],
+            2,
+            "v2p: unexpected argument '--nonsense' found",
+        ),
+        case(
+            &["demo", "--text"],
+            2,
+            "v2p: a value is required for '--text <TEXT>'",
+        ),
+        case(
+            &["demo", "--text", "Hello, Universe!"],
+            2,
+            "v2p: --text: 16 bytes are too long",
+        ),
+        case(
+            &["demo", "--text", ""],
+            2,
+            "v2p: --text: there is nothing to write",
+        ),
+        case(
+            &["demo", "extra"],
+            2,
+            "v2p: unexpected argument 'extra' found",
+        ),
+        case(
+            &["watch"],
+            2,
+            "v2p: the following required arguments were not provided: --pid <PID>",
+        ),
+        case(
+            &["watch", "--pid"],
+            2,
+            "v2p: a value is required for '--pid <PID>'",
+        ),
+        case(
+            &["watch", "--pid", "x"],
+            2,
+            "v2p: invalid value 'x' for '--pid <PID>'",
+        ),
+        case(&["watch", "--pid", "-1"], 2, "v2p: "),
+        case(
+            &["watch", "--pid", "4294967296"],
+            2,
+            "v2p: invalid value '4294967296' for '--pid <PID>'",
+        ),
+        case(
+            &["watch", "--pid", "1", "--for", "x"],
+            2,
+            "v2p: invalid value 'x' for '--for <SECONDS>'",
+        ),
+        case(&["watch", "--pid", "1", "--for", "-1"], 2, "v2p: "),
+        case(
+            &["watch", "--pid", "1", "zz"],
+            2,
+            "v2p: invalid value 'zz' for '[RANGE]...'",
+        ),
+        case(
+            &["watch", "--pid", "1", "0x2000..0x1000"],
+            2,
+            "it ends before it starts",
+        ),
+        case(
+            &["watch", "--pid", "1", "0xffffffffffffffff+1"],
+            2,
+            "beyond the last address",
+        ),
+        case(
+            &["--color", "purple", "demo"],
+            2,
+            "v2p: invalid value 'purple' for '--color <WHEN>'",
+        ),
+        case(&["demo"], 3, "v2p: demo: CAP_SYS_ADMIN is missing"),
+        case(
+            &["demo", "--json"],
+            3,
+            "v2p: demo: CAP_SYS_ADMIN is missing",
+        ),
+        case(
+            &["watch", "--pid", "1"],
+            3,
+            "v2p: watch: CAP_SYS_ADMIN is missing",
+        ),
+    ];
+    for Case {
+        arguments,
+        code,
+        says,
+    } in cases
+    {
+        let output = unprivileged(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+        assert!(errors.contains(says), "{arguments:?}: {errors}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        if says.starts_with("v2p: ") {
+            let lines: Vec<_> = errors.lines().collect();
+            assert!(lines.len() <= 2, "{arguments:?}: {errors}");
+            assert!(
+                lines[1..].iter().all(|line| line.starts_with("hint: ")),
+                "{arguments:?}: {errors}"
+            );
+        }
+        assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
+    }
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for arguments in [
+        &["--help"][..],
+        &["-h"],
+        &["--version"],
+        &["demo", "--help"],
+        &["watch", "--help"],
+    ] {
+        let output = unprivileged(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(output.stderr.is_empty(), "{arguments:?}");
+        assert!(!output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_into_a_closed_pipe_is_quiet() {
+    let script = format!("{} --help | true", env!("CARGO_BIN_EXE_v2p"));
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}

@@ -1,0 +1,132 @@
+//! Running v2p, and reading what it says.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// How long anything may take, in a guest without hardware virtualisation too.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program under test.
+pub(crate) fn v2p() -> Command {
+    let path =
+        std::env::var_os("V2P_BIN").map_or_else(|| env!("CARGO_BIN_EXE_v2p").into(), PathBuf::from);
+    let mut command = Command::new(path);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs it to its end.
+pub(crate) fn run(arguments: &[&str]) -> Output {
+    v2p().args(arguments).output().expect("v2p runs")
+}
+
+/// The last line of stdout as JSON.
+pub(crate) fn last_json(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let line = text
+        .lines()
+        .last()
+        .unwrap_or_else(|| panic!("no output; stderr: {errors}"));
+    serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line:?}"))
+}
+
+/// What /dev/mem answers to a write of RAM on this kernel: `open`, or the id of the check that denies.
+pub(crate) fn expected_devmem() -> Option<String> {
+    std::env::var("V2P_LAB_DEVMEM").ok()
+}
+
+/// A running `v2p watch --json`, whose hooks are live.
+pub(crate) struct Watching {
+    child: Child,
+    records: Receiver<Value>,
+    seen: Vec<Value>,
+}
+
+impl Watching {
+    /// Starts it, and waits for its `start` record.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let mut child = v2p()
+            .args(["watch", "--json"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("v2p runs");
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, records) = channel();
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let record =
+                    serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
+                if sender.send(record).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut watching = Self {
+            child,
+            records,
+            seen: Vec::new(),
+        };
+        watching.wait_for(|r| r["type"] == "start");
+        watching
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Reads records until one is as wanted.
+    pub(crate) fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        while let Ok(record) = self
+            .records
+            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
+            self.seen.push(record.clone());
+            if wanted(&record) {
+                return record;
+            }
+        }
+        panic!("no such record came; these did: {:#?}", self.seen);
+    }
+
+    /// Ends it as Ctrl-C does; gives every record of the whole watch and its exit status.
+    pub(crate) fn interrupt(self) -> (Vec<Value>, ExitStatus) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        self.finish()
+    }
+
+    /// Waits for its own end; gives every record and its exit status.
+    pub(crate) fn finish(mut self) -> (Vec<Value>, ExitStatus) {
+        while let Ok(record) = self.records.recv_timeout(PATIENCE) {
+            self.seen.push(record);
+        }
+        let status = self.child.wait().unwrap();
+        (std::mem::take(&mut self.seen), status)
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An address as v2p prints it, as a number.
+pub(crate) fn address(value: &Value) -> u64 {
+    let text = value.as_str().unwrap_or_default();
+    u64::from_str_radix(text.trim_start_matches("0x"), 16)
+        .unwrap_or_else(|e| panic!("{e}: {value}"))
+}

@@ -1,0 +1,143 @@
+//! A process to be watched: does to its memory what it is told, and tells the truth about it from its own
+//! pagemap.
+
+use std::{
+    ffi::OsStr,
+    io::{self, BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    ptr,
+};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+use v2p::{common::VirtAddr, inject, process::Pagemap};
+
+/// Set: this program is a target.
+pub(crate) const KIND: &str = "V2P_LIVE_TARGET";
+/// Where every target has its pages, so that two of them have them at the same addresses.
+pub(crate) const BASE: u64 = 0x6000_0000_0000;
+/// How many it has.
+pub(crate) const PAGES: u64 = 64;
+const PAGE: u64 = 4096;
+
+/// The address of page `i`.
+pub(crate) fn va(i: u64) -> u64 {
+    BASE + i * PAGE
+}
+
+/// The target's side: obeys lines on stdin until there are no more.
+pub(crate) fn run(_kind: &OsStr) {
+    let len = usize::try_from(PAGES * PAGE).unwrap();
+    // SAFETY: a new mapping at an address that nothing has (NOREPLACE says so, or fails).
+    let start = unsafe {
+        mmap_anonymous(
+            BASE as *mut _,
+            len,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE,
+        )
+    }
+    .expect("mmap at the targets' address");
+    assert_eq!(start as u64, BASE);
+    say("ready");
+    for line in io::stdin().lines().map_while(Result::ok) {
+        let (command, i) = line.split_once(' ').expect("COMMAND PAGE");
+        let i: u64 = i.parse().expect("a page number");
+        let place = va(i) as *mut u8;
+        match command {
+            // SAFETY: inside our mapping.
+            "read" => _ = unsafe { ptr::read_volatile(place) },
+            // SAFETY: inside our mapping.
+            "write" => unsafe { ptr::write_volatile(place, 1) },
+            "place" => place_movable(place),
+            other => panic!("{other:?}?"),
+        }
+        say(&pfn(&Pagemap::of_self().unwrap(), i).to_string());
+    }
+}
+
+/// Puts a page at `place` that compaction will move, by moving its mapping there.
+fn place_movable(place: *mut u8) {
+    let (page, ballast) = inject::page_to_move().expect("a page to move");
+    // It makes the page movable as long as this process lives.
+    std::mem::forget(ballast);
+    let flags = rustix::mm::MremapFlags::MAYMOVE;
+    // SAFETY: both are pages of our own; what was at `place` goes, and nothing refers to it.
+    unsafe { rustix::mm::mremap_fixed(page.into_raw(), 4096, 4096, flags, place.cast()) }
+        .expect("mremap");
+}
+
+fn say(line: &str) {
+    println!("{line}");
+    io::stdout().flush().unwrap();
+}
+
+/// The frame of page `i`; 0: none.
+fn pfn(pagemap: &Pagemap, i: u64) -> u64 {
+    let word = pagemap.word(VirtAddr(va(i))).unwrap().unwrap();
+    word.pfn().map_or(0, |pfn| pfn.0)
+}
+
+/// The test's side.
+pub(crate) struct Target {
+    child: Child,
+    commands: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Target {
+    /// Starts one.
+    pub(crate) fn start() -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .env(KIND, "memory")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the target runs");
+        let commands = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        let mut target = Self {
+            child,
+            commands,
+            answers,
+        };
+        assert_eq!(target.answer(), "ready");
+        target
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Has `command` done to page `i`; gives the frame that the page then has, 0 for none.
+    pub(crate) fn tell(&mut self, command: &str, i: u64) -> u64 {
+        let commands = self.commands.as_mut().expect("not ended yet");
+        writeln!(commands, "{command} {i}").unwrap();
+        self.answer().parse().unwrap()
+    }
+
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    /// Moves its page `i`, from outside; gives the frame that the page then has.
+    pub(crate) fn move_page(&self, i: u64) -> u64 {
+        inject::move_page(self.pid(), VirtAddr(va(i))).expect("the page moves");
+        pfn(&Pagemap::of(self.pid()).unwrap(), i)
+    }
+
+    /// Has it end by itself.
+    pub(crate) fn end(mut self) {
+        self.commands = None;
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,268 @@
+//! `v2p watch` on a running kernel.
+
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::{
+    Done,
+    harness::{self, Watching, address},
+    target::{PAGES, Target, va},
+    trial,
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial(
+            "every_first_touch_is_a_fault_with_the_frame_it_brought",
+            first_touches,
+        ),
+        trial(
+            "the_zero_page_and_what_replaces_it_are_told_apart",
+            the_zero_page,
+        ),
+        trial(
+            "a_migration_is_one_move_from_the_old_frame_to_the_new",
+            a_migration,
+        ),
+        trial(
+            "a_stranger_at_the_same_address_is_not_mistaken_for_the_target",
+            a_stranger,
+        ),
+        trial(
+            "the_end_of_the_target_ends_the_watch",
+            the_end_of_the_target,
+        ),
+        trial("a_watch_ends_after_its_time", a_watch_ends),
+        trial("a_range_limits_what_is_told", a_range),
+        trial("the_text_is_aligned_and_has_no_colours_in_a_pipe", the_text),
+        trial(
+            "a_reader_that_goes_away_ends_it_quietly",
+            a_reader_that_goes,
+        ),
+    ]
+}
+
+/// Records of a kind for the pages of the target's own mapping.
+fn of_kind<'a>(records: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    let ours = va(0)..va(PAGES);
+    let is_it = |r: &&Value| r["type"] == kind && ours.contains(&address(&r["va"]));
+    records.iter().filter(is_it).collect()
+}
+
+fn end_of(records: &[Value]) -> &Value {
+    let end = records.last().expect("records");
+    assert_eq!(end["type"], "end", "{records:?}");
+    assert_eq!(end["lost"], 0, "{end}");
+    end
+}
+
+fn watch(target: &Target, more: &[&str]) -> Watching {
+    let pid = target.pid().to_string();
+    Watching::start(&[&["--pid", &pid], more].concat())
+}
+
+fn first_touches() -> Done {
+    let mut target = Target::start();
+    let watching = watch(&target, &["--faults"]);
+    let truth: Vec<_> = (0..PAGES)
+        .map(|i| (va(i), target.tell("write", i)))
+        .collect();
+    let (records, status) = watching.interrupt();
+    let faults = of_kind(&records, "fault");
+    let seen: Vec<_> = faults
+        .iter()
+        .map(|f| (address(&f["va"]), f["pfn"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(seen, truth);
+    assert!(faults.iter().all(|f| f["major"] == false));
+    let numbers: Vec<_> = records
+        .iter()
+        .filter(|r| r["type"] == "fault")
+        .map(|r| r["seq"].as_u64())
+        .collect();
+    assert!(
+        numbers.is_sorted_by(|a, b| a < b),
+        "every event has a number of its own: {numbers:?}"
+    );
+    let moves = of_kind(&records, "move");
+    assert_eq!(moves.len(), truth.len(), "{moves:?}");
+    for (one, (va, pfn)) in moves.iter().zip(&truth) {
+        assert_eq!(
+            (address(&one["va"]), &one["cause"]),
+            (*va, &Value::from("first-touch"))
+        );
+        assert_eq!(
+            (&one["from"]["state"], &one["to"]["pfn"]),
+            (&Value::from("absent"), &Value::from(*pfn))
+        );
+        assert_eq!(one["by"]["tid"], target.pid());
+        assert_eq!(one["proof"], "event");
+    }
+    assert_eq!(end_of(&records)["why"], "signal");
+    assert!(status.success());
+    Done::Passed
+}
+
+fn the_zero_page() -> Done {
+    let mut target = Target::start();
+    let watching = watch(&target, &[]);
+    target.tell("read", 3);
+    let pfn = target.tell("write", 3);
+    let (records, _) = watching.interrupt();
+    assert!(
+        of_kind(&records, "fault").is_empty(),
+        "faults are told only when asked for"
+    );
+    let moves = of_kind(&records, "move");
+    let story: Vec<_> = moves
+        .iter()
+        .map(|m| (&m["cause"], &m["to"]["state"]))
+        .collect();
+    let word = Value::from;
+    assert_eq!(
+        story,
+        [
+            (&word("first-touch"), &word("zero")),
+            (&word("zero-fill"), &word("present"))
+        ]
+    );
+    assert_eq!(moves[1]["to"]["pfn"], pfn);
+    Done::Passed
+}
+
+fn a_migration() -> Done {
+    let mut target = Target::start();
+    let before = target.tell("place", 5);
+    let watching = watch(&target, &[]);
+    let after = target.move_page(5);
+    let (records, _) = watching.interrupt();
+    assert_ne!(before, after);
+    let moves: Vec<_> = of_kind(&records, "move")
+        .into_iter()
+        .filter(|m| address(&m["va"]) == va(5))
+        .collect();
+    // Compaction may take more than one turn at it; the chain must be whole.
+    let mut pfn = before;
+    for one in &moves {
+        assert_eq!(
+            (&one["cause"], &one["proof"]),
+            (&Value::from("migration"), &Value::from("event")),
+            "{one:#}"
+        );
+        assert_eq!(one["from"]["pfn"], pfn, "{moves:?}");
+        pfn = one["to"]["pfn"].as_u64().unwrap();
+    }
+    assert_eq!(pfn, after, "{moves:?}");
+    assert!(!moves.is_empty());
+    end_of(&records);
+    Done::Passed
+}
+
+fn a_stranger() -> Done {
+    let mut target = Target::start();
+    let mut stranger = Target::start();
+    let ours = target.tell("write", 7);
+    let before = stranger.tell("place", 8);
+    let watching = watch(&target, &["--faults"]);
+    stranger.tell("write", 6);
+    stranger.tell("write", 7);
+    let after = stranger.move_page(8);
+    assert_ne!(before, after);
+    let (records, _) = watching.interrupt();
+    assert!(of_kind(&records, "fault").is_empty(), "{records:?}");
+    // Compaction may move the target's own page too; then that is told, and is the truth.
+    let moves = of_kind(&records, "move");
+    let mut pfn = ours;
+    for one in moves {
+        assert_eq!(
+            (address(&one["va"]), one["from"]["pfn"].as_u64()),
+            (va(7), Some(pfn)),
+            "{one:#}"
+        );
+        pfn = one["to"]["pfn"].as_u64().unwrap();
+    }
+    assert_eq!(target.tell("read", 7), pfn);
+    Done::Passed
+}
+
+fn the_end_of_the_target() -> Done {
+    let mut target = Target::start();
+    target.tell("write", 0);
+    let watching = watch(&target, &[]);
+    target.end();
+    let (records, status) = watching.finish();
+    assert_eq!(end_of(&records)["why"], "target-exited");
+    assert_eq!(status.code(), Some(0));
+    Done::Passed
+}
+
+fn a_watch_ends() -> Done {
+    let target = Target::start();
+    let (records, status) = watch(&target, &["--for", "0.2"]).finish();
+    assert_eq!(end_of(&records)["why"], "duration");
+    assert_eq!(status.code(), Some(0));
+    Done::Passed
+}
+
+fn a_range() -> Done {
+    let mut target = Target::start();
+    let range = format!("{:#x}+8K", va(10));
+    let watching = watch(&target, &["--faults", &range]);
+    for i in 8..14 {
+        target.tell("write", i);
+    }
+    let (records, _) = watching.interrupt();
+    let faults: Vec<_> = records
+        .iter()
+        .filter(|r| r["type"] == "fault")
+        .map(|r| address(&r["va"]))
+        .collect();
+    assert_eq!(faults, [va(10), va(11)]);
+    assert!(
+        records
+            .iter()
+            .filter(|r| r["type"] == "move")
+            .all(|m| [va(10), va(11)].contains(&address(&m["va"])))
+    );
+    Done::Passed
+}
+
+fn the_text() -> Done {
+    let target = Target::start();
+    let output = harness::run(&["watch", "--for", "0.2", "--pid", &target.pid().to_string()]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.starts_with(&format!("watching process {} on ", target.pid())),
+        "{text}"
+    );
+    assert!(
+        text.lines().last().unwrap().starts_with("end (duration): "),
+        "{text}"
+    );
+    assert!(!text.contains('\x1b'));
+    Done::Passed
+}
+
+fn a_reader_that_goes() -> Done {
+    use std::{
+        io::{BufRead as _, BufReader},
+        process::Stdio,
+    };
+    let target = Target::start();
+    let mut child = harness::v2p()
+        .args(["watch", "--json", "--pid", &target.pid().to_string()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert!(line.contains("\"start\""));
+    // The reader is gone now; the target is quiet, so only v2p itself can notice.
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    Done::Passed
+}
