@@ -4,6 +4,18 @@
 #![no_main]
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "atomic.rs says why")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernel's helpers pack two 32-bit numbers into a word; sizes here are small"
+)]
+
+/// A message through aya-log, in builds for the programs' authors; else nothing.
+macro_rules! debug {
+    ($($message:tt)*) => {
+        #[cfg(feature = "log")]
+        aya_log_ebpf::debug!($($message)*);
+    };
+}
 
 mod atomic;
 mod emit;

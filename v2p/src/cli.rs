@@ -91,6 +91,10 @@ pub struct Range {
 
 const PAGE: u64 = v2p_common::PAGE_SIZE;
 
+/// End of user addresses with five levels of page tables (Documentation/arch/x86/x86_64/mm.rst); what is above it, also
+/// `[vsyscall]`, is the kernel's.
+pub const USER_END: u64 = 1 << 56;
+
 fn seconds(s: &str) -> Result<Duration, String> {
     let seconds: f64 = s
         .parse()
@@ -119,6 +123,9 @@ fn range(s: &str) -> Result<Range, String> {
     };
     if end <= start {
         return Err("it ends before it starts".into());
+    }
+    if end > USER_END {
+        return Err("it is not all in the user's half of the address space".into());
     }
     let end = end
         .checked_next_multiple_of(PAGE)
@@ -193,6 +200,7 @@ mod tests {
             "..",
             "0xffffffffffffffff",
             "0xffffffffffff0000+1G",
+            "0xffffffffff600000",
             "0x1000+99999999999999999999",
             "0x1000+20000000000G",
         ] {

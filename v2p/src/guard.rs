@@ -4,8 +4,10 @@
 //! the guard refuses what must not be written, notices a move before the write, and proves after it
 //! where the bytes went.
 
+use std::io;
+
 use anyhow::{Context as _, Result};
-use v2p_common::{Pfn, VirtAddr};
+use v2p_common::{Pfn, VirtAddr, event::Event};
 
 use crate::{
     bpf::Programs,
@@ -55,7 +57,7 @@ struct Evidence {
     lost: u64,
     /// The bytes are there, through the virtual address.
     read_back_va: bool,
-    /// The bytes are there, through /dev/mem at the frame of the last look-up.
+    /// The bytes are there, through /dev/mem at the frame of the look-up after it.
     read_back_pa: bool,
 }
 
@@ -63,10 +65,13 @@ struct Evidence {
 fn verdict(e: &Evidence) -> (Verdict, Option<&'static str>) {
     let read_back = e.read_back_va && e.read_back_pa;
     if e.moved_in_window {
-        return (
-            Verdict::Strayed,
-            Some("an event shows a move between look-up and write"),
-        );
+        let why = match e.read_back_va {
+            true => {
+                "an event shows a move between look-up and write; the page took the bytes along"
+            }
+            false => "an event shows a move between look-up and write",
+        };
+        return (Verdict::Strayed, Some(why));
     }
     if e.after != Some(e.before) && !e.read_back_va {
         return (
@@ -178,10 +183,7 @@ impl Guard<'_> {
         }
         let mut there = vec![0; bytes.len()];
         if let Err(e) = devmem.read(pfn.base(), &mut there) {
-            return Ok(denied(
-                report,
-                doctor::devmem::explain_access("pread", pfn.base(), &e),
-            ));
+            return denied_or_error(report, "pread", pfn, e);
         }
         let same_bytes = there == page.read(0, bytes.len());
         between()?;
@@ -202,10 +204,7 @@ impl Guard<'_> {
         let written = devmem.write(pfn.base(), source.get(..bytes.len()).unwrap_or_default());
         let t_written = now_ns();
         if let Err(e) = written {
-            return Ok(denied(
-                report,
-                doctor::devmem::explain_access("pwrite", pfn.base(), &e),
-            ));
+            return denied_or_error(report, "pwrite", pfn, e);
         }
         report.window_ns = Some(t_written - t_look_up);
 
@@ -255,7 +254,7 @@ impl Guard<'_> {
         let mut began = None;
         let mut starts = Vec::new();
         for event in &events {
-            if let v2p_common::event::Event::MigrationSet(m) = event {
+            if let Event::MigrationSet(m) = event {
                 began.get_or_insert(m.header.t_ns);
             }
             let moves = self.ledger.apply(event);
@@ -293,6 +292,14 @@ fn denied(report: Write, denial: Denial) -> Write {
         verdict: Verdict::Denied,
         denied: Some(denial),
         ..report
+    }
+}
+
+/// The access of `pfn` failed: denied by a check that is known, or an error that names what happened.
+fn denied_or_error(report: Write, call: &str, pfn: Pfn, error: io::Error) -> Result<Write> {
+    match doctor::devmem::explain_access(call, pfn.base(), &error) {
+        Some(denial) => Ok(denied(report, denial)),
+        None => Err(error).with_context(|| format!("{call} on /dev/mem at {:#x}", pfn.base().0)),
     }
 }
 

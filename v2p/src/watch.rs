@@ -19,7 +19,7 @@ use v2p_common::{
 use crate::{
     bpf::Programs,
     carrier::Carrier,
-    cli::Range,
+    cli::{Range, USER_END},
     guard::now_ns,
     kernel,
     ledger::Ledger,
@@ -29,8 +29,6 @@ use crate::{
     tracer::{Loss, Tracer},
 };
 
-/// End of user addresses with five levels; [vsyscall] above it is the kernel's.
-const USER_END: u64 = 1 << 56;
 /// How often losses are looked for when nothing else happens.
 const TICK: Duration = Duration::from_millis(200);
 

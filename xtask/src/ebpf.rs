@@ -39,7 +39,8 @@ pub(crate) fn check() -> Result<()> {
 
 /// Makes an object with messages, for the programs' authors.
 pub(crate) fn with_log() -> Result<()> {
-    let object = build(&["--features", "log"])?;
+    let object = root().join("target/v2p-log.bpf.o");
+    fs::copy(build(&["--features", "log"])?, &object)?;
     shell::step(&format!(
         "made {path}; run it: V2P_BPF_OBJECT={path} cargo run --features ebpf-log -- watch --pid PID",
         path = object.display()

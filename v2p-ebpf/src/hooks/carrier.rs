@@ -76,6 +76,10 @@ fn serve(control: &Control, ctx: &RawTracePointContext) {
         }
         _ => None,
     };
+    debug!(
+        ctx,
+        "carrier: request {} for {:x} in mm {:x}", kind, argument, mm
+    );
     answer.mm.set(mm);
     let status = if done.is_some() {
         status::OK

@@ -44,6 +44,7 @@ fn fault(ctx: &PerfEventContext, major: u32) -> Option<()> {
     }
     let end = walk::pgd_of(target_mm)
         .and_then(|pgd| walk::walk(&control.direct_map, pgd, VirtAddr(va), |_, _| {}));
+    debug!(ctx, "fault at {:x}, major {}", va, major);
     emit::emit(control, kind::FAULT, |header| Fault {
         header,
         va,

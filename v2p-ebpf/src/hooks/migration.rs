@@ -51,6 +51,7 @@ fn migration(ctx: &RawTracePointContext, kind: u32) -> Option<()> {
     if !Entry(end.entry).same_but_accessed_dirty(Entry(entry)) {
         return None;
     }
+    debug!(ctx, "migration: entry {:x} at {:x}", entry, va);
     emit::emit(control, kind, |header| Migration {
         header,
         va,

@@ -14,7 +14,7 @@ use crate::{
     translate::Both,
     watch::{self, Session, Stop},
 };
-use v2p_common::VirtAddr;
+use v2p_common::{PAGE_SIZE, VirtAddr};
 
 /// Watches until told to stop; gives the exit code.
 ///
@@ -29,8 +29,8 @@ pub async fn run(args: &cli::Watch, output: &mut Output) -> Result<u8> {
     let mut programs = Programs::load(&kernel::layout::learn()?)?;
     let mut carrier = Carrier::new(&mut programs)?;
     let direct_map = kernel::direct_map::learn(&mut carrier)?;
-    let somewhere = VirtAddr(args.ranges.first().map_or(0x1000, |r| r.start));
-    let Some(both) = Both::ask(&mut carrier, &pagemap, somewhere)? else {
+    // Any user address tells the mm; what lies there does not matter.
+    let Some(both) = Both::ask(&mut carrier, &pagemap, VirtAddr(PAGE_SIZE))? else {
         return Err(no_address_space(args.pid).into());
     };
     let span = watch::span(&args.ranges);

@@ -98,11 +98,12 @@ fn explain_eperm(
     }
 }
 
-/// Why pread(2) or pwrite(2) of RAM at `pa` failed with `error`, after open(2) had worked.
-pub fn explain_access(call: &str, pa: PhysAddr, error: &io::Error) -> Denial {
+/// Why pread(2) or pwrite(2) of RAM at `pa` failed with `error`, after open(2) had worked; `None`: no
+/// check of the kernel denies with that error.
+pub fn explain_access(call: &str, pa: PhysAddr, error: &io::Error) -> Option<Denial> {
     let call = format!("{call}(/dev/mem) at {:#x}: {error}", pa.0);
-    let (check, what, evidence, mend) = match error.raw_os_error() {
-        Some(libc::EPERM) => (
+    let (check, what, evidence, mend) = match error.raw_os_error()? {
+        libc::EPERM => (
             "strict-devmem",
             "the kernel keeps /dev/mem away from RAM",
             match Config::of_this_kernel() {
@@ -113,26 +114,21 @@ pub fn explain_access(call: &str, pa: PhysAddr, error: &io::Error) -> Denial {
             },
             "use a kernel built with CONFIG_STRICT_DEVMEM=n, or the lab: cargo xtask demo",
         ),
-        Some(libc::EFAULT) => (
+        libc::EFAULT => (
             "not-direct-mapped",
             "the kernel's direct map does not hold this page, or it is beyond the end of memory",
             call,
             "no way round it: the page is kept out of the kernel's reach",
         ),
-        _ => (
-            "strict-devmem",
-            "the kernel refused the access",
-            call,
-            "see the error",
-        ),
+        _ => return None,
     };
-    Denial {
+    Some(Denial {
         check,
         what: what.to_owned(),
         evidence,
         mend: mend.to_owned(),
         errno: name(error),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -145,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_refused_read_of_ram_is_strict_devmem() {
-        let denial = explain_access("pread", PhysAddr(0x1000_0000), &errno(libc::EPERM));
+        let denial = explain_access("pread", PhysAddr(0x1000_0000), &errno(libc::EPERM)).unwrap();
         assert_eq!(
             (denial.check, denial.errno),
             ("strict-devmem", Some("EPERM"))
@@ -155,8 +151,18 @@ mod tests {
 
     #[test]
     fn a_page_out_of_the_direct_map_is_told_from_a_refusal() {
-        let denial = explain_access("pread", PhysAddr(0x1000_0000), &errno(libc::EFAULT));
+        let denial = explain_access("pread", PhysAddr(0x1000_0000), &errno(libc::EFAULT)).unwrap();
         assert_eq!(denial.check, "not-direct-mapped");
+    }
+
+    #[test]
+    fn an_error_that_no_check_makes_is_not_called_a_denial() {
+        let short = io::Error::new(io::ErrorKind::WriteZero, "only 3 of 13 bytes were written");
+        assert_eq!(explain_access("pwrite", PhysAddr(0x1000), &short), None);
+        assert_eq!(
+            explain_access("pwrite", PhysAddr(0x1000), &errno(libc::EIO)),
+            None
+        );
     }
 
     #[test]
