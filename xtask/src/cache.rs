@@ -28,9 +28,30 @@ pub(crate) fn root() -> Result<PathBuf> {
     Ok(base.join("v2p"))
 }
 
-/// The folder of entry `name`; where it is not there, or broken, `make` fills a new one.
-pub(crate) fn entry(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    entry_in(&root()?, name, make)
+/// The folder of entry `name`; where it is not there, or broken, `make` fills a new one, for which it
+/// needs `room` MiB of disk.
+pub(crate) fn entry(
+    name: &str,
+    room: u64,
+    make: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let root = root()?;
+    entry_in(&root, name, |folder| {
+        enough_room(&root, name, room)?;
+        make(folder)
+    })
+}
+
+/// Asked before, since apt-get for one hangs on a full disk instead of failing.
+fn enough_room(root: &Path, name: &str, room: u64) -> Result<()> {
+    let disk = rustix::fs::statvfs(root).with_context(|| root.display().to_string())?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize) >> 20;
+    anyhow::ensure!(
+        free >= room,
+        "{name} needs {room} MiB of disk, and {} has {free} MiB left (XDG_CACHE_HOME moves it)",
+        root.display()
+    );
+    Ok(())
 }
 
 fn entry_in(root: &Path, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {

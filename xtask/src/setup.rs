@@ -51,6 +51,10 @@ pub(crate) fn rust_src() -> Result<PathBuf> {
     if present() {
         return Ok(place);
     }
+    if place.symlink_metadata().is_ok_and(|m| m.is_symlink()) {
+        // Ours, from an earlier set-up, to a cache that is gone; rustup would trip over it.
+        fs::remove_file(&place)?;
+    }
     let version = rustc_version()?;
     shell::step(&format!("rust-src {version}: asking rustup"));
     let by_rustup = shell::run(Command::new("rustup").args(["component", "add", "rust-src"]));
@@ -60,10 +64,6 @@ pub(crate) fn rust_src() -> Result<PathBuf> {
     shell::step("rust-src: rustup cannot bring it, asking Debian");
     let unpacked = rust_src_from_debian(&version)?;
     fs::create_dir_all(place.parent().context("sysroot")?)?;
-    if place.symlink_metadata().is_ok() {
-        // Left by an earlier attempt; never a folder that somebody filled.
-        fs::remove_file(&place).or_else(|_| fs::remove_dir(&place))?;
-    }
     symlink(&unpacked, &place).with_context(|| place.display().to_string())?;
     if !present() {
         bail!("Debian's rust-src {version} has no library/core/src/lib.rs");
@@ -74,7 +74,7 @@ pub(crate) fn rust_src() -> Result<PathBuf> {
 /// Debian's package of the compiler's version, unpacked.
 fn rust_src_from_debian(version: &str) -> Result<PathBuf> {
     let name = format!("rust-src-{version}");
-    let entry = cache::entry(&name, |folder| {
+    let entry = cache::entry(&name, 500, |folder| {
         let packages = apt::Packages::open()?;
         let debs = tempfile::tempdir()?;
         let deb = packages.download_version("rust-src", version, debs.path())?;
@@ -90,7 +90,7 @@ pub(crate) fn bpf_linker() -> Result<PathBuf> {
     // A linker for one toolchain's LLVM, found by its path at run time.
     let key = lib.to_string_lossy().replace('/', "-");
     let name = format!("bpf-linker-{BPF_LINKER}-rust-{version}{key}");
-    let entry = cache::entry(&name, |folder| {
+    let entry = cache::entry(&name, 500, |folder| {
         shell::timed(
             &format!("bpf-linker {BPF_LINKER}, built for rustc {version} (once)"),
             || install_bpf_linker(&lib, folder),
@@ -191,8 +191,8 @@ pub(crate) fn packages(wanted: &[(&str, &str)]) -> Result<()> {
                     .env("DEBIAN_FRONTEND", "noninteractive");
                 shell::run(&mut command)
             };
-            apt_get(&["update", "-q"])?;
-            let mut install = vec!["install", "-q", "-y", "--no-install-recommends"];
+            apt_get(&["update", "-qq"])?;
+            let mut install = vec!["install", "-qq", "-y", "--no-install-recommends"];
             install.extend(&missing);
             apt_get(&install)
         },

@@ -10,24 +10,8 @@ use crate::exit::Failure;
 pub enum Capability {
     /// Opens /dev/mem.
     SysRawio = 17,
-    /// Shows PFNs; loads tracing programs on kernels before 5.8.
+    /// Shows PFNs; and stands in for CAP_BPF and CAP_PERFMON (include/linux/capability.h, bpf_capable).
     SysAdmin = 21,
-    /// Tracing programs that read kernel memory; perf events of others.
-    Perfmon = 38,
-    /// Loads programs and maps.
-    Bpf = 39,
-}
-
-impl Capability {
-    /// The kernel's name of it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::SysRawio => "CAP_SYS_RAWIO",
-            Self::SysAdmin => "CAP_SYS_ADMIN",
-            Self::Perfmon => "CAP_PERFMON",
-            Self::Bpf => "CAP_BPF",
-        }
-    }
 }
 
 /// The effective capabilities of this process.
@@ -58,26 +42,14 @@ impl Privileges {
     /// What tracing and translating need, or exit code 3.
     ///
     /// # Errors
-    /// Names the capability that is missing.
+    /// Where CAP_SYS_ADMIN is missing.
     pub fn require_tracing(self) -> Result<()> {
-        for (capability, why) in [
-            (
-                Capability::SysAdmin,
-                "the kernel hides page frame numbers without it",
-            ),
-            (Capability::Bpf, "eBPF programs cannot be loaded without it"),
-            (
-                Capability::Perfmon,
-                "eBPF programs may not read kernel memory without it",
-            ),
-        ] {
-            if !self.has(capability) {
-                let what = format!("{} is missing: {why}", capability.name());
-                return Err(Failure::unsupported(what)
-                    .hint("run it as root: sudo v2p ...")
-                    .into());
-            }
+        if self.has(Capability::SysAdmin) {
+            return Ok(());
         }
-        Ok(())
+        let what = "CAP_SYS_ADMIN is missing: without it the kernel hides page frame numbers and loads no eBPF programs";
+        Err(Failure::unsupported(what)
+            .hint("run it as root: sudo v2p ...")
+            .into())
     }
 }

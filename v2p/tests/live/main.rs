@@ -15,6 +15,7 @@
 mod demo;
 mod harness;
 mod target;
+mod trouble;
 mod walk;
 mod watch;
 
@@ -28,7 +29,12 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // They move pages of the whole machine, and would move each other's.
     arguments.test_threads = Some(1);
-    let trials = [demo::trials(), watch::trials(), walk::trials()];
+    let trials = [
+        demo::trials(),
+        watch::trials(),
+        walk::trials(),
+        trouble::trials(),
+    ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

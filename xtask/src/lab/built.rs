@@ -24,7 +24,7 @@ const TOOLS: [(&str, &str); 9] = [
 /// The built kernel; made once, in some ten minutes.
 pub(super) fn kernel() -> Result<Kernel> {
     let config = root().join("xtask/lab.config");
-    let entry = cache::entry(&format!("built-{SERIES}"), |folder| {
+    let entry = cache::entry(&format!("built-{SERIES}"), 4000, |folder| {
         setup::packages(&TOOLS)?;
         shell::timed(
             &format!("built-{SERIES}: compiling a kernel (once, about ten minutes)"),

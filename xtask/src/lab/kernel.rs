@@ -46,7 +46,9 @@ fn is_series(series: &str) -> bool {
 
 /// Debian's cloud kernel of a series, the newest that there is.
 pub(super) fn stock(series: &str) -> Result<Kernel> {
-    let entry = cache::entry(&format!("stock-{series}"), |folder| fetch(series, folder))?;
+    let entry = cache::entry(&format!("stock-{series}"), 500, |folder| {
+        fetch(series, folder)
+    })?;
     let release = fs::read_to_string(entry.join("release")).context("release")?;
     Ok(Kernel {
         image: entry.join("vmlinuz"),

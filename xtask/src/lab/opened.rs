@@ -20,7 +20,7 @@ const ANSWER_1: [u8; 6] = [0xb8, 1, 0, 0, 0, 0xc3];
 pub(super) fn kernel(series: &str, init: &Path) -> Result<Kernel> {
     let stock = kernel::stock(series)?;
     let name = format!("opened-{series}");
-    let entry = cache::entry(&name, |folder| {
+    let entry = cache::entry(&name, 200, |folder| {
         shell::timed(
             &format!("{name}: opening {} (once)", stock.description),
             || {
