@@ -107,7 +107,12 @@ struct EbpfArgs {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().task) {
+    let cli = Cli::parse();
+    if let Err(e) = shell::catch_interrupts() {
+        eprintln!("xtask: signals: {e}");
+        return ExitCode::from(2);
+    }
+    match run(cli.task) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             eprintln!("xtask: {e:#}");

@@ -1,17 +1,42 @@
 //! Running other programs, and saying what is done.
 
 use std::{
-    io::Write as _,
+    io::{self, Write as _},
     process::{Command, Stdio},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
 use anyhow::{Context as _, Result, bail};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// From now on, SIGINT and SIGTERM are asked for by [`interrupted`], so that what is under way can be undone;
+/// programs that we run get a Ctrl-C too, and end. A second one ends us at once.
+pub(crate) fn catch_interrupts() -> io::Result<()> {
+    let flag = INTERRUPTED.get_or_init(Arc::default);
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(flag))?;
+        signal_hook::flag::register(signal, Arc::clone(flag))?;
+    }
+    Ok(())
+}
+
+/// Whether somebody wants us to stop.
+pub(crate) fn interrupted() -> bool {
+    INTERRUPTED
+        .get()
+        .is_some_and(|flag| flag.load(Ordering::Relaxed))
+}
 
 /// Says a step on stderr.
 pub(crate) fn step(what: &str) {
     // Nobody may be listening.
-    let _ = writeln!(std::io::stderr(), "xtask: {what}");
+    let _ = writeln!(io::stderr(), "xtask: {what}");
 }
 
 /// Says a step, does it, and says how long it took.
@@ -28,7 +53,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     let name = describe(command);
     let status = command
         .stdin(Stdio::null())
-        .stdout(std::io::stderr())
+        .stdout(io::stderr())
         .status()
         .with_context(|| format!("cannot run {name}"))?;
     if !status.success() {

@@ -118,6 +118,31 @@ fn no_guest_is_left_behind_when_we_are_killed() {
 }
 
 #[test]
+fn ctrl_c_ends_the_guest_and_removes_the_run() {
+    let place = tempfile::tempdir().unwrap();
+    let lab = xtask(&["lab", "--", "watch", "--pid", "1"])
+        .env("TMPDIR", place.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("a guest starts", || !guests_of(lab.id()).is_empty());
+    let guest = guests_of(lab.id()).remove(0);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(lab.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = lab.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(
+        errors.ends_with("xtask: interrupted; the guest was stopped\n"),
+        "{errors}"
+    );
+    assert!(!guest.exists());
+    let left: Vec<_> = fs::read_dir(place.path()).unwrap().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn without_qemu_and_apt_it_says_what_to_install() {
     let cargo = PathBuf::from(env!("CARGO"));
     let path = cargo.parent().unwrap();

@@ -1,6 +1,6 @@
 //! What this process may do.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::exit::Failure;
 
@@ -24,11 +24,14 @@ impl Privileges {
     /// Reads them from /proc/self/status.
     ///
     /// # Errors
-    /// Where /proc is not mounted.
+    /// Exit code 3 where /proc is not mounted.
     pub fn read() -> Result<Self> {
         let status = procfs::process::Process::myself()
             .and_then(|p| p.status())
-            .context("/proc/self/status")?;
+            .map_err(|e| {
+                Failure::unsupported(format!("/proc/self/status: {e}"))
+                    .hint("mount -t proc proc /proc")
+            })?;
         Ok(Self {
             effective: status.capeff,
         })

@@ -43,13 +43,10 @@ impl<'a> DemoText<'a> {
     /// # Errors
     /// As [`Self::start`].
     pub fn tracer(&self, tracer: &Tracer) -> Result<()> {
+        let live = tracer.live.len();
         self.say(
             "tracer",
-            &format!(
-                "{} hooks live: {}",
-                tracer.live.len(),
-                tracer.live.join(", ")
-            ),
+            &format!("{live} hooks live, on page faults, migration entries and exit"),
         )?;
         for missing in &tracer.missing {
             self.say("", &format!("missing: {}: {}", missing.hook, missing.why))?;
@@ -114,13 +111,13 @@ impl<'a> DemoText<'a> {
         } = write;
         let pa = pa.map_or_else(|| "?".to_owned(), |pa| pa.to_string());
         match window_ns {
-            Some(ns) => self.say(
-                "write",
-                &format!(
-                    "{len} bytes by pwrite on /dev/mem at {pa}, {:?} after the last look-up began",
-                    Duration::from_nanos(*ns)
-                ),
-            )?,
+            Some(ns) => {
+                let us = Duration::from_nanos(*ns).as_micros();
+                self.say(
+                    "write",
+                    &format!("{len} bytes by pwrite on /dev/mem at {pa}, done {us} us after the last look-up began"),
+                )?;
+            }
             None => self.say("write", "nothing was written")?,
         }
         if let Some(denial) = denied {

@@ -16,6 +16,7 @@ use super::{
     Options, Sink,
     wire::{Frame, Frames},
 };
+use crate::shell;
 
 const CONSOLE: &str = "console";
 const WIRE: &str = "wire";
@@ -59,6 +60,7 @@ pub(super) fn run(
                 "the guest ended before its command did (QEMU: {how}){}",
                 last_lines(&console)
             ),
+            (None, _) if shell::interrupted() => bail!("interrupted; the guest was stopped"),
             (None, _) if Instant::now() > deadline => {
                 let seconds = options.timeout.as_secs();
                 bail!(
