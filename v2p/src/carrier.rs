@@ -12,11 +12,14 @@ use v2p_common::{
 };
 
 use crate::{
-    bpf::{Programs, SharedControl},
+    bpf::{CARRIER, Programs, SharedControl},
     exit::Failure,
     page::OwnPage,
     process::Pagemap,
 };
+
+/// How often a request is made that was not served.
+const ATTEMPTS: usize = 100;
 
 /// The tracepoint that carries us.
 const TRACEPOINT: &str = "mmap_lock_acquire_returned";
@@ -57,7 +60,7 @@ impl Carrier {
     /// # Errors
     /// Exit code 3 where it cannot be attached, or does not fire.
     pub fn new(programs: &mut Programs) -> Result<Self> {
-        programs.attach_tracepoint("carrier", TRACEPOINT)?;
+        programs.attach_tracepoint(CARRIER, TRACEPOINT)?;
         let mut carrier = Self {
             control: programs.control(),
             own_pagemap: Pagemap::of_self()?,
@@ -153,11 +156,20 @@ fn ask(
     request.not_mm.set(not_mm);
     request.argument.set(argument);
     answer.fired.set(0);
-    answer.status.set(status::NONE);
-    request.kind.set(kind);
-    let word = pagemap.word(va);
-    request.kind.set(request::NONE);
-    let Some(word) = word? else { return Ok(None) };
+    // From 7.x on tracepoints are preemptible, and the kernel skips a program that another task has been
+    // preempted in on this CPU: then nothing was served, and asking again is harmless.
+    let mut word = None;
+    for _ in 0..ATTEMPTS {
+        answer.status.set(status::NONE);
+        request.kind.set(kind);
+        let read = pagemap.word(va);
+        request.kind.set(request::NONE);
+        word = read?;
+        if word.is_none() || answer.fired.get() != 0 {
+            break;
+        }
+    }
+    let Some(word) = word else { return Ok(None) };
     ensure!(
         answer.fired.get() != 0,
         Failure::unsupported(format!("{TRACEPOINT} did not fire in our own read of pagemap")).hint(

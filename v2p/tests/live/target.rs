@@ -6,6 +6,8 @@ use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     ptr,
+    sync::mpsc::{Receiver, Sender, channel},
+    thread,
 };
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
@@ -38,6 +40,7 @@ pub(crate) fn run(_kind: &OsStr) {
     }
     .expect("mmap at the targets' address");
     assert_eq!(start as u64, BASE);
+    let (worker, done) = start_worker();
     say("ready");
     for line in io::stdin().lines().map_while(Result::ok) {
         let (command, i) = line.split_once(' ').expect("COMMAND PAGE");
@@ -49,10 +52,40 @@ pub(crate) fn run(_kind: &OsStr) {
             // SAFETY: inside our mapping.
             "write" => unsafe { ptr::write_volatile(place, 1) },
             "place" => place_movable(place),
+            "thread" => in_a_new_thread(place),
+            "worker" => {
+                worker.send(va(i)).expect("the worker lives");
+                done.recv().expect("the worker lives");
+            }
             other => panic!("{other:?}?"),
         }
         say(&pfn(&Pagemap::of_self().unwrap(), i).to_string());
     }
+}
+
+fn write_to(address: u64) {
+    // SAFETY: inside the targets' mapping, which lives as long as the process.
+    unsafe { ptr::write_volatile(address as *mut u8, 1) };
+}
+
+fn in_a_new_thread(place: *mut u8) {
+    let address = place as u64;
+    thread::spawn(move || write_to(address))
+        .join()
+        .expect("a thread writes");
+}
+
+/// A thread that is there before any watch begins: writes to the addresses that it is sent, and says so.
+fn start_worker() -> (Sender<u64>, Receiver<()>) {
+    let (worker, orders) = channel();
+    let (said, done) = channel();
+    thread::spawn(move || {
+        for address in orders {
+            write_to(address);
+            said.send(()).expect("the target lives");
+        }
+    });
+    (worker, done)
 }
 
 /// Puts a page at `place` that compaction will move, by moving its mapping there.

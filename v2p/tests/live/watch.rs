@@ -33,6 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             the_end_of_the_target,
         ),
         trial("a_watch_ends_after_its_time", a_watch_ends),
+        trial("faults_of_every_thread_are_told", every_thread),
         trial("a_range_limits_what_is_told", a_range),
         trial("the_text_is_aligned_and_has_no_colours_in_a_pipe", the_text),
         trial(
@@ -201,6 +202,34 @@ fn a_watch_ends() -> Done {
     let (records, status) = watch(&target, &["--for", "0.2"]).finish();
     assert_eq!(end_of(&records)["why"], "duration");
     assert_eq!(status.code(), Some(0));
+    Done::Passed
+}
+
+fn every_thread() -> Done {
+    let mut target = Target::start();
+    let watching = watch(&target, &["--faults"]);
+    let truth = [
+        target.tell("write", 1),
+        target.tell("worker", 2),
+        target.tell("thread", 3),
+    ];
+    let (records, _) = watching.interrupt();
+    let faults = of_kind(&records, "fault");
+    let seen: Vec<_> = faults
+        .iter()
+        .map(|f| (address(&f["va"]), f["pfn"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(
+        seen,
+        [(va(1), truth[0]), (va(2), truth[1]), (va(3), truth[2])]
+    );
+    let threads: Vec<_> = faults.iter().map(|f| f["tid"].as_u64().unwrap()).collect();
+    assert_eq!(threads[0], u64::from(target.pid()));
+    assert!(
+        threads[1] != threads[0] && threads[2] != threads[0] && threads[1] != threads[2],
+        "{threads:?}"
+    );
+    end_of(&records);
     Done::Passed
 }
 
