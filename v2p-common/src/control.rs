@@ -104,6 +104,9 @@ pub mod request {
     pub const READ_PHYSICAL: u64 = 2;
     /// Put a marker with cookie `argument` into the event ring.
     pub const MARK: u64 = 3;
+    /// Copy the page tables of the blocks from `argument` = va on, one a time that the kernel takes the
+    /// lock: see [`super::Table`].
+    pub const TABLES: u64 = 4;
 }
 
 /// One request of one thread.
@@ -118,6 +121,43 @@ pub struct Request {
     pub not_mm: Word,
     /// The kind's argument.
     pub argument: Word,
+    /// For [`request::TABLES`]: how many blocks.
+    pub blocks: Word,
+    /// For [`request::TABLES`]: where the same system call puts pagemap's words, one a page from `argument` on. The first
+    /// word of each block is [`UNREAD`] before.
+    pub words: Word,
+    /// For [`request::TABLES`]: marks the tables that were copied for this request.
+    pub number: Word,
+}
+
+/// What no word of pagemap is: bits 59 and 60 are never set (fs/proc/task_mmu.c, 6.1 to 7.3).
+pub const UNREAD: u64 = u64::MAX;
+
+/// Address space under one page table: what pagemap's read takes the lock for at a time
+/// (PAGEMAP_WALK_SIZE, fs/proc/task_mmu.c).
+pub const BLOCK_BYTES: u64 = 2 << 20;
+
+/// Pages in a block.
+pub const BLOCK_PAGES: usize = 512;
+
+/// One block's page table, copied whole: a value of the memory-mapped map `TABLES`, by the block's number in
+/// its request.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Table {
+    /// The request that it was copied for, by [`Request::number`].
+    pub number: u64,
+    /// The level of `entry`; 0: the table is in `entries`; [`Self::UNREADABLE`]: a table above could not be read.
+    pub level: u64,
+    /// Where the walk ended above the page table: the entry there.
+    pub entry: u64,
+    /// The entries of the page table, where the walk came to one.
+    pub entries: [u64; BLOCK_PAGES],
+}
+
+impl Table {
+    /// `level` where nothing is known.
+    pub const UNREADABLE: u64 = u64::MAX;
 }
 
 /// How the answer's work ended.
@@ -141,6 +181,8 @@ pub struct Answer {
     pub status: Word,
     /// Kernel address of the `mm_struct` that was served.
     pub mm: Word,
+    /// For [`request::TABLES`]: the block that is next.
+    pub block: Word,
     /// Its `pgd`, a direct-map address.
     pub pgd: Word,
     /// The level (0 is the page table) whose entry ended the walk.

@@ -1,6 +1,7 @@
-//! The only reader of kernel memory.
+//! The only reader of memory that is not the programs' own.
 
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated};
+use v2p_common::control::BLOCK_PAGES;
 
 /// Reads one word at a kernel address; `None` where it is not mapped.
 /// The kernel checks the address itself: a wrong one is refused, never followed.
@@ -8,4 +9,22 @@ use aya_ebpf::helpers::bpf_probe_read_kernel;
 pub(crate) fn word(address: u64) -> Option<u64> {
     // SAFETY: the helper takes any address and answers EFAULT for those it cannot read.
     unsafe { bpf_probe_read_kernel(address as *const u64) }.ok()
+}
+
+/// Copies a page table of 512 entries at a kernel address to `place`. False where it is not mapped.
+///
+/// # Safety
+/// `place` is valid for the write of a page table.
+#[inline(always)]
+pub(crate) unsafe fn table(address: u64, place: *mut [u64; BLOCK_PAGES]) -> bool {
+    let size = size_of::<[u64; BLOCK_PAGES]>() as u32;
+    // SAFETY: the caller vouches for `place`, the helper checks the address.
+    unsafe { generated::bpf_probe_read_kernel(place.cast(), size, address as *const _) == 0 }
+}
+
+/// Reads one word of the running process; `None` where it is not resident.
+#[inline(always)]
+pub(crate) fn user_word(address: u64) -> Option<u64> {
+    // SAFETY: the helper takes any address and answers EFAULT for those it cannot read.
+    unsafe { bpf_probe_read_user(address as *const u64) }.ok()
 }

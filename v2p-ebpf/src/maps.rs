@@ -4,7 +4,10 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, RingBuf},
 };
-use v2p_common::{control::Control, layout::KernelLayout};
+use v2p_common::{
+    control::{Control, Table},
+    layout::KernelLayout,
+};
 
 /// BPF_F_MMAPABLE (include/uapi/linux/bpf.h): user space sees the value in place.
 const MMAPABLE: u32 = 1 << 10;
@@ -15,6 +18,16 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
 #[map]
 static CONTROL: Array<Control> = Array::with_max_entries(1, MMAPABLE);
+
+/// Page tables copied for user space; it asks for as many as it wants.
+#[map]
+static TABLES: Array<Table> = Array::with_max_entries(1, MMAPABLE);
+
+/// The place for block `index` of a request.
+#[inline(always)]
+pub(crate) fn table(index: u64) -> Option<*mut Table> {
+    TABLES.get_ptr_mut(u32::try_from(index).ok()?)
+}
 
 /// Set by user space before the programs are loaded.
 #[unsafe(no_mangle)]

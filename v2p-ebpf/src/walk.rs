@@ -23,6 +23,21 @@ pub(crate) fn pgd_of(mm: u64) -> Option<u64> {
     kread::word(mm + maps::layout().mm_pgd)
 }
 
+/// Walks down to the page table for `va`: its direct-map address, or where the walk ended above it. `None` where a
+/// table could not be read.
+#[inline(always)]
+pub(crate) fn to_page_table(
+    direct_map: &DirectMap,
+    pgd: u64,
+    va: VirtAddr,
+) -> Option<Result<u64, End>> {
+    let mut walk = Walk::new(direct_map, va, |_, _| {});
+    match walk.to_pte(pgd, direct_map.levels.get() == 5) {
+        Continue(table) => Some(Ok(table)),
+        Break(end) => end.map(Err),
+    }
+}
+
 /// Walks from the top table `pgd` down to the entry that maps `va`, and calls `visit` with each
 /// entry on the way. `None` where a table could not be read.
 #[inline(always)]
@@ -32,12 +47,7 @@ pub(crate) fn walk(
     va: VirtAddr,
     visit: impl FnMut(Level, u64),
 ) -> Option<End> {
-    let mut walk = Walk {
-        base: direct_map.base.get(),
-        physical_mask: direct_map.physical_mask.get(),
-        va,
-        visit,
-    };
+    let mut walk = Walk::new(direct_map, va, visit);
     walk.run(pgd, direct_map.levels.get() == 5)
         .break_value()
         .flatten()
@@ -51,10 +61,26 @@ struct Walk<V> {
 }
 
 impl<V: FnMut(Level, u64)> Walk<V> {
+    #[inline(always)]
+    fn new(direct_map: &DirectMap, va: VirtAddr, visit: V) -> Self {
+        Self {
+            base: direct_map.base.get(),
+            physical_mask: direct_map.physical_mask.get(),
+            va,
+            visit,
+        }
+    }
+
     /// Level by level and not in a loop: the verifier must know each level as a constant, to
     /// see that what `visit` does with it stays in bounds.
     #[inline(always)]
     fn run(&mut self, pgd: u64, five_levels: bool) -> ControlFlow<Option<End>, u64> {
+        let pte = self.to_pte(pgd, five_levels)?;
+        self.down(pte, Level::Pte)
+    }
+
+    #[inline(always)]
+    fn to_pte(&mut self, pgd: u64, five_levels: bool) -> ControlFlow<Option<End>, u64> {
         // With four levels the P4D is folded: the top table is indexed as one.
         let p4d = if five_levels {
             self.down(pgd, Level::Pgd)?
@@ -63,8 +89,7 @@ impl<V: FnMut(Level, u64)> Walk<V> {
         };
         let pud = self.down(p4d, Level::P4d)?;
         let pmd = self.down(pud, Level::Pud)?;
-        let pte = self.down(pmd, Level::Pmd)?;
-        self.down(pte, Level::Pte)
+        self.down(pmd, Level::Pmd)
     }
 
     /// Goes on with the next lower table, or breaks with the walk's end.

@@ -20,7 +20,10 @@ use aya::{
 };
 use rustix::mm::{MapFlags, ProtFlags};
 use tokio::io::unix::AsyncFd;
-use v2p_common::{control::Control, layout::KernelLayout};
+use v2p_common::{
+    control::{Control, Table},
+    layout::KernelLayout,
+};
 
 use crate::{exit::Failure, kernel::lockdown::Lockdown, page::PAGE_LEN};
 
@@ -30,6 +33,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../v2p.bpf.o");
 /// The program that serves requests; all others are hooks.
 pub const CARRIER: &str = "carrier";
 
+/// Page tables that one request can have copied: of 512 MiB of address space.
+pub const TABLES: usize = 256;
+
 /// Bytes of the event ring.
 pub const RING_BYTES: u32 = 4 << 20;
 
@@ -38,6 +44,7 @@ pub const RING_BYTES: u32 = 4 << 20;
 pub struct Programs {
     ebpf: Ebpf,
     control: Rc<SharedControl>,
+    tables: Option<SharedTables>,
 }
 
 /// A page-fault program: which faults it is told of.
@@ -74,23 +81,35 @@ impl Programs {
         let mut loader = EbpfLoader::new();
         loader
             .override_global("LAYOUT", layout.as_slice(), true)
-            .map_max_entries("EVENTS", RING_BYTES);
+            .map_max_entries("EVENTS", RING_BYTES)
+            .map_max_entries("TABLES", u32::try_from(TABLES)?);
         let mut ebpf = object(&mut loader)
             .map_err(|e| unsupported("the eBPF maps could not be created", &e))?;
-        let control = match ebpf.take_map("CONTROL") {
+        let mut mapped = |name: &str, len| match ebpf.take_map(name) {
             Some(Map::Array(map)) => {
-                Rc::new(SharedControl::new(map).context("mmap of the control map")?)
+                MappedArray::new(map, len).with_context(|| format!("mmap of the map {name}"))
             }
-            _ => anyhow::bail!("the eBPF object has no CONTROL map"),
+            _ => anyhow::bail!("the eBPF object has no map {name}"),
         };
+        let control = Rc::new(SharedControl(mapped("CONTROL", size_of::<Control>())?));
+        let tables = Some(SharedTables(mapped("TABLES", TABLES * size_of::<Table>())?));
         #[cfg(feature = "ebpf-log")]
         start_log(&mut ebpf)?;
-        Ok(Self { ebpf, control })
+        Ok(Self {
+            ebpf,
+            control,
+            tables,
+        })
     }
 
     /// The block shared with the programs.
     pub fn control(&self) -> Rc<SharedControl> {
         Rc::clone(&self.control)
+    }
+
+    /// The page tables that the carrier copies; taken once, by the one who asks it.
+    pub(crate) fn take_tables(&mut self) -> Result<SharedTables> {
+        self.tables.take().context("the tables are taken already")
     }
 
     /// Loads a raw-tracepoint program and attaches it to the tracepoint of its name.
@@ -290,22 +309,23 @@ impl Ring {
     }
 }
 
-/// The control map's one value, mapped into our memory.
-pub struct SharedControl {
-    place: NonNull<Control>,
+/// The values of a memory-mapped array map, in our own memory.
+struct MappedArray {
+    place: NonNull<u8>,
+    len: usize,
     /// Keeps the map alive.
     _map: MapData,
 }
 
-const CONTROL_LEN: usize = size_of::<Control>().next_multiple_of(PAGE_LEN);
-
-impl SharedControl {
-    fn new(map: MapData) -> Result<Self> {
+impl MappedArray {
+    /// `len`: bytes of all values.
+    fn new(map: MapData, len: usize) -> Result<Self> {
+        let len = len.next_multiple_of(PAGE_LEN);
         // SAFETY: a new mapping touches nothing that exists.
         let place = unsafe {
             rustix::mm::mmap(
                 std::ptr::null_mut(),
-                CONTROL_LEN,
+                len,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::SHARED,
                 map.fd().as_fd(),
@@ -313,22 +333,42 @@ impl SharedControl {
             )
         }?;
         let place = NonNull::new(place.cast()).context("mmap gave address 0")?;
-        Ok(Self { place, _map: map })
+        Ok(Self {
+            place,
+            len,
+            _map: map,
+        })
     }
 }
+
+impl Drop for MappedArray {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; no reference into it outlives self.
+        let _ = unsafe { rustix::mm::munmap(self.place.as_ptr().cast(), self.len) };
+    }
+}
+
+/// The block shared with the programs.
+pub struct SharedControl(MappedArray);
 
 impl Deref for SharedControl {
     type Target = Control;
 
     fn deref(&self) -> &Control {
-        // SAFETY: mapped until drop; every field is a `Word`, which others may write at any time.
-        unsafe { self.place.as_ref() }
+        // SAFETY: mapped until drop, and as long as a Control; every field is a `Word`, which others may
+        // write at any time.
+        unsafe { self.0.place.cast().as_ref() }
     }
 }
 
-impl Drop for SharedControl {
-    fn drop(&mut self) {
-        // SAFETY: our own mapping; no reference into it outlives self.
-        let _ = unsafe { rustix::mm::munmap(self.place.as_ptr().cast(), CONTROL_LEN) };
+/// Page tables that the carrier copied.
+pub struct SharedTables(MappedArray);
+
+impl SharedTables {
+    /// The table of block `index` of the last request; `None` beyond [`TABLES`]. Not to be read while a request is
+    /// under way.
+    pub fn get(&self, index: usize) -> Option<&Table> {
+        // SAFETY: `index` is inside the mapping. The program writes only inside a system call of this thread.
+        (index < TABLES).then(|| unsafe { self.0.place.cast::<Table>().add(index).as_ref() })
     }
 }

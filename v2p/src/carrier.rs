@@ -6,13 +6,13 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 use v2p_common::{
     Pfn, PhysAddr, VirtAddr,
-    control::{Control, PHYSICAL_BYTES, request, status},
+    control::{BLOCK_PAGES, Control, PHYSICAL_BYTES, Table, UNREAD, request, status},
     pagemap::PagemapWord,
     pte::{Entry, Level, WalkEnd},
 };
 
 use crate::{
-    bpf::{CARRIER, Programs, SharedControl},
+    bpf::{CARRIER, Programs, SharedControl, SharedTables, TABLES},
     exit::Failure,
     page::OwnPage,
     process::Pagemap,
@@ -32,6 +32,8 @@ pub struct Carrier {
     anchor: OwnPage,
     own_mm: u64,
     cookie: u64,
+    tables: SharedTables,
+    request: u64,
 }
 
 /// A walk of the page tables of one process for one address.
@@ -67,6 +69,8 @@ impl Carrier {
             anchor: OwnPage::new()?,
             own_mm: 0,
             cookie: 0,
+            tables: programs.take_tables()?,
+            request: 0,
         };
         carrier.own_mm = carrier.walk_own(carrier.anchor.va())?.mm;
         Ok(carrier)
@@ -126,6 +130,55 @@ impl Carrier {
         Ok(self.cookie)
     }
 
+    /// Both routes for many pages, in one system call: fills `words` with pagemap's words of the pages from `start`
+    /// on, and copies the page tables of the first `blocks` blocks (2 MiB of address space each, the first
+    /// being the one that holds `start`), at most [`TABLES`]; [`Self::table`] has them. Gives the number of words read;
+    /// 0: the address space is gone.
+    ///
+    /// With fewer words than blocks have pages the kernel comes by fewer blocks: one word is enough for one block.
+    ///
+    /// # Errors
+    /// Where pagemap cannot be read.
+    pub fn tables(
+        &mut self,
+        pagemap: &Pagemap,
+        start: VirtAddr,
+        blocks: usize,
+        words: &mut [u64],
+    ) -> Result<usize> {
+        let before = usize::try_from(start.page_number()).map_or(0, |n| n % BLOCK_PAGES);
+        // The program sees by these how far the kernel has come; the others need no mark.
+        for block in 0..blocks {
+            if let Some(word) = words.get_mut((block * BLOCK_PAGES).saturating_sub(before)) {
+                *word = UNREAD;
+            }
+        }
+        self.request += 1;
+        let Control {
+            request, answer, ..
+        } = &**self.control;
+        request.blocks.set(blocks.min(TABLES) as u64);
+        request.words.set(words.as_ptr() as u64);
+        request.number.set(self.request);
+        request
+            .not_mm
+            .set(if pagemap.is_own() { 0 } else { self.own_mm });
+        request.argument.set(start.page().0);
+        request.tid.set(own_tid());
+        answer.block.set(0);
+        request.kind.set(request::TABLES);
+        let read = pagemap.read_words(start, words);
+        request.kind.set(request::NONE);
+        read
+    }
+
+    /// The page table of block `index` of the last [`Self::tables`]; `None`: the kernel did not come by it.
+    pub fn table(&self, index: usize) -> Option<&Table> {
+        self.tables
+            .get(index)
+            .filter(|table| table.number == self.request)
+    }
+
     fn ask_ourselves(&self, kind: u64, argument: u64) -> Result<()> {
         ask(
             &self.control,
@@ -137,6 +190,16 @@ impl Carrier {
         )?;
         Ok(())
     }
+}
+
+/// This thread, as the carrier knows it.
+fn own_tid() -> u64 {
+    u64::from(
+        rustix::thread::gettid()
+            .as_raw_nonzero()
+            .get()
+            .unsigned_abs(),
+    )
 }
 
 /// One request, one pread of one word; `None`: the address space is gone.
@@ -151,8 +214,7 @@ fn ask(
     let Control {
         request, answer, ..
     } = control;
-    let tid = rustix::thread::gettid().as_raw_nonzero().get();
-    request.tid.set(u64::from(tid.unsigned_abs()));
+    request.tid.set(own_tid());
     request.not_mm.set(not_mm);
     request.argument.set(argument);
     answer.fired.set(0);

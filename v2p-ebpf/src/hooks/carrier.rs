@@ -11,8 +11,8 @@ use aya_ebpf::{
     macros::raw_tracepoint, programs::RawTracePointContext,
 };
 use v2p_common::{
-    VirtAddr,
-    control::{Control, request, status},
+    PAGE_SHIFT, VirtAddr,
+    control::{BLOCK_BYTES, BLOCK_PAGES, Control, Table, UNREAD, request, status},
     event::{Marker, kind},
 };
 
@@ -64,6 +64,7 @@ fn serve(control: &Control, ctx: &RawTracePointContext) {
     let done = match kind {
         request::WALK => walk_into(control, mm, argument),
         request::READ_PHYSICAL => read_into(control, direct_map.base.get() + argument),
+        request::TABLES => copy_tables(control, mm),
         request::MARK => {
             // Once, however often the lock is taken.
             if answer.fired.get() == 0 {
@@ -104,6 +105,49 @@ fn walk_into(control: &Control, mm: u64, va: u64) -> Option<()> {
         }
     })?;
     answer.end_level.set(end.level as u64);
+    Some(())
+}
+
+/// Copies the page table of the next block.
+///
+/// pread of pagemap takes the lock once a block, and once more at the start from 6.12 on, or oftener (7.3: seen
+/// twice a block). So the block is not told by a count, but by what the kernel has put into the caller's buffer: where the
+/// current block has arrived, the next one is under way.
+#[inline(always)]
+fn copy_tables(control: &Control, mm: u64) -> Option<()> {
+    let Control {
+        direct_map,
+        request,
+        answer,
+        ..
+    } = control;
+    let start = request.argument.get();
+    // The first block may start in its middle; the others are whole.
+    let before = (start >> PAGE_SHIFT) & (BLOCK_PAGES as u64 - 1);
+    let mut block = answer.block.get();
+    let first_word = |block: u64| (block * BLOCK_PAGES as u64).saturating_sub(before);
+    if kread::user_word(request.words.get() + 8 * first_word(block))? != UNREAD {
+        block += 1;
+        answer.block.set(block);
+    }
+    if block >= request.blocks.get() {
+        return Some(());
+    }
+    let pgd = walk::pgd_of(mm)?;
+    let va = VirtAddr((start & !(BLOCK_BYTES - 1)) + block * BLOCK_BYTES);
+    let place = maps::table(block)?;
+    let (level, entry) = match walk::to_page_table(direct_map, pgd, va) {
+        // SAFETY: `place` is a whole value of the map.
+        Some(Ok(table)) if unsafe { kread::table(table, &raw mut (*place).entries) } => (0, 0),
+        Some(Err(end)) => (end.level as u64, end.entry),
+        _ => (Table::UNREADABLE, 0),
+    };
+    // SAFETY: as above; user space looks only after this program has ended.
+    unsafe {
+        (*place).level = level;
+        (*place).entry = entry;
+        (*place).number = request.number.get();
+    }
     Some(())
 }
 

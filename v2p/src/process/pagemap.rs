@@ -72,6 +72,23 @@ impl Pagemap {
         Ok((n == bytes.len()).then(|| PagemapWord(u64::from_ne_bytes(bytes))))
     }
 
+    /// Reads the words of the pages from `start` on into `words`, by one pread; gives how many came, which
+    /// is 0 where the address space is gone.
+    ///
+    /// # Errors
+    /// Those of the read.
+    pub fn read_words(&self, start: VirtAddr, words: &mut [u64]) -> Result<usize> {
+        // SAFETY: any bytes are words, and u64 has no padding; the slice covers the words exactly.
+        let bytes = unsafe {
+            std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), size_of_val(words))
+        };
+        let n = self
+            .file
+            .read_at(bytes, start.page_number() * 8)
+            .with_context(|| self.path.clone())?;
+        Ok(n / 8)
+    }
+
     /// Hands the word of every page from `start` up to `end` to `each`, in order, reading in bulk.
     /// False: the address space ended before all was read.
     ///

@@ -7,7 +7,11 @@ use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anony
 use v2p::{
     bpf::Programs,
     carrier::Carrier,
-    common::VirtAddr,
+    common::{
+        VirtAddr,
+        pagemap::PagemapWord,
+        pte::{Entry, EntryState, Level},
+    },
     kernel::{self, direct_map::DirectMap},
     process::Pagemap,
     translate::{Agreement, Both},
@@ -24,6 +28,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial(
             "both_routes_agree_on_pages_of_another_process",
             another_process,
+        ),
+        trial(
+            "whole_page_tables_equal_pagemap_for_every_page",
+            whole_page_tables,
         ),
         trial("the_direct_map_is_where_kcore_says", the_direct_map),
         trial("the_walk_has_as_many_levels_as_the_cpu_is_in", the_levels),
@@ -161,6 +169,47 @@ fn another_process() -> Done {
             .unwrap()
             .is_none()
     );
+    Done::Passed
+}
+
+/// 64 MiB from the middle of a block on, every third page written, read by one system call.
+fn whole_page_tables() -> Done {
+    let mut world = world_or_skip!();
+    let len = 64 << 20;
+    let area = map(len + 2 * HUGE, MapFlags::PRIVATE).unwrap();
+    // SAFETY: advice on our own mapping; an error leaves huge pages, and the test as good.
+    let _ = unsafe { madvise(area.cast(), len + 2 * HUGE, Advice::LinuxNoHugepage) };
+    let start = (area as usize).next_multiple_of(HUGE) + 100 * PAGE;
+    for offset in (0..len).step_by(3 * PAGE) {
+        touch((start + offset) as *mut u8);
+    }
+    let pages = len / PAGE;
+    let blocks = (100 + pages).div_ceil(512);
+    let mut words = vec![0u64; pages];
+    let pagemap = Pagemap::of_self().unwrap();
+    let carrier = &mut world.carrier;
+    let n = carrier
+        .tables(&pagemap, VirtAddr(start as u64), blocks, &mut words)
+        .unwrap();
+    assert_eq!(n, pages);
+    for (i, word) in words.iter().enumerate() {
+        let (block, index) = ((100 + i) / 512, (100 + i) % 512);
+        let table = carrier
+            .table(block)
+            .unwrap_or_else(|| panic!("block {block} of {blocks} was not copied"));
+        // A block's table may not be there where nothing was touched.
+        let pte = if table.level == 0 {
+            table.entries[index]
+        } else {
+            0
+        };
+        let walked = match Entry(pte).state(Level::Pte, (1 << 52) - 1) {
+            EntryState::Leaf(pfn) => Some(pfn),
+            _ => None,
+        };
+        assert_eq!(PagemapWord(*word).pfn(), walked, "page {i}");
+        assert_eq!(walked.is_some(), i % 3 == 0, "page {i}");
+    }
     Done::Passed
 }
 
