@@ -80,7 +80,7 @@ impl Paging {
     /// Bits of a PFN in a swap-form entry: SWP_PFN_BITS of include/linux/swapops.h, which is
     /// MAX_PHYSMEM_BITS - PAGE_SHIFT, and MAX_PHYSMEM_BITS is 52 with five levels and 46 with four
     /// (arch/x86/include/asm/sparsemem.h, 6.1 to 7.3). Young and dirty stand right above.
-    const fn migration_pfn_mask(self) -> u64 {
+    pub const fn migration_pfn_mask(self) -> u64 {
         let physmem_bits = if self.levels == 5 { 52 } else { 46 };
         (1 << (physmem_bits - PAGE_SHIFT)) - 1
     }

@@ -4,6 +4,8 @@ use std::{num::NonZeroU64, time::Duration};
 
 use clap::{Args, ColorChoice, Parser, Subcommand};
 
+use crate::{process::maps::Asked, translate::Route};
+
 /// Where in RAM is this address, is it still there, who moved it, and why can't I write to it?
 #[derive(Parser, Debug)]
 #[command(
@@ -38,6 +40,8 @@ pub enum Command {
     Demo(Demo),
     /// Print faults and migrations of a process as they happen, with page frame numbers
     Watch(Watch),
+    /// Print where the pages of a process are, by pagemap and by a walk of its page tables
+    Translate(Translate),
 }
 
 /// Arguments of `v2p demo`.
@@ -80,6 +84,35 @@ pub struct Watch {
     pub faults: bool,
 }
 
+/// Arguments of `v2p translate`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  sudo v2p translate --pid 1234
+  sudo v2p translate --pid self [stack]
+  sudo v2p translate --pid 1234 0x7f0000000000+2M libc.so.6 --json
+  sudo v2p translate --pid 1234 0x7f0000001234 --levels")]
+pub struct Translate {
+    /// The process: a number, or `self` for v2p itself
+    #[arg(long, value_name = "PID", value_parser = pid)]
+    pub pid: u32,
+
+    /// What to translate: ADDR, ADDR+LEN, ADDR..END, or the name of a mapping; none: everything
+    #[arg(value_name = "RANGE", value_parser = asked)]
+    pub asked: Vec<Asked>,
+
+    /// Which way from an address to its frame
+    #[arg(long, default_value = "auto")]
+    pub route: Route,
+
+    /// One line a page, not one a run
+    #[arg(long)]
+    pub each: bool,
+
+    /// The walk of one address, level by level
+    #[arg(long, conflicts_with = "each")]
+    pub levels: bool,
+}
+
 /// A range of virtual addresses, end excluded, in whole pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Range {
@@ -94,6 +127,30 @@ const PAGE: u64 = v2p_common::PAGE_SIZE;
 /// End of user addresses with five levels of page tables (Documentation/arch/x86/x86_64/mm.rst); what is above it, also
 /// `[vsyscall]`, is the kernel's.
 pub const USER_END: u64 = 1 << 56;
+
+fn pid(s: &str) -> Result<u32, String> {
+    match s {
+        "self" => Ok(std::process::id()),
+        _ => s
+            .parse()
+            .map_err(|_| "neither a number nor `self`".to_owned()),
+    }
+}
+
+/// What starts as a number is a range, all else the name of a mapping.
+fn asked(s: &str) -> Result<Asked, String> {
+    let is_name = |s: &str| {
+        s.starts_with(['[', '/'])
+            || s.contains(|c: char| !"0123456789abcdefABCDEFxKMG+.".contains(c))
+    };
+    if s.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    if !s.starts_with(|c: char| c.is_ascii_digit()) && is_name(s) {
+        return Ok(Asked::Name(s.to_owned()));
+    }
+    range(s).map(Asked::Range)
+}
 
 fn seconds(s: &str) -> Result<Duration, String> {
     let seconds: f64 = s
@@ -184,6 +241,18 @@ mod tests {
         );
         assert_eq!(range("0x1000..0x3000"), r(0x1000, 0x3000));
         assert_eq!(range("0x1000+0x10"), r(0x1000, 0x2000));
+    }
+
+    #[test]
+    fn names_are_told_from_ranges() {
+        let name = |s: &str| Ok(Asked::Name(s.to_owned()));
+        for s in ["[heap]", "libc.so.6", "/usr/bin/a b", "my file (deleted)"] {
+            assert_eq!(asked(s), name(s), "{s}");
+        }
+        assert!(matches!(asked("7f00+4K"), Ok(Asked::Range(_))));
+        assert!(matches!(asked("cafe000"), Ok(Asked::Range(_))));
+        assert!(asked("0x12zz").is_err());
+        assert!(asked("").is_err());
     }
 
     #[test]

@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 use v2p_common::{
     PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn, VirtAddr,
     event::{self, Event},
-    pagemap::{PagemapState, PagemapWord},
+    pagemap::PagemapWord,
     pte::{Entry, EntryState, Level, Paging},
 };
 
-use crate::record::{By, Cause, Hex, Move, PageState, Proof, SwapPlace};
+use crate::{
+    record::{By, Cause, Hex, Move, PageState, Proof},
+    translate::page::Decoder,
+};
 
 /// What lies behind the pages of one address space. Pages that are not in it are absent.
 pub struct Ledger {
@@ -18,7 +21,7 @@ pub struct Ledger {
     /// Old frames of pages that have a migration entry now, by page number.
     in_transit: BTreeMap<u64, Pfn>,
     seedings: Vec<Seeding>,
-    zero_pfn: Option<Pfn>,
+    decoder: Decoder,
     paging: Paging,
 }
 
@@ -64,14 +67,17 @@ impl Ledger {
             pages: BTreeMap::new(),
             in_transit: BTreeMap::new(),
             seedings: Vec::new(),
-            zero_pfn,
+            decoder: Decoder {
+                paging: Some(paging),
+                zero_pfn,
+            },
             paging,
         }
     }
 
     /// Enters what pagemap says of a page, without making a move of it.
     pub fn seed(&mut self, va: VirtAddr, word: PagemapWord) {
-        self.put(va.page_number(), self.state_of_word(word));
+        self.put(va.page_number(), self.decoder.word(word));
     }
 
     /// Enters that the pages `first..end`, by number, were seeded by a reading that began at `began_ns`:
@@ -116,47 +122,18 @@ impl Ledger {
         }
     }
 
-    fn present(&self, pfn: Pfn) -> PageState {
-        if self.zero_pfn == Some(pfn) {
-            PageState::Zero
-        } else {
-            PageState::Present { pfn }
-        }
-    }
-
-    /// A pagemap word as a state.
-    pub fn state_of_word(&self, word: PagemapWord) -> PageState {
-        match word.state() {
-            PagemapState::Present(pfn) => self.present(pfn),
-            PagemapState::Hidden => PageState::Hidden,
-            PagemapState::Absent => PageState::Absent,
-            PagemapState::Guard => PageState::Guard,
-            PagemapState::SwapEntry { kind, offset } => PageState::Swapped {
-                swap: SwapPlace {
-                    device: kind,
-                    offset,
-                },
-            },
-        }
-    }
-
     /// The state that an entry gives to each page under it, from the first; `None`: a lower table.
     fn states_of_entry(&self, level: Level, entry: Entry) -> Option<(u64, PageState)> {
-        let pages = level.page_size().map_or(1, PageSize::pages);
-        Some(match entry.state(level, self.paging.physical_mask) {
-            EntryState::Leaf(pfn) => (pages, self.present(pfn)),
-            EntryState::Empty => (1, PageState::Absent),
-            EntryState::SwapEntry { kind, offset } => (
-                pages,
-                PageState::Swapped {
-                    swap: SwapPlace {
-                        device: kind,
-                        offset,
-                    },
-                },
-            ),
-            EntryState::Table(_) => return None,
-        })
+        let state = entry.state(level, self.paging.physical_mask);
+        if matches!(state, EntryState::Table(_)) {
+            return None;
+        }
+        let pages = match state {
+            EntryState::Empty => 1,
+            _ => level.page_size().map_or(1, PageSize::pages),
+        };
+        // Address 0 stands for the first page of any leaf.
+        Some((pages, self.decoder.entry(level, entry, VirtAddr(0)).0))
     }
 
     /// Takes one event; gives the moves that it shows.
@@ -231,8 +208,7 @@ impl Ledger {
         for i in 0..pages {
             // The event knows the old frame better than we do.
             if let Some(old) = self.in_transit.remove(&(first + i)) {
-                let old = self.present(old);
-                self.put(first + i, old);
+                self.put(first + i, PageState::Present { pfn: old });
             }
         }
         self.change_run(first, pages, state, &Change::of(&m.header), |_, _| {
@@ -257,7 +233,7 @@ impl Ledger {
         let mut moves = Vec::new();
         let now = reading
             .iter()
-            .map(|(page, word)| (*page, self.state_of_word(*word)));
+            .map(|(page, word)| (*page, self.decoder.word(*word)));
         let now: Vec<_> = now
             .chain(gone.into_iter().map(|page| (page, PageState::Absent)))
             .collect();
@@ -281,7 +257,7 @@ impl Ledger {
     ) -> Vec<Move> {
         let mut moves = Vec::new();
         for i in 0..pages {
-            let (page, to) = (first + i, advance(state, i));
+            let (page, to) = (first + i, state.advanced(i));
             let from = self.get(page);
             if from == to {
                 continue;
@@ -305,28 +281,12 @@ impl Ledger {
     }
 }
 
-/// The state of the page `i` pages further on in one contiguous piece.
-const fn advance(state: PageState, i: u64) -> PageState {
-    match state {
-        PageState::Present { pfn: Pfn(pfn) } => PageState::Present { pfn: Pfn(pfn + i) },
-        PageState::Swapped {
-            swap: SwapPlace { device, offset },
-        } => PageState::Swapped {
-            swap: SwapPlace {
-                device,
-                offset: offset + i,
-            },
-        },
-        other => other,
-    }
-}
-
 /// Appends `next`, or makes the last move longer where `next` continues it in every respect.
 fn join(moves: &mut Vec<Move>, next: Move) {
     if let Some(last) = moves.last_mut() {
         let follows = next.va.0 == last.va.0 + last.pages * PAGE_SIZE
-            && next.from == advance(last.from, last.pages)
-            && next.to == advance(last.to, last.pages)
+            && next.from == last.from.advanced(last.pages)
+            && next.to == last.to.advanced(last.pages)
             && next.cause == last.cause
             && next.seq == last.seq;
         if follows {

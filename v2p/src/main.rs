@@ -20,6 +20,7 @@ fn main() -> ExitCode {
             match &cli.command {
                 Command::Demo(args) => commands::demo::run(args, &mut output).await,
                 Command::Watch(args) => commands::watch::run(args, &mut output).await,
+                Command::Translate(args) => commands::translate::run(args, &mut output),
             }
         })
     });

@@ -4,7 +4,9 @@ use std::ptr;
 
 use anyhow::{Context as _, Result};
 use rustix::mm::{MapFlags, ProtFlags};
-use v2p_common::{PAGE_SHIFT, VirtAddr, control::PHYSICAL_BYTES};
+use v2p_common::{PAGE_SHIFT, Pfn, VirtAddr, control::PHYSICAL_BYTES, pagemap::PagemapWord};
+
+use crate::process::Pagemap;
 
 /// Bytes in a page, as a length in memory.
 pub const PAGE_LEN: usize = 1 << PAGE_SHIFT;
@@ -111,6 +113,30 @@ impl Drop for OwnPage {
         // SAFETY: our own mapping, to which no reference is left. A failure leaves it mapped.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), PAGE_LEN) };
     }
+}
+
+/// The frame of the shared zero page: what a read of an untouched anonymous page maps. `None` where we may not
+/// see it.
+///
+/// # Errors
+/// Where a page cannot be mapped, or our own pagemap not be read.
+pub fn zero_pfn() -> Result<Option<Pfn>> {
+    // SAFETY: a new anonymous mapping touches nothing that exists.
+    let start = unsafe {
+        rustix::mm::mmap_anonymous(
+            ptr::null_mut(),
+            PAGE_LEN,
+            ProtFlags::READ,
+            MapFlags::PRIVATE,
+        )
+    }
+    .context("mmap of a page")?;
+    // SAFETY: mapped and readable. Volatile: the read itself is what is wanted.
+    let _ = unsafe { start.cast::<u8>().read_volatile() };
+    let word = Pagemap::of_self()?.word(VirtAddr(start as u64))?;
+    // SAFETY: our own mapping, to which nothing refers.
+    let _ = unsafe { rustix::mm::munmap(start, PAGE_LEN) };
+    Ok(word.and_then(PagemapWord::pfn))
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@
 use serde::{Serialize, Serializer};
 use v2p_common::Pfn;
 
-use crate::doctor::Denial;
+use crate::{
+    doctor::Denial,
+    translate::{self, Totals},
+};
 
 /// A number that is shown as hex with `0x`: an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
@@ -12,7 +15,7 @@ pub struct Hex(pub u64);
 
 impl std::fmt::Display for Hex {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:#x}", self.0)
+        f.pad(&format!("{:#x}", self.0))
     }
 }
 
@@ -40,15 +43,50 @@ pub enum PageState {
     Zero,
     /// On a swap device, or another entry in swap form: type and offset are the kernel's.
     Swapped {
-        /// Where.
-        swap: SwapPlace,
+        /// Where; null where the kernel withholds it.
+        swap: Option<SwapPlace>,
     },
+    /// Being moved at this moment.
+    Migrating {
+        /// The frame that it leaves.
+        #[serde(serialize_with = "pfn_number")]
+        pfn: Pfn,
+    },
+    /// Memory of a device, or mapped by the kernel itself: no page behind it.
+    Device {
+        /// The frame number of its physical address.
+        #[serde(serialize_with = "pfn_number")]
+        pfn: Pfn,
+    },
+    /// Poisoned: touching it is a SIGBUS.
+    Poisoned,
     /// A guard region.
     Guard,
     /// Present, but the kernel withholds the frame.
     Hidden,
     /// Nothing.
     Absent,
+}
+
+impl PageState {
+    /// The state of the page `i` pages further on in one contiguous piece.
+    #[must_use]
+    pub const fn advanced(self, i: u64) -> Self {
+        match self {
+            Self::Present { pfn: Pfn(pfn) } => Self::Present { pfn: Pfn(pfn + i) },
+            Self::Migrating { pfn: Pfn(pfn) } => Self::Migrating { pfn: Pfn(pfn + i) },
+            Self::Device { pfn: Pfn(pfn) } => Self::Device { pfn: Pfn(pfn + i) },
+            Self::Swapped {
+                swap: Some(SwapPlace { device, offset }),
+            } => Self::Swapped {
+                swap: Some(SwapPlace {
+                    device,
+                    offset: offset + i,
+                }),
+            },
+            other => other,
+        }
+    }
 }
 
 /// A swap entry.
@@ -232,6 +270,55 @@ pub enum Record {
         /// Exit status of a command that was started; else null.
         status: Option<i32>,
     },
+    /// Pages that lie together in both address spaces, alike in everything shown.
+    Run {
+        /// The first page's address.
+        va: Hex,
+        /// Base pages.
+        pages: u64,
+        /// What lies behind the first.
+        #[serde(flatten)]
+        state: PageState,
+        /// Its physical address.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pa: Option<Hex>,
+        /// Bytes that the page-table leaf maps; null where the route does not tell.
+        page_size: Option<u64>,
+        /// Flags of pagemap's word and of the frame.
+        flags: Vec<&'static str>,
+        /// The NUMA node, where there are several.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        node: Option<u32>,
+        /// The mapping's name, as /proc/PID/maps has it.
+        mapping: String,
+        /// What the routes say together.
+        verdict: translate::Verdict,
+    },
+    /// One level of a walk.
+    Level {
+        /// `pgd`, `p4d`, `pud`, `pmd` or `pte`.
+        level: &'static str,
+        /// The index into the table.
+        index: u64,
+        /// The entry.
+        entry: Hex,
+        /// Where it leads; null: nowhere.
+        pa: Option<Hex>,
+        /// Its flags.
+        flags: Vec<&'static str>,
+    },
+    /// The translation is done.
+    #[serde(rename = "end")]
+    Translated {
+        /// `pagemap`, `walk` or `both`.
+        route: &'static str,
+        /// Why `auto` did not take both.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+        /// Pages of each kind.
+        #[serde(flatten)]
+        totals: Totals,
+    },
     /// The demo's result.
     Demo {
         /// The page.
@@ -264,10 +351,10 @@ mod tests {
             pages: 1,
             from: PageState::Present { pfn: Pfn(1) },
             to: PageState::Swapped {
-                swap: SwapPlace {
+                swap: Some(SwapPlace {
                     device: 0,
                     offset: 9,
-                },
+                }),
             },
             cause: Cause::FirstTouch,
             reason: None,

@@ -10,7 +10,7 @@ use tokio::{
     time::Instant,
 };
 use v2p_common::{
-    PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr,
+    PAGE_SHIFT, PAGE_SIZE, VirtAddr,
     event::{Event, Fault},
     pagemap::{PagemapState, PagemapWord},
     pte::{Entry, Level, Paging, WalkEnd},
@@ -23,6 +23,7 @@ use crate::{
     guard::now_ns,
     kernel,
     ledger::Ledger,
+    page,
     process::{Pagemap, Process},
     record::{Hex, Proof, Record},
     render::Output,
@@ -151,7 +152,7 @@ impl Session<'_> {
 
     /// The ledger as it is at the start. The hooks are live: what happens during the reading is in the ring too.
     fn seeded_ledger(&self) -> Result<Ledger> {
-        let mut ledger = Ledger::new(zero_pfn()?, self.paging);
+        let mut ledger = Ledger::new(page::zero_pfn()?, self.paging);
         for part in self.readings()?.unwrap_or_default() {
             ledger.seeded(part.first, part.end, part.began_ns);
             for (page, word) in part.words {
@@ -335,29 +336,6 @@ struct Reading {
     began_ns: u64,
     /// The words of pages that are not absent, by page number.
     words: BTreeMap<u64, PagemapWord>,
-}
-
-/// The frame of the shared zero page: what a read of an untouched anonymous page maps. `None` where we may not
-/// see it.
-fn zero_pfn() -> Result<Option<Pfn>> {
-    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
-    let len = usize::try_from(PAGE_SIZE)?;
-    // SAFETY: a new anonymous mapping touches nothing that exists.
-    let start = unsafe {
-        mmap_anonymous(
-            std::ptr::null_mut(),
-            len,
-            ProtFlags::READ,
-            MapFlags::PRIVATE,
-        )
-    }
-    .context("mmap of a page")?;
-    // SAFETY: mapped and readable. Volatile: the read itself is what is wanted.
-    let _ = unsafe { start.cast::<u8>().read_volatile() };
-    let word = Pagemap::of_self()?.word(VirtAddr(start as u64))?;
-    // SAFETY: our own mapping, to which nothing refers.
-    let _ = unsafe { munmap(start, len) };
-    Ok(word.and_then(PagemapWord::pfn))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 //! One file a subcommand, each to be read like a table of contents.
 
 pub mod demo;
+pub mod translate;
 pub mod watch;

@@ -11,7 +11,9 @@ use v2p_common::Pfn;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FrameFlags(pub u64);
 
-/// The flags that v2p asks about, with their bits and the kernel's names.
+/// The flags that v2p asks about and shows, with their bits and the kernel's names. Those that differ between the pages of
+/// one folio (compound_head, compound_tail) or from moment to moment (referenced, dirty, active, ...) are left out: they would
+/// cut every run.
 macro_rules! flags {
     ($($name:ident = $bit:literal $text:literal),* $(,)?) => {
         impl FrameFlags {
@@ -29,8 +31,7 @@ macro_rules! flags {
 }
 flags! {
     LRU = 5 "lru", SLAB = 7 "slab", BUDDY = 10 "buddy", MMAP = 11 "mmap", ANON = 12 "anon",
-    SWAPCACHE = 13 "swapcache", SWAPBACKED = 14 "swapbacked", COMPOUND_HEAD = 15 "compound_head",
-    COMPOUND_TAIL = 16 "compound_tail", HUGE = 17 "huge", UNEVICTABLE = 18 "unevictable",
+    SWAPCACHE = 13 "swapcache", SWAPBACKED = 14 "swapbacked",     HUGE = 17 "huge", UNEVICTABLE = 18 "unevictable",
     HWPOISON = 19 "hwpoison", NOPAGE = 20 "nopage", KSM = 21 "ksm", THP = 22 "thp",
     OFFLINE = 23 "offline", ZERO_PAGE = 24 "zero_page", PGTABLE = 26 "pgtable",
     RESERVED = 32 "reserved", MLOCKED = 33 "mlocked",
@@ -57,6 +58,62 @@ pub fn frame_flags(pfn: Pfn) -> Result<FrameFlags> {
 /// As [`frame_flags`].
 pub fn frame_mapcount(pfn: Pfn) -> Result<u64> {
     word_of("/proc/kpagecount", pfn)
+}
+
+/// /proc/kpageflags, for many frames.
+pub struct FlagsFile {
+    file: File,
+    buffer: Vec<u8>,
+}
+
+/// Frames nearer than this are read as one: the words between cost less than another system call.
+const NEAR: u64 = 128;
+/// Frames in one read.
+const CHUNK: u64 = 4096;
+
+impl FlagsFile {
+    /// Opens it; `None` where we may not (it is root's).
+    pub fn open() -> Option<Self> {
+        Some(Self {
+            file: File::open("/proc/kpageflags").ok()?,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Hands the flags of every frame of `frames`, which are sorted, to `each`, in order. Frames beyond the end of
+    /// memory are left out.
+    ///
+    /// # Errors
+    /// Those of the read.
+    pub fn of(&mut self, frames: &[Pfn], mut each: impl FnMut(Pfn, FrameFlags)) -> Result<()> {
+        let mut rest = frames;
+        while let Some(first) = rest.first().copied() {
+            let mut count = 1;
+            let mut last = first;
+            for next in rest.iter().skip(1) {
+                if next.0 > last.0 + NEAR || next.0 - first.0 >= CHUNK {
+                    break;
+                }
+                last = *next;
+                count += 1;
+            }
+            let (now, later) = rest.split_at(count);
+            rest = later;
+            self.buffer
+                .resize(usize::try_from((last.0 - first.0 + 1) * 8)?, 0);
+            let n = self
+                .file
+                .read_at(&mut self.buffer, first.0 * 8)
+                .context("/proc/kpageflags")?;
+            let (words, _) = self.buffer.get(..n).unwrap_or_default().as_chunks::<8>();
+            for pfn in now {
+                if let Some(word) = words.get(usize::try_from(pfn.0 - first.0)?) {
+                    each(*pfn, FrameFlags(u64::from_ne_bytes(*word)));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 fn word_of(path: &str, pfn: Pfn) -> Result<u64> {

@@ -2,8 +2,11 @@
 
 mod identity;
 mod kpage;
+pub mod maps;
+mod nodes;
 mod pagemap;
 
 pub use identity::Process;
-pub use kpage::{FrameFlags, frame_flags, frame_mapcount};
+pub use kpage::{FlagsFile, FrameFlags, frame_flags, frame_mapcount};
+pub use nodes::Nodes;
 pub use pagemap::Pagemap;

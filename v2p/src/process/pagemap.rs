@@ -1,6 +1,13 @@
 //! /proc/PID/pagemap: one 64-bit word for every page of the address space.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _};
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::FileExt as _,
+    },
+};
 
 use anyhow::{Context as _, Result};
 use v2p_common::{VirtAddr, pagemap::PagemapWord};
@@ -122,6 +129,12 @@ impl Pagemap {
             }
         }
         Ok(true)
+    }
+}
+
+impl AsFd for Pagemap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

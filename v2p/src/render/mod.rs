@@ -64,6 +64,18 @@ impl Output {
         self.line(&line)
     }
 
+    /// Says a heading if the form is text.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub fn heading(&mut self, text: &str) -> Result<()> {
+        if self.json {
+            return Ok(());
+        }
+        let line = paint(text, Colour::Heading, self.colour);
+        self.line(&line)
+    }
+
     /// Says one line if the form is text, at once.
     ///
     /// # Errors
@@ -125,6 +137,7 @@ enum Colour {
     Good,
     Bad,
     Dim,
+    Heading,
 }
 
 fn paint(text: &str, colour: Colour, wanted: bool) -> String {
@@ -135,6 +148,7 @@ fn paint(text: &str, colour: Colour, wanted: bool) -> String {
         Colour::Good => "1;32",
         Colour::Bad => "1;31",
         Colour::Dim => "2",
+        Colour::Heading => "1",
     };
     format!("\x1b[{code}m{text}\x1b[0m")
 }

@@ -3,7 +3,10 @@
 use v2p_common::Pfn;
 
 use super::{Colour, paint};
-use crate::record::{By, Cause, Move, PageState, Proof, Record};
+use crate::{
+    record::{By, Cause, Hex, Move, PageState, Proof, Record},
+    translate::{Totals, Verdict},
+};
 
 /// Tells time since the first record that had one.
 #[derive(Default)]
@@ -38,7 +41,7 @@ impl Clock {
                 let pfn = pfn.map_or_else(|| "-".to_owned(), |pfn| format!("pfn {pfn}"));
                 let kind = if *major { "major" } else { "minor" };
                 let line = format!(
-                    "{}  {va:>#14}  fault  {kind}  {pfn:<14} thread {tid}",
+                    "{}  {va:>14}  fault  {kind}  {pfn:<14} thread {tid}",
                     self.since_start(*t_ns)
                 );
                 paint(&line, Colour::Dim, colour)
@@ -61,6 +64,35 @@ impl Clock {
                 "end ({why}): {moves} moves ({reconciled} of them found by comparing the tables), {faults} faults, \
                  {events} events read, {lost} lost"
             ),
+            Record::Run {
+                va,
+                pages,
+                state,
+                page_size,
+                flags,
+                node,
+                verdict,
+                ..
+            } => run_line(
+                *va, *pages, *state, *page_size, flags, *node, *verdict, colour,
+            ),
+            Record::Level {
+                level,
+                index,
+                entry,
+                pa,
+                flags,
+            } => {
+                let pa = pa.map_or_else(|| "-".to_owned(), |pa| pa.to_string());
+                format!(
+                    "{level:>5} [{index:>3}]  {:#018x}  -> {pa:<14}  {}",
+                    entry.0,
+                    flags.join(" ")
+                )
+            }
+            Record::Translated { route, why, totals } => {
+                totals_line(route, why.as_deref(), totals, colour)
+            }
             Record::Demo { .. } => String::new(),
         }
     }
@@ -83,7 +115,7 @@ impl Clock {
             (None, Proof::Event) => String::new(),
         };
         format!(
-            "{}  {:>#14}{pages:<7} {cause}{pad} {:>15} -> {:<15} {who}",
+            "{}  {:>14}{pages:<7} {cause}{pad} {:>15} -> {:<15} {who}",
             self.since_start(m.t_ns),
             m.va,
             state(m.from),
@@ -104,6 +136,74 @@ fn start(pid: u32, kernel: &str, hooks: &[String], missing: &[String], colour: b
     text
 }
 
+#[expect(clippy::too_many_arguments, reason = "the fields of one record")]
+fn run_line(
+    va: Hex,
+    pages: u64,
+    state_: PageState,
+    page_size: Option<u64>,
+    flags: &[&str],
+    node: Option<u32>,
+    verdict: Verdict,
+    colour: bool,
+) -> String {
+    let size = match page_size {
+        Some(1_073_741_824) => "1G",
+        Some(2_097_152) => "2M",
+        Some(4096) => "4K",
+        _ => "-",
+    };
+    let node = node.map_or_else(String::new, |node| format!("  node {node}"));
+    let word = match verdict {
+        Verdict::Agree => String::new(),
+        Verdict::Single => "  single".to_owned(),
+        Verdict::Disagree => paint("  DISAGREE", Colour::Bad, colour),
+        Verdict::Moved => paint("  moved", Colour::Bad, colour),
+    };
+    let state = match state_ {
+        PageState::Absent => "absent".to_owned(),
+        other => state(other),
+    };
+    let line = format!(
+        "{va:>18}  {pages:>8}  {state:<16} {size:<3} {}{node}{word}",
+        flags.join(",")
+    );
+    line.trim_end().to_owned()
+}
+
+fn totals_line(route: &str, why: Option<&str>, totals: &Totals, colour: bool) -> String {
+    let kinds = [
+        ("present", totals.present),
+        ("swapped", totals.swapped),
+        ("migrating", totals.migrating),
+        ("zero", totals.zero),
+        ("device", totals.device),
+        ("guard", totals.guard),
+        ("poisoned", totals.poisoned),
+        ("hidden", totals.hidden),
+        ("absent", totals.absent),
+    ];
+    let counts: Vec<_> = kinds
+        .iter()
+        .filter(|(_, n)| *n > 0)
+        .map(|(name, n)| format!("{n} {name}"))
+        .collect();
+    let mut line = format!("{} pages by {route}: {}", totals.pages, counts.join(", "));
+    if let Some(why) = why {
+        line.push_str(&format!("; not by a walk too: {why}"));
+    }
+    if route == "both" {
+        let differ = format!("; {} disagree, {} moved", totals.disagree, totals.moved);
+        let tone = if totals.disagree > 0 {
+            Colour::Bad
+        } else {
+            Colour::Good
+        };
+        line.push_str(&paint(&differ, tone, colour));
+    }
+    line
+}
+
 const fn name(cause: Cause) -> &'static str {
     match cause {
         Cause::FirstTouch => "first-touch",
@@ -119,7 +219,11 @@ pub(super) fn state(state: PageState) -> String {
     match state {
         PageState::Present { pfn: Pfn(pfn) } => format!("pfn {pfn}"),
         PageState::Zero => "zero page".to_owned(),
-        PageState::Swapped { swap } => format!("swap {}:{}", swap.device, swap.offset),
+        PageState::Swapped { swap: Some(swap) } => format!("swap {}:{}", swap.device, swap.offset),
+        PageState::Swapped { swap: None } => "swapped".to_owned(),
+        PageState::Migrating { pfn: Pfn(pfn) } => format!("migrating {pfn}"),
+        PageState::Device { pfn: Pfn(pfn) } => format!("device {pfn}"),
+        PageState::Poisoned => "poisoned".to_owned(),
         PageState::Guard => "guard".to_owned(),
         PageState::Hidden => "hidden".to_owned(),
         PageState::Absent => "-".to_owned(),

@@ -15,6 +15,7 @@
 mod demo;
 mod harness;
 mod target;
+mod translate;
 mod trouble;
 mod walk;
 mod watch;
@@ -33,6 +34,7 @@ fn main() {
         demo::trials(),
         watch::trials(),
         walk::trials(),
+        translate::trials(),
         trouble::trials(),
     ];
     let trials = trials.into_iter().flatten().collect();

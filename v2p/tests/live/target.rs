@@ -17,6 +17,11 @@ use v2p::{common::VirtAddr, inject, process::Pagemap};
 pub(crate) const KIND: &str = "V2P_LIVE_TARGET";
 /// Where every target has its pages, so that two of them have them at the same addresses.
 pub(crate) const BASE: u64 = 0x6000_0000_0000;
+/// Where it has a huge page, once it was told to.
+pub(crate) const HUGE_BASE: u64 = 0x6100_0000_0000;
+/// 6.13 and later (include/uapi/asm-generic/mman-common.h).
+const MADV_GUARD_INSTALL: libc::c_int = 102;
+const MADV_HWPOISON: libc::c_int = 100;
 /// How many it has.
 pub(crate) const PAGES: u64 = 64;
 const PAGE: u64 = 4096;
@@ -40,12 +45,15 @@ pub(crate) fn run(_kind: &OsStr) {
     }
     .expect("mmap at the targets' address");
     assert_eq!(start as u64, BASE);
+    // The clock is read from [vvar], which is mapped at the first use.
+    let _ = std::time::Instant::now();
     let (worker, done) = start_worker();
     say("ready");
     for line in io::stdin().lines().map_while(Result::ok) {
         let (command, i) = line.split_once(' ').expect("COMMAND PAGE");
         let i: u64 = i.parse().expect("a page number");
         let place = va(i) as *mut u8;
+        let mut answer = None;
         match command {
             // SAFETY: inside our mapping.
             "read" => _ = unsafe { ptr::read_volatile(place) },
@@ -57,14 +65,74 @@ pub(crate) fn run(_kind: &OsStr) {
                 worker.send(va(i)).expect("the worker lives");
                 done.recv().expect("the worker lives");
             }
+            "guard" => answer = Some(advise(place, MADV_GUARD_INSTALL)),
+            "poison" => answer = Some(advise(place, MADV_HWPOISON)),
+            "thp" => answer = Some(map_huge(MapFlags::PRIVATE)),
+            "hugetlb" => answer = Some(map_huge(MapFlags::PRIVATE | MapFlags::HUGETLB)),
+            "reserve" => answer = Some(reserve(i)),
             other => panic!("{other:?}?"),
+        }
+        if let Some(answer) = answer {
+            say(&answer.to_string());
+            continue;
         }
         say(&pfn(&Pagemap::of_self().unwrap(), i).to_string());
     }
 }
 
+/// 1: the kernel took the advice.
+fn advise(place: *mut u8, advice: libc::c_int) -> u64 {
+    // SAFETY: a page of the targets' mapping, which is not touched afterwards.
+    u64::from(unsafe { libc::madvise(place.cast(), 4096, advice) } == 0)
+}
+
+/// 1: there is a huge page at its place.
+fn map_huge(flags: MapFlags) -> u64 {
+    let (len, access) = (2 << 20, ProtFlags::READ | ProtFlags::WRITE);
+    // SAFETY: a new mapping at an address that nothing has.
+    let mapped = unsafe {
+        mmap_anonymous(
+            HUGE_BASE as *mut _,
+            len,
+            access,
+            flags | MapFlags::FIXED_NOREPLACE,
+        )
+    };
+    let Ok(start) = mapped else { return 0 };
+    // SAFETY: our own mapping. For hugetlb it is an error that does not matter.
+    let _ = unsafe { rustix::mm::madvise(start, len, rustix::mm::Advice::LinuxHugepage) };
+    write_to(HUGE_BASE);
+    // All of it is there after the first touch.
+    let last = VirtAddr(HUGE_BASE + (len as u64) - 4096);
+    let word = Pagemap::of_self().unwrap().word(last).unwrap().unwrap();
+    u64::from(word.pfn().is_some())
+}
+
+/// Reserves a TiB and writes `pages` pages all over it; gives their number.
+fn reserve(pages: u64) -> u64 {
+    const LEN: u64 = 1 << 40;
+    let (len, access) = (
+        usize::try_from(LEN).unwrap(),
+        ProtFlags::READ | ProtFlags::WRITE,
+    );
+    // SAFETY: a new mapping touches nothing that exists.
+    let mapped = unsafe {
+        mmap_anonymous(
+            ptr::null_mut(),
+            len,
+            access,
+            MapFlags::PRIVATE | MapFlags::NORESERVE,
+        )
+    };
+    let start = mapped.expect("a TiB of addresses");
+    // SAFETY: our own mapping; huge pages would be more than are counted.
+    let _ = unsafe { rustix::mm::madvise(start, len, rustix::mm::Advice::LinuxNoHugepage) };
+    (0..pages).for_each(|i| write_to(start as u64 + i * (LEN / pages) / 4096 * 4096));
+    pages
+}
+
 fn write_to(address: u64) {
-    // SAFETY: inside the targets' mapping, which lives as long as the process.
+    // SAFETY: inside a mapping of ours that lives as long as the process.
     unsafe { ptr::write_volatile(address as *mut u8, 1) };
 }
 

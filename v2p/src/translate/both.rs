@@ -1,4 +1,4 @@
-//! The routes from a virtual address to a frame, side by side.
+//! One address by both routes.
 
 use anyhow::Result;
 use v2p_common::{Pfn, VirtAddr, pagemap::PagemapWord};

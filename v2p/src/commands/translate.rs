@@ -1,0 +1,238 @@
+//! `v2p translate`: where the pages of a process are.
+
+use anyhow::{Context as _, Result};
+use v2p_common::{
+    VirtAddr,
+    pte::{Entry, EntryState, Level},
+};
+
+use crate::{
+    cli,
+    exit::{self, Failure},
+    process::{
+        Pagemap, Process,
+        maps::{self, Asked, Mapping},
+    },
+    record::{Hex, PageState, Record},
+    render::Output,
+    translate::{
+        Page, Route, Totals, Translator,
+        run::{Run, Runs},
+    },
+};
+
+/// Translates; gives the exit code.
+///
+/// # Errors
+/// Exit code 1 where there is no such process or mapping, 3 where the route cannot be taken here.
+pub fn run(args: &cli::Translate, output: &mut Output) -> Result<u8> {
+    let process = Process::open(args.pid).context("translate")?;
+    // Before the mappings: it belongs to this address space, and after an exec gives nothing.
+    let pagemap = Pagemap::of(process.pid).context("translate")?;
+    let mappings = maps::mappings(process.pid).context("translate")?;
+    if mappings.is_empty() {
+        let what = format!(
+            "translate: process {} has no address space: it is a kernel thread, or has ended",
+            args.pid
+        );
+        return Err(Failure::no(what).into());
+    }
+    let selected = maps::select(&mappings, &args.asked).context("translate")?;
+    let mut translator = Translator::new(args.route).context("translate")?;
+    if args.levels {
+        let va = one_address(&args.asked)?;
+        levels(&mut translator, &pagemap, va, output)?;
+    }
+    let mut said = Said {
+        runs: Runs {
+            current: None,
+            each: args.each,
+        },
+        totals: Totals::default(),
+        heading: None,
+        mapping: &[],
+        last: None,
+    };
+    for mapping in &selected {
+        said.mapping = std::slice::from_ref(mapping);
+        let alive = translator.mapping(&pagemap, mapping, &mut |page, pages| {
+            said.page(page, pages, output)
+        })?;
+        said.close(output)?;
+        if !alive {
+            output.flush()?;
+            let what = format!(
+                "translate: process {} ended, or executed another program, during the reading",
+                args.pid
+            );
+            return Err(Failure::no(what).into());
+        }
+    }
+    output.record(&Record::Translated {
+        route: name(translator.route),
+        why: translator.why.clone(),
+        totals: said.totals,
+    })?;
+    let one_absent =
+        said.totals.pages == 1 && !matches!(said.last, Some(PageState::Present { .. }));
+    Ok(if one_absent { exit::NO } else { exit::YES })
+}
+
+const fn name(route: Route) -> &'static str {
+    match route {
+        Route::Walk => "walk",
+        Route::Both => "both",
+        Route::Pagemap | Route::Auto => "pagemap",
+    }
+}
+
+/// What is said of the runs, and what of them was counted.
+struct Said<'a> {
+    runs: Runs,
+    totals: Totals,
+    heading: Option<String>,
+    /// The mapping that the pages are of.
+    mapping: &'a [Mapping],
+    last: Option<PageState>,
+}
+
+impl Said<'_> {
+    fn page(&mut self, page: Page, pages: u64, output: &mut Output) -> Result<()> {
+        match self.runs.push(page, pages) {
+            Some(run) => self.run(&run, output),
+            None => Ok(()),
+        }
+    }
+
+    fn close(&mut self, output: &mut Output) -> Result<()> {
+        match self.runs.finish() {
+            Some(run) => self.run(&run, output),
+            None => Ok(()),
+        }
+    }
+
+    fn run(&mut self, run: &Run, output: &mut Output) -> Result<()> {
+        self.totals.add(run);
+        self.last = Some(run.first.state);
+        let Some(mapping) = self.mapping.first() else {
+            return Ok(());
+        };
+        let heading = format!("{:#x}-{:#x} {}", mapping.start, mapping.end, mapping.name);
+        if self.heading.as_ref() != Some(&heading) {
+            output.heading(&heading)?;
+            self.heading = Some(heading);
+        }
+        output.record(&record(run, &mapping.name))
+    }
+}
+
+fn record(run: &Run, mapping: &str) -> Record {
+    let Run { first, pages } = run;
+    let mut flags: Vec<_> = first.marks.names().collect();
+    flags.extend(first.frame.iter().flat_map(|frame| frame.names()));
+    let pfn = match first.state {
+        PageState::Present { pfn } | PageState::Device { pfn } => Some(pfn),
+        _ => None,
+    };
+    Record::Run {
+        va: Hex(first.va.0),
+        pages: *pages,
+        state: first.state,
+        pa: pfn.map(|pfn| Hex(pfn.base().0)),
+        page_size: first.page_size,
+        flags,
+        node: first.node,
+        mapping: mapping.to_owned(),
+        verdict: first.verdict,
+    }
+}
+
+fn one_address(asked: &[Asked]) -> Result<VirtAddr> {
+    match asked {
+        [Asked::Range(range)] => Ok(VirtAddr(range.start)),
+        _ => Err(Failure::failed("translate: --levels wants one address")
+            .hint("for example: v2p translate --pid self 0x7f0000001234 --levels")
+            .into()),
+    }
+}
+
+/// Says the walk for `va`, from the top table down to where it ends.
+fn levels(
+    translator: &mut Translator,
+    pagemap: &Pagemap,
+    va: VirtAddr,
+    output: &mut Output,
+) -> Result<()> {
+    let decoder = translator.decoder();
+    let carrier = translator.carrier()?;
+    let (_, walk) = carrier
+        .both(pagemap, va)?
+        .context("the process has no address space")?;
+    let paging = decoder.paging.context("there is no walk")?;
+    let top = if paging.levels == 5 {
+        Level::Pgd
+    } else {
+        Level::P4d
+    };
+    let end = walk
+        .end
+        .context("a page table could not be read: it changed under the walk")?;
+    for level in [Level::Pgd, Level::P4d, Level::Pud, Level::Pmd, Level::Pte] {
+        if level > top || level < end.level {
+            continue;
+        }
+        let entry = walk
+            .entries
+            .get(level as usize)
+            .copied()
+            .unwrap_or_default();
+        let pa = match entry.state(level, paging.physical_mask) {
+            EntryState::Table(pfn) | EntryState::Leaf(pfn) => Some(Hex(pfn.base().0)),
+            EntryState::Empty | EntryState::SwapEntry { .. } => None,
+        };
+        output.record(&Record::Level {
+            level: level_name(level, paging.levels),
+            index: level.index(va),
+            entry: Hex(entry.0),
+            pa,
+            flags: flags_of(entry, level),
+        })?;
+    }
+    Ok(())
+}
+
+/// With four levels the top table is the kernel's pgd, though it is indexed as a p4d.
+const fn level_name(level: Level, levels: u64) -> &'static str {
+    match level {
+        Level::Pgd => "pgd",
+        Level::P4d if levels == 4 => "pgd",
+        Level::P4d => "p4d",
+        Level::Pud => "pud",
+        Level::Pmd => "pmd",
+        Level::Pte => "pte",
+    }
+}
+
+/// The flags of an entry, as arch/x86/include/asm/pgtable_types.h names its bits.
+fn flags_of(entry: Entry, level: Level) -> Vec<&'static str> {
+    let present = entry.0 & 1 != 0;
+    let leaf_above = matches!(level, Level::Pmd | Level::Pud);
+    [
+        (0, "present", true),
+        (1, "rw", present),
+        (2, "user", present),
+        (3, "pwt", present),
+        (4, "pcd", present),
+        (5, "accessed", present),
+        (6, "dirty", present),
+        (7, "huge", leaf_above),
+        (7, "pat", level == Level::Pte && present),
+        (8, "global", present),
+        (8, "protnone", !present),
+        (63, "nx", present),
+    ]
+    .into_iter()
+    .filter(|(bit, _, counts)| *counts && entry.0 >> bit & 1 != 0)
+    .map(|(_, name, _)| name)
+    .collect()
+}

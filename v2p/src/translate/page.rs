@@ -1,0 +1,332 @@
+//! One page: what each route says of it, as a state and a verdict. Pure.
+
+use serde::Serialize;
+use v2p_common::{
+    PAGE_SHIFT, Pfn, VirtAddr,
+    pagemap::{PagemapState, PagemapWord},
+    pte::{Entry, EntryState, Level, Paging},
+};
+
+use crate::{
+    process::FrameFlags,
+    record::{PageState, SwapPlace},
+};
+
+/// What two routes say together, or that only one was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Both say the same.
+    Agree,
+    /// They do not, and go on so when asked again.
+    Disagree,
+    /// They did not at first: the page changed between the two readings.
+    Moved,
+    /// One route was asked, or only one can tell.
+    Single,
+}
+
+/// One page, or some that lie one after the other and are alike.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Page {
+    /// The first page's address.
+    pub va: VirtAddr,
+    /// What lies behind it.
+    pub state: PageState,
+    /// Bytes that the page-table leaf maps; `None`: the route does not tell, or there is no leaf.
+    pub page_size: Option<u64>,
+    /// Flags of pagemap's word.
+    pub marks: Marks,
+    /// What /proc/kpageflags says of the frame; `None`: not asked, or there is no frame.
+    pub frame: Option<FrameFlags>,
+    /// The NUMA node of the frame, where there are several.
+    pub node: Option<u32>,
+    /// What the routes say together.
+    pub verdict: Verdict,
+}
+
+/// The flags of a pagemap word, by their names here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Marks(u64);
+
+impl Marks {
+    const NAMES: [(u32, &'static str); 4] = [
+        (56, "exclusive"),
+        (61, "file"),
+        (55, "soft-dirty"),
+        (57, "uffd-wp"),
+    ];
+
+    /// Those of a word.
+    pub const fn of(word: PagemapWord) -> Self {
+        Self(word.0 & (1 << 56 | 1 << 61 | 1 << 55 | 1 << 57))
+    }
+
+    /// Their names.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let set = move |(bit, _): &(u32, _)| self.0 >> bit & 1 != 0;
+        Self::NAMES.into_iter().filter(set).map(|(_, name)| name)
+    }
+}
+
+/// What has to be known to decode.
+#[derive(Clone, Copy, Debug)]
+pub struct Decoder {
+    /// The tables' layout; `None`: no walk.
+    pub paging: Option<Paging>,
+    /// The frame of the shared zero page, where it is known.
+    pub zero_pfn: Option<Pfn>,
+}
+
+/// Swap types below this are swap devices on every kernel: at most nine of the 32 are special
+/// (include/linux/swap.h: marker, device-private, migration, poison; 6.1 to 7.3).
+const FIRST_SPECIAL: u8 = 23;
+/// Always the last (SWP_PTE_MARKER).
+const MARKER: u8 = 31;
+const MARKER_POISONED: u64 = 1 << 1;
+const MARKER_GUARD: u64 = 1 << 2;
+
+impl Decoder {
+    /// The state that pagemap's word gives.
+    pub fn word(&self, word: PagemapWord) -> PageState {
+        match word.state() {
+            PagemapState::Present(pfn) => self.present(pfn),
+            PagemapState::Hidden => PageState::Hidden,
+            PagemapState::Absent => PageState::Absent,
+            PagemapState::Guard => PageState::Guard,
+            PagemapState::SwapEntry { kind, offset } => self.swap_form(kind, offset),
+        }
+    }
+
+    /// The state of the page at `va` that the entry at the end of its walk gives, and the size of the leaf.
+    pub fn entry(&self, level: Level, entry: Entry, va: VirtAddr) -> (PageState, Option<u64>) {
+        let Some(paging) = self.paging else {
+            return (PageState::Absent, None);
+        };
+        let inside = va.page_number() & ((1 << (level.shift() - PAGE_SHIFT)) - 1);
+        match entry.state(level, paging.physical_mask) {
+            EntryState::Leaf(Pfn(first)) => {
+                let size = level.page_size().map(v2p_common::PageSize::bytes);
+                (self.present(Pfn(first + inside)), size)
+            }
+            EntryState::SwapEntry { kind, offset } => {
+                (self.swap_form(kind, offset.wrapping_add(inside)), None)
+            }
+            EntryState::Empty | EntryState::Table(_) => (PageState::Absent, None),
+        }
+    }
+
+    fn present(&self, pfn: Pfn) -> PageState {
+        if self.zero_pfn == Some(pfn) {
+            PageState::Zero
+        } else {
+            PageState::Present { pfn }
+        }
+    }
+
+    fn swap_form(&self, kind: u8, offset: u64) -> PageState {
+        match kind {
+            // Without CAP_SYS_ADMIN both are withheld; slot 0 of a device holds its header, never a page.
+            0 if offset == 0 => PageState::Swapped { swap: None },
+            MARKER if offset & MARKER_GUARD != 0 => PageState::Guard,
+            MARKER if offset & MARKER_POISONED != 0 => PageState::Poisoned,
+            // A marker that write protection was asked for: nothing is there.
+            MARKER => PageState::Absent,
+            _ if kind < FIRST_SPECIAL => PageState::Swapped {
+                swap: Some(SwapPlace {
+                    device: kind,
+                    offset,
+                }),
+            },
+            // In migration, poisoned or a device's: the frame tells, see `Page::settle`.
+            _ => PageState::Migrating {
+                pfn: Pfn(offset & self.pfn_mask()),
+            },
+        }
+    }
+
+    fn pfn_mask(&self) -> u64 {
+        match self.paging {
+            Some(paging) => paging.migration_pfn_mask(),
+            None => (1 << 34) - 1,
+        }
+    }
+
+    /// A page by one route or both. `None` for a route that was not asked; without either it is absent.
+    pub fn page(
+        &self,
+        va: VirtAddr,
+        word: Option<PagemapWord>,
+        walked: Option<(Level, Entry)>,
+    ) -> Page {
+        let by_word = word.map(|word| self.word(word));
+        let by_walk = walked.map(|(level, entry)| self.entry(level, entry, va));
+        let (state, verdict) = match (by_word, by_walk) {
+            (Some(a), Some((b, _))) if a == b => (a, Verdict::Agree),
+            (Some(a), Some(_)) => (a, Verdict::Disagree),
+            (Some(a), None) => (a, Verdict::Single),
+            (None, Some((b, _))) => (b, Verdict::Single),
+            (None, None) => (PageState::Absent, Verdict::Single),
+        };
+        Page {
+            va,
+            state,
+            page_size: by_walk.and_then(|(_, size)| size),
+            marks: word.map(Marks::of).unwrap_or_default(),
+            frame: None,
+            node: None,
+            verdict,
+        }
+    }
+
+    /// Two routes that differ go on differing: what that means. Pagemap takes memory of devices, and pages that
+    /// the kernel maps itself, for holes (VM_PFNMAP); the walk shows them.
+    pub fn settle(&self, page: Page, word: PagemapWord, walked: (Level, Entry)) -> Page {
+        let (by_walk, page_size) = self.entry(walked.0, walked.1, page.va);
+        match (self.word(word), by_walk) {
+            (PageState::Absent, PageState::Present { pfn }) => Page {
+                state: PageState::Device { pfn },
+                page_size,
+                verdict: Verdict::Single,
+                ..page
+            },
+            _ => page,
+        }
+    }
+}
+
+impl Page {
+    /// The frame, where there is one.
+    pub const fn pfn(&self) -> Option<Pfn> {
+        match self.state {
+            PageState::Present { pfn } => Some(pfn),
+            _ => None,
+        }
+    }
+
+    /// The frame whose flags say more of the page.
+    pub const fn frame_to_ask(&self) -> Option<Pfn> {
+        match self.state {
+            PageState::Present { pfn } | PageState::Migrating { pfn } => Some(pfn),
+            _ => None,
+        }
+    }
+
+    /// Takes what /proc/kpageflags says of [`Self::frame_to_ask`].
+    pub fn add_frame(&mut self, flags: FrameFlags) {
+        match self.state {
+            PageState::Migrating { .. } if flags.has(FrameFlags::HWPOISON) => {
+                self.state = PageState::Poisoned
+            }
+            PageState::Migrating { pfn } if flags.has(FrameFlags::NOPAGE) => {
+                self.state = PageState::Device { pfn }
+            }
+            // The huge zero page has a frame of its own; its flag is the only sign (kpageflags bit 24).
+            PageState::Present { .. } if flags.has(FrameFlags::ZERO_PAGE) => {
+                self.state = PageState::Zero
+            }
+            PageState::Present { .. } => self.frame = Some(flags),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DECODER: Decoder = Decoder {
+        paging: Some(Paging {
+            levels: 4,
+            physical_mask: (1 << 52) - 1,
+        }),
+        zero_pfn: Some(Pfn(5)),
+    };
+    const VA: VirtAddr = VirtAddr(0x7f00_0000_3000);
+
+    fn swap_entry(kind: u64, offset: u64) -> Entry {
+        Entry(kind << 59 | (!offset << 14) >> 5)
+    }
+
+    fn both(word: u64, level: Level, entry: Entry) -> Page {
+        DECODER.page(VA, Some(PagemapWord(word)), Some((level, entry)))
+    }
+
+    #[test]
+    fn two_routes_that_name_one_frame_agree() {
+        let page = both(1 << 63 | 1 << 56 | 9, Level::Pte, Entry(9 << 12 | 0x67));
+        assert_eq!(
+            (page.state, page.verdict),
+            (PageState::Present { pfn: Pfn(9) }, Verdict::Agree)
+        );
+        assert_eq!(page.page_size, Some(4096));
+        assert_eq!(page.marks.names().collect::<Vec<_>>(), ["exclusive"]);
+    }
+
+    #[test]
+    fn a_page_inside_a_huge_one_has_the_huge_leaf() {
+        let page = both(1 << 63 | 0x4_0003, Level::Pmd, Entry(0x4000_0000 | 0xe7));
+        assert_eq!(
+            (page.pfn(), page.page_size, page.verdict),
+            (Some(Pfn(0x4_0003)), Some(2 << 20), Verdict::Agree)
+        );
+    }
+
+    #[test]
+    fn swap_the_zero_page_guards_and_poison_are_told_apart() {
+        let swapped = |device, offset| PageState::Swapped {
+            swap: Some(SwapPlace { device, offset }),
+        };
+        let word = |kind: u64, offset: u64| 1 << 62 | offset << 5 | kind;
+        let cases = [
+            (1 << 63 | 5, Entry(5 << 12 | 0x25), PageState::Zero),
+            (word(0, 7), swap_entry(0, 7), swapped(0, 7)),
+            (word(3, 7), swap_entry(3, 7), swapped(3, 7)),
+            (word(31, 4), swap_entry(31, 4), PageState::Guard),
+            (word(31, 2), swap_entry(31, 2), PageState::Poisoned),
+            (word(31, 1), swap_entry(31, 1), PageState::Absent),
+            (
+                word(28, 77),
+                swap_entry(28, 77),
+                PageState::Migrating { pfn: Pfn(77) },
+            ),
+            (0, Entry(0), PageState::Absent),
+        ];
+        for (word, entry, state) in cases {
+            let page = both(word, Level::Pte, entry);
+            assert_eq!(
+                (page.state, page.verdict),
+                (state, Verdict::Agree),
+                "{word:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_withheld_is_never_a_frame_or_a_slot() {
+        let hidden = DECODER.page(VA, Some(PagemapWord(1 << 63)), None);
+        assert_eq!((hidden.state, hidden.pfn()), (PageState::Hidden, None));
+        let swapped = DECODER.page(VA, Some(PagemapWord(1 << 62)), None);
+        assert_eq!(swapped.state, PageState::Swapped { swap: None });
+    }
+
+    #[test]
+    fn the_frames_flags_tell_poison_and_devices_from_migration() {
+        let mut page = both(1 << 62 | 77 << 5 | 28, Level::Pte, swap_entry(28, 77));
+        assert_eq!(page.frame_to_ask(), Some(Pfn(77)));
+        page.add_frame(FrameFlags::HWPOISON);
+        assert_eq!(page.state, PageState::Poisoned);
+    }
+
+    #[test]
+    fn what_only_the_walk_shows_is_a_devices() {
+        let walked = (Level::Pte, Entry(0xfe00_0000 | 0x67));
+        let page = DECODER.page(VA, Some(PagemapWord(0)), Some(walked));
+        assert_eq!(page.verdict, Verdict::Disagree);
+        let settled = DECODER.settle(page, PagemapWord(0), walked);
+        assert_eq!(
+            (settled.state, settled.verdict),
+            (PageState::Device { pfn: Pfn(0xf_e000) }, Verdict::Single)
+        );
+    }
+}

@@ -1,0 +1,168 @@
+//! Which parts of a mapping have anything in them: the cost of a translation follows the pages that are
+//! there, not the addresses that are reserved.
+//!
+//! PAGEMAP_SCAN (Documentation/admin-guide/mm/pagemap.rst, Linux 6.7) tells them; where the kernel has none, a walk
+//! per block that steps over empty upper tables does, and without eBPF all is read.
+
+use std::{io, os::fd::AsFd as _};
+
+use anyhow::{Context as _, Result};
+use v2p_common::VirtAddr;
+
+use crate::process::Pagemap;
+
+/// A stretch of addresses, in whole pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// First address.
+    pub start: u64,
+    /// End, excluded.
+    pub end: u64,
+}
+
+/// Parts nearer than this are read as one: a read of a few empty words is cheaper than another system call.
+const NEAR: u64 = 64 * 4096;
+
+/// Regions that one scan can give.
+const REGIONS: usize = 1024;
+
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+
+/// `struct page_region` of include/uapi/linux/fs.h.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// `struct pm_scan_arg` of include/uapi/linux/fs.h.
+#[repr(C)]
+struct ScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// _IOWR('f', 16, struct pm_scan_arg)
+const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+
+/// Scans for populated parts.
+#[derive(Default)]
+pub struct Scanner {
+    regions: Vec<Region>,
+    /// The kernel has no PAGEMAP_SCAN.
+    absent: bool,
+}
+
+impl Scanner {
+    /// Hands the populated parts between `start` and `end` to `each`, in order. False: this kernel cannot tell,
+    /// and nothing was handed out.
+    ///
+    /// # Errors
+    /// Those of `each`, and of the call other than that the kernel does not have it.
+    pub fn scan(
+        &mut self,
+        pagemap: &Pagemap,
+        start: VirtAddr,
+        end: VirtAddr,
+        mut each: impl FnMut(Part) -> Result<()>,
+    ) -> Result<bool> {
+        let mut at = start.0;
+        let mut joined: Option<Part> = None;
+        while at < end.0 {
+            let Some(walked) = self.once(pagemap, at, end.0)? else {
+                return Ok(false);
+            };
+            for region in &self.regions {
+                let next = Part {
+                    start: region.start,
+                    end: region.end,
+                };
+                joined = Some(match joined {
+                    Some(part) if next.start <= part.end + NEAR => Part {
+                        end: next.end,
+                        ..part
+                    },
+                    Some(part) => {
+                        each(part)?;
+                        next
+                    }
+                    None => next,
+                });
+            }
+            // The address space is gone, or the kernel walked nothing: there is no more to find.
+            if walked <= at {
+                break;
+            }
+            at = walked;
+        }
+        joined.map_or(Ok(()), each)?;
+        Ok(true)
+    }
+
+    /// One call, from `at` on: leaves regions, gives where it stopped. `None`: the kernel has no such call.
+    fn once(&mut self, pagemap: &Pagemap, at: u64, end: u64) -> Result<Option<u64>> {
+        if self.absent {
+            return Ok(None);
+        }
+        self.regions.resize(REGIONS, Region::default());
+        let mut arg = ScanArg {
+            size: size_of::<ScanArg>() as u64,
+            flags: 0,
+            start: at,
+            end,
+            walk_end: 0,
+            vec: self.regions.as_mut_ptr() as u64,
+            vec_len: self.regions.len() as u64,
+            max_pages: 0,
+            category_inverted: 0,
+            category_mask: 0,
+            category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            return_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+        };
+        use std::os::fd::AsRawFd as _;
+        let fd = pagemap.as_fd().as_raw_fd();
+        // SAFETY: the argument has the size that it says, and its vector the length.
+        let n = unsafe { libc::ioctl(fd, PAGEMAP_SCAN, &raw mut arg) };
+        if n < 0 {
+            let error = io::Error::last_os_error();
+            return match error.raw_os_error() {
+                Some(libc::ENOTTY | libc::EINVAL | libc::ENOSYS) => {
+                    self.absent = true;
+                    Ok(None)
+                }
+                // The address space is gone.
+                Some(libc::ESRCH) => {
+                    self.regions.clear();
+                    Ok(Some(end))
+                }
+                _ => Err(error).context("PAGEMAP_SCAN"),
+            };
+        }
+        self.regions.truncate(usize::try_from(n)?);
+        Ok(Some(arg.walk_end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_argument_has_the_size_that_the_kernel_checks() {
+        assert_eq!(size_of::<ScanArg>(), 96);
+        assert_eq!(PAGEMAP_SCAN >> 16 & 0x3fff, 96);
+    }
+}
