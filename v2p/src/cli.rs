@@ -194,7 +194,12 @@ fn range(s: &str) -> Result<Range, String> {
 }
 
 fn address(s: &str) -> Result<u64, String> {
-    let digits = s.strip_prefix("0x").unwrap_or(s);
+    // Without the prefix only what is as long as an address: `$(pidof ...)` gives several numbers too.
+    let digits = match s.strip_prefix("0x") {
+        Some(digits) => digits,
+        None if s.len() >= 8 => s,
+        None => return Err(format!("{s:?} is not an address: write 0x{s} if it is one")),
+    };
     u64::from_str_radix(digits, 16).map_err(|_| format!("{s:?} is not an address in hex"))
 }
 
@@ -202,9 +207,9 @@ fn length(s: &str) -> Result<NonZeroU64, String> {
     let bad = || format!("{s:?} is not a length");
     let unit = s.chars().last().ok_or_else(bad)?;
     let (digits, shift) = match unit {
-        'K' => (s.trim_end_matches('K'), 10),
-        'M' => (s.trim_end_matches('M'), 20),
-        'G' => (s.trim_end_matches('G'), 30),
+        'K' => (s.strip_suffix('K').unwrap_or(s), 10),
+        'M' => (s.strip_suffix('M').unwrap_or(s), 20),
+        'G' => (s.strip_suffix('G').unwrap_or(s), 30),
         _ => (s, 0),
     };
     let n = match digits.strip_prefix("0x") {
@@ -249,8 +254,9 @@ mod tests {
         for s in ["[heap]", "libc.so.6", "/usr/bin/a b", "my file (deleted)"] {
             assert_eq!(asked(s), name(s), "{s}");
         }
-        assert!(matches!(asked("7f00+4K"), Ok(Asked::Range(_))));
-        assert!(matches!(asked("cafe000"), Ok(Asked::Range(_))));
+        assert!(matches!(asked("7f0012340000+4K"), Ok(Asked::Range(_))));
+        assert!(matches!(asked("cafe00000"), Ok(Asked::Range(_))));
+        assert!(asked("1240").is_err());
         assert!(asked("0x12zz").is_err());
         assert!(asked("").is_err());
     }
@@ -264,6 +270,8 @@ mod tests {
             "0x",
             "0x1000+",
             "0x1000+0",
+            "0x1000+8KK",
+            "1240",
             "0x2000..0x1000",
             "0x1000..",
             "..",

@@ -17,7 +17,7 @@ use crate::{
     ledger::Ledger,
     page::OwnPage,
     process::{FrameFlags, Pagemap, frame_flags, frame_mapcount},
-    record::{Hex, Verdict, Write},
+    record::{Hex, Move, Verdict, Write},
     tracer::{Loss, Tracer},
     translate::{Agreement, Both},
 };
@@ -51,7 +51,7 @@ struct Evidence {
     moved_in_window: bool,
     /// An event shows a move that began later.
     moved_later: bool,
-    /// The hooks on migration are live.
+    /// The hooks on migration are live, and all that they had seen was waited for.
     hooked: bool,
     /// Events lost.
     lost: u64,
@@ -85,7 +85,7 @@ fn verdict(e: &Evidence) -> (Verdict, Option<&'static str>) {
     if !e.hooked {
         return (
             Verdict::Unproven,
-            Some("the hooks on migration are not live"),
+            Some("the hooks on migration are not live, or could not be waited for (nohz_full)"),
         );
     }
     if e.after != Some(e.before) && !e.moved_later {
@@ -100,11 +100,35 @@ fn verdict(e: &Evidence) -> (Verdict, Option<&'static str>) {
             Verdict::Landed,
             Some("the page moved after the write, and took the bytes along"),
         ),
-        (false, _) => (
+        (false, true) => (
+            Verdict::Unproven,
+            Some("the page moved after the write, and the bytes are not where it is now"),
+        ),
+        (false, false) => (
             Verdict::Unproven,
             Some("the bytes are not there, though nothing moved"),
         ),
     }
+}
+
+/// The moves in `events`, each with the time at which it began: that of the migration entry which it ended.
+/// Migrations that moved nothing leave no trace.
+fn timeline(ledger: &mut Ledger, events: &[Event]) -> Vec<(u64, Move)> {
+    let mut began = None;
+    let mut moves = Vec::new();
+    for event in events {
+        match event {
+            Event::MigrationSet(m) => began = Some(m.header.t_ns),
+            Event::MigrationRemove(m) => {
+                let start = began.take().unwrap_or(m.header.t_ns);
+                moves.extend(ledger.apply(event).into_iter().map(|one| (start, one)));
+                continue;
+            }
+            _ => {}
+        }
+        moves.extend(ledger.apply(event).into_iter().map(|one| (one.t_ns, one)));
+    }
+    moves
 }
 
 /// Why the frame must not be written; `None`: it may.
@@ -162,14 +186,13 @@ impl Guard<'_> {
             lost: 0,
             denied: None,
         };
+        self.begin(page.va()).await?;
         let loss = self.tracer.loss(self.programs);
         let pfn = match self.look_up(page.va())? {
             Agreement::Agree(pfn) => pfn,
             other => {
-                return Ok(refused(
-                    report,
-                    format!("the routes do not agree on a frame: {other:?}"),
-                ));
+                let why = format!("the routes do not agree on a frame: {other:?}");
+                return Ok(refused(report, why));
             }
         };
         report.pfn = Some(pfn.0);
@@ -204,18 +227,86 @@ impl Guard<'_> {
         let written = devmem.write(pfn.base(), source.get(..bytes.len()).unwrap_or_default());
         let t_written = now_ns();
         if let Err(e) = written {
-            return denied_or_error(report, "pwrite", pfn, e);
+            return self.after_failed_write(report, &devmem, pfn, &there, e);
         }
         report.window_ns = Some(t_written - t_look_up);
+        self.prove(report, page, bytes, &devmem, loss, (t_look_up, t_written))
+            .await
+            .with_context(|| {
+                format!(
+                    "{} bytes were written at {:#x}; what became of them is not known",
+                    bytes.len(),
+                    pfn.base().0
+                )
+            })
+    }
 
-        let after = match self.look_up(page.va())? {
-            Agreement::Agree(pfn) => Some(pfn),
-            _ => None,
+    /// Forgets what was before: from here on the events are those of the protocol.
+    async fn begin(&mut self, va: VirtAddr) -> Result<()> {
+        let cookie = self.carrier.mark()?;
+        self.tracer.take_until(cookie).await?;
+        let began = now_ns();
+        let word = self
+            .pagemap
+            .word(va)?
+            .context("the address space is gone")?;
+        self.ledger.seed(va, word);
+        self.ledger
+            .seeded(va.page_number(), va.page_number() + 1, began);
+        Ok(())
+    }
+
+    /// pwrite failed. A refusal by permission comes before any byte is copied; every other error may have left bytes,
+    /// or zeros where the kernel could not read ours (copy_from_user).
+    fn after_failed_write(
+        &self,
+        report: Write,
+        devmem: &DevMem,
+        pfn: Pfn,
+        before: &[u8],
+        error: io::Error,
+    ) -> Result<Write> {
+        if error.raw_os_error() == Some(libc::EPERM) {
+            return denied_or_error(report, "pwrite", pfn, error);
+        }
+        let mut now = vec![0; before.len()];
+        let state = match devmem.read(pfn.base(), &mut now) {
+            Ok(()) if now == before => "the bytes there are as they were",
+            Ok(()) => "the bytes there have changed",
+            Err(_) => "the bytes there cannot be read any more",
         };
+        Ok(Write {
+            verdict: Verdict::Unproven,
+            why: Some(format!("pwrite failed ({error}); {state}")),
+            ..report
+        })
+    }
+
+    /// Gathers the evidence after the write, and judges it.
+    async fn prove(
+        &mut self,
+        report: Write,
+        page: &OwnPage,
+        bytes: &[u8],
+        devmem: &DevMem,
+        loss: Loss,
+        window: (u64, u64),
+    ) -> Result<Write> {
+        let before = Pfn(report.pfn.unwrap_or_default());
+        let mut after = None;
+        // While the page is being moved it has no frame; that passes.
+        for _ in 0..1000 {
+            after = match self.look_up(page.va())? {
+                Agreement::Agree(pfn) => Some(pfn),
+                _ => continue,
+            };
+            break;
+        }
+        let mut there = vec![0; bytes.len()];
         let read_back_pa =
             after.is_some_and(|pfn| devmem.read(pfn.base(), &mut there).is_ok() && there == bytes);
         let evidence = Evidence {
-            before: pfn,
+            before,
             after,
             moved_in_window: false,
             moved_later: false,
@@ -224,8 +315,7 @@ impl Guard<'_> {
             read_back_va: page.read(0, bytes.len()) == bytes,
             read_back_pa,
         };
-        self.conclude(report, loss, Some((evidence, t_look_up, t_written)))
-            .await
+        self.conclude(report, loss, Some((evidence, window))).await
     }
 
     fn look_up(&mut self, va: VirtAddr) -> Result<Agreement> {
@@ -239,7 +329,7 @@ impl Guard<'_> {
         &mut self,
         mut report: Write,
         before: Loss,
-        written: Option<(Evidence, u64, u64)>,
+        written: Option<(Evidence, (u64, u64))>,
     ) -> Result<Write> {
         let cookie = self.carrier.mark()?;
         let events = self.tracer.take_until(cookie).await;
@@ -250,21 +340,12 @@ impl Guard<'_> {
             Err(_) if report.lost > 0 => Vec::new(),
             Err(e) => return Err(e),
         };
-        // When each move began: the time at which its page got the migration entry.
-        let mut began = None;
-        let mut starts = Vec::new();
-        for event in &events {
-            if let Event::MigrationSet(m) = event {
-                began.get_or_insert(m.header.t_ns);
-            }
-            let moves = self.ledger.apply(event);
-            for one in moves {
-                starts.push(began.take().unwrap_or(one.t_ns));
-                report.moves.push(one);
-            }
-        }
-        if let Some((mut evidence, t_look_up, t_written)) = written {
+        let (starts, moves): (Vec<u64>, Vec<Move>) =
+            timeline(self.ledger, &events).into_iter().unzip();
+        report.moves = moves;
+        if let Some((mut evidence, (t_look_up, t_written))) = written {
             evidence.lost = report.lost;
+            evidence.hooked &= self.tracer.is_settled();
             evidence.moved_in_window = starts.iter().any(|t| (t_look_up..=t_written).contains(t));
             evidence.moved_later = starts.iter().any(|t| *t > t_written);
             let (verdict, why) = verdict(&evidence);
@@ -322,6 +403,7 @@ pub fn now_ns() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use v2p_common::{event, pagemap::PagemapWord, pte::Paging};
 
     const LANDED: Evidence = Evidence {
         before: Pfn(1000),
@@ -394,6 +476,55 @@ mod tests {
             };
             assert_ne!(verdict(&e).0, Verdict::Landed);
         }
+    }
+
+    fn migration(kind: u32, t_ns: u64, entry: u64) -> Event {
+        let m = event::Migration {
+            header: event::Header {
+                kind,
+                t_ns,
+                ..Default::default()
+            },
+            va: 0x7f00_0000_0000,
+            entry,
+            ..Default::default()
+        };
+        match kind {
+            event::kind::MIGRATION_SET => Event::MigrationSet(m),
+            _ => Event::MigrationRemove(m),
+        }
+    }
+
+    fn set(t_ns: u64, pfn: u64) -> Event {
+        migration(
+            event::kind::MIGRATION_SET,
+            t_ns,
+            28 << 59 | (!pfn << 14) >> 5,
+        )
+    }
+
+    fn remove(t_ns: u64, pfn: u64) -> Event {
+        migration(event::kind::MIGRATION_REMOVE, t_ns, pfn << 12 | 0x67)
+    }
+
+    #[test]
+    fn a_move_begins_with_its_own_entry_and_not_with_one_that_was_aborted() {
+        let paging = Paging {
+            levels: 4,
+            physical_mask: (1 << 52) - 1,
+        };
+        let mut ledger = Ledger::new(None, paging);
+        ledger.seed(VirtAddr(0x7f00_0000_0000), PagemapWord(1 << 63 | 7));
+        let events = [
+            set(10, 7),
+            remove(20, 7),
+            set(100, 7),
+            remove(110, 8),
+            remove(120, 9),
+        ];
+        let moves = timeline(&mut ledger, &events);
+        let shape: Vec<_> = moves.iter().map(|(began, m)| (*began, m.t_ns)).collect();
+        assert_eq!(shape, [(100, 110), (120, 120)]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The ledger: what lies behind every page, as far as events and comparisons tell. Pure: an event or
 //! a reading of the tables goes in, moves come out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use v2p_common::{
     PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn, VirtAddr,
@@ -11,6 +11,7 @@ use v2p_common::{
 };
 
 use crate::{
+    cli::Range,
     record::{By, Cause, Hex, Move, PageState, Proof},
     translate::page::Decoder,
 };
@@ -21,6 +22,8 @@ pub struct Ledger {
     /// Old frames of pages that have a migration entry now, by page number.
     in_transit: BTreeMap<u64, Pfn>,
     seedings: Vec<Seeding>,
+    /// What is asked about; empty: everything. Nothing else enters.
+    asked: Vec<Range>,
     decoder: Decoder,
     paging: Paging,
 }
@@ -67,12 +70,25 @@ impl Ledger {
             pages: BTreeMap::new(),
             in_transit: BTreeMap::new(),
             seedings: Vec::new(),
+            asked: Vec::new(),
             decoder: Decoder {
                 paging: Some(paging),
                 zero_pfn,
             },
             paging,
         }
+    }
+
+    /// The same, for the addresses in `asked` alone; none: everything.
+    #[must_use]
+    pub fn limited_to(mut self, asked: &[Range]) -> Self {
+        self.asked = asked.to_vec();
+        self
+    }
+
+    fn is_asked(&self, page: u64) -> bool {
+        let va = page.wrapping_mul(PAGE_SIZE);
+        self.asked.is_empty() || self.asked.iter().any(|r| (r.start..r.end).contains(&va))
     }
 
     /// Enters what pagemap says of a page, without making a move of it.
@@ -160,13 +176,20 @@ impl Ledger {
             return Vec::new();
         };
         let first = fault.va >> PAGE_SHIFT & !(pages - 1);
+        if matches!(state, PageState::Migrating { .. }) {
+            // Under way: the event that ends it tells the frame.
+            return Vec::new();
+        }
+        (0..pages).for_each(|i| _ = self.in_transit.remove(&(first + i)));
         self.change_run(
             first,
             pages,
             state,
             &Change::of(&fault.header),
             |from, to| match (from, to) {
-                (PageState::Absent, _) => Cause::FirstTouch,
+                (PageState::Absent, PageState::Present { .. } | PageState::Zero) => {
+                    Cause::FirstTouch
+                }
                 (PageState::Zero, PageState::Present { .. }) => Cause::ZeroFill,
                 (PageState::Swapped { .. }, PageState::Present { .. }) => Cause::SwapIn,
                 // Copy-on-write looks like this, but so does a discard that no hook saw.
@@ -188,8 +211,8 @@ impl Ledger {
             if at_rest && self.is_seeded(first + i, m.header.t_ns) {
                 continue;
             }
-            // A second entry for a page in transit is a relative's, not ours.
-            self.in_transit.entry(first + i).or_insert(Pfn(old + i));
+            // The last one counts: an entry may have gone without an event (munmap, MADV_DONTNEED).
+            self.in_transit.insert(first + i, Pfn(old + i));
         }
     }
 
@@ -217,7 +240,13 @@ impl Ledger {
     }
 
     /// Compares a reading of the tables, made at `t_ns`, with what is known; gives the differences as moves.
-    pub fn reconcile(&mut self, t_ns: u64, reading: &BTreeMap<u64, PagemapWord>) -> Vec<Move> {
+    /// Pages in `busy` had events since the reading began: of them it tells nothing.
+    pub fn reconcile(
+        &mut self,
+        t_ns: u64,
+        reading: &BTreeMap<u64, PagemapWord>,
+        busy: &HashSet<u64>,
+    ) -> Vec<Move> {
         let change = Change {
             seq: None,
             t_ns,
@@ -237,7 +266,14 @@ impl Ledger {
         let now: Vec<_> = now
             .chain(gone.into_iter().map(|page| (page, PageState::Absent)))
             .collect();
-        for (page, state) in now {
+        for (page, state) in now.into_iter().filter(|(page, _)| !busy.contains(page)) {
+            // In transit from the frame that is known: nothing has moved yet.
+            if let (PageState::Migrating { pfn }, PageState::Present { pfn: known }) =
+                (state, self.get(page))
+                && pfn == known
+            {
+                continue;
+            }
             let found = self.change_run(page, 1, state, &change, |_, _| Cause::Unknown);
             found.into_iter().for_each(|m| join(&mut moves, m));
         }
@@ -259,7 +295,7 @@ impl Ledger {
         for i in 0..pages {
             let (page, to) = (first + i, state.advanced(i));
             let from = self.get(page);
-            if from == to {
+            if from == to || !self.is_asked(page) {
                 continue;
             }
             self.put(page, to);
@@ -465,7 +501,7 @@ mod tests {
         ledger.seed(VA, PagemapWord(1 << 63 | 7));
         ledger.seed(next, PagemapWord(1 << 63 | 8));
         let reading = BTreeMap::from([(VA.page_number(), PagemapWord(1 << 63 | 9))]);
-        let moves = ledger.reconcile(1, &reading);
+        let moves = ledger.reconcile(1, &reading, &HashSet::new());
         assert_eq!(moves.len(), 2);
         assert_eq!((moves[0].from, moves[0].to), (present(7), present(9)));
         assert_eq!(
@@ -477,7 +513,51 @@ mod tests {
                 .iter()
                 .all(|m| m.proof == Proof::Reconciled && m.seq.is_none())
         );
-        assert!(ledger.reconcile(2, &reading).is_empty());
+        assert!(ledger.reconcile(2, &reading, &HashSet::new()).is_empty());
+    }
+
+    #[test]
+    fn a_page_in_transit_from_its_own_frame_has_not_moved() {
+        let mut ledger = Ledger::new(None, PAGING);
+        ledger.seed(VA, PagemapWord(1 << 63 | 7));
+        let reading = BTreeMap::from([(VA.page_number(), PagemapWord(1 << 62 | 7 << 5 | 28))]);
+        assert!(ledger.reconcile(1, &reading, &HashSet::new()).is_empty());
+        assert!(ledger.apply(&fault(VA, migration_entry(7), 0)).is_empty());
+    }
+
+    #[test]
+    fn an_entry_that_went_without_an_event_does_not_name_the_old_frame() {
+        let mut ledger = Ledger::new(None, PAGING);
+        ledger.seed(VA, PagemapWord(1 << 63 | 7));
+        ledger.apply(&set(VA, 7));
+        ledger.apply(&fault(VA, pte(50), 0));
+        ledger.apply(&set(VA, 50));
+        let moves = ledger.apply(&remove(VA, 60));
+        assert_eq!((moves[0].from, moves[0].to), (present(50), present(60)));
+    }
+
+    #[test]
+    fn what_is_not_asked_about_does_not_enter() {
+        let range = Range {
+            start: VA.0 + PAGE_SIZE,
+            end: VA.0 + 3 * PAGE_SIZE,
+        };
+        let mut ledger = Ledger::new(None, PAGING).limited_to(&[range]);
+        assert!(ledger.apply(&fault(VA, pte(7), 0)).is_empty());
+        let moves = ledger.apply(&fault(VA, 0x4000_0000 | 0xe7, 1));
+        assert_eq!(
+            (moves.len(), moves[0].va, moves[0].pages),
+            (1, Hex(range.start), 2)
+        );
+        assert!(ledger.reconcile(1, &BTreeMap::new(), &HashSet::new()).len() == 1);
+    }
+
+    #[test]
+    fn a_page_with_newer_events_than_the_reading_is_left_alone() {
+        let mut ledger = Ledger::new(None, PAGING);
+        ledger.seed(VA, PagemapWord(1 << 63 | 7));
+        let busy = HashSet::from([VA.page_number()]);
+        assert!(ledger.reconcile(1, &BTreeMap::new(), &busy).is_empty());
     }
 
     #[test]
@@ -486,7 +566,7 @@ mod tests {
         let reading: BTreeMap<_, _> = (0..4)
             .map(|i| (VA.page_number() + i, PagemapWord(1 << 63 | (50 + i))))
             .collect();
-        let moves = ledger.reconcile(1, &reading);
+        let moves = ledger.reconcile(1, &reading, &HashSet::new());
         assert_eq!((moves.len(), moves[0].pages), (1, 4));
     }
 }

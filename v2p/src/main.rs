@@ -26,7 +26,12 @@ fn main() -> ExitCode {
     });
     // What was said before an error stands before it.
     let flushed = output.flush();
-    match done.and_then(|code| flushed.map(|()| code)) {
+    let done = done.and_then(|code| match flushed {
+        // The answer stands, though nobody reads it.
+        Err(e) if !exit::is_closed_stdout(&e) => Err(e),
+        _ => Ok(code),
+    });
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(e) if exit::is_closed_stdout(&e) => ExitCode::from(exit::YES),
         Err(e) => {

@@ -39,6 +39,7 @@ pub struct Tracer {
     pub live: Vec<String>,
     /// Hooks that are not, and why.
     pub missing: Vec<Missing>,
+    settled: bool,
 }
 
 /// What was lost, so far.
@@ -83,6 +84,7 @@ impl Tracer {
             ring: programs.take_ring()?,
             live: Vec::new(),
             missing: Vec::new(),
+            settled: false,
         };
         let mut first_error = None;
         for (program, tracepoint) in TRACEPOINTS {
@@ -122,6 +124,11 @@ impl Tracer {
             .all(|hook| self.live.iter().any(|live| live == hook))
     }
 
+    /// Whether the last [`Self::take_until`] could wait for programs that were still running.
+    pub const fn is_settled(&self) -> bool {
+        self.settled
+    }
+
     /// The events that are in the ring now, oldest first.
     ///
     /// # Errors
@@ -149,7 +156,7 @@ impl Tracer {
     /// # Errors
     /// Where the marker does not come: it was lost, as others may have been.
     pub async fn take_until(&mut self, cookie: u64) -> Result<Vec<Event>> {
-        settle();
+        self.settled = settle();
         let mut events = self.take()?;
         let is_marker = |e: &Event| matches!(e, Event::Marker(m) if m.cookie == cookie);
         let wait = async {
@@ -205,9 +212,9 @@ fn attach_to_all_threads(
 
 /// Waits for a grace period (kernel/sched/membarrier.c: MEMBARRIER_CMD_GLOBAL is synchronize_rcu), after
 /// which programs that had started before have finished. Refused with nohz_full; then the
-/// marker alone orders the events, and a program still running on another CPU may be missed.
-fn settle() {
+/// marker alone orders the events, a program still running on another CPU may be missed, and it is false.
+fn settle() -> bool {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
     // SAFETY: takes two integers and no memory.
-    unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) == 0 }
 }

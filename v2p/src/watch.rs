@@ -3,14 +3,13 @@
 use std::{collections::BTreeMap, ops::Range as Span, time::Duration};
 
 use anyhow::{Context as _, Result};
-use procfs::process::MMapPath;
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{Signal, SignalKind, signal},
     time::Instant,
 };
 use v2p_common::{
-    PAGE_SHIFT, PAGE_SIZE, VirtAddr,
+    PAGE_SHIFT, PAGE_SIZE, PageSize, VirtAddr,
     event::{Event, Fault},
     pagemap::{PagemapState, PagemapWord},
     pte::{Entry, Level, Paging, WalkEnd},
@@ -24,10 +23,14 @@ use crate::{
     kernel,
     ledger::Ledger,
     page,
-    process::{Pagemap, Process},
+    process::{
+        Pagemap, Process,
+        maps::{self, Mapping},
+    },
     record::{Hex, Proof, Record},
     render::Output,
     tracer::{Loss, Tracer},
+    translate::parts::Scanner,
 };
 
 /// How often losses are looked for when nothing else happens.
@@ -64,11 +67,13 @@ impl Stop {
     }
 }
 
-/// The smallest span that holds all ranges; everything where there are none.
+/// The smallest span that holds all ranges, in whole pages of the largest size: events on a huge page carry its first
+/// address. Everything where there are none.
 pub fn span(ranges: &[Range]) -> Span<u64> {
+    let largest = PageSize::Pud.bytes();
     let start = ranges.iter().map(|r| r.start).min().unwrap_or(0);
     let end = ranges.iter().map(|r| r.end).max().unwrap_or(USER_END);
-    start..end
+    start & !(largest - 1)..end.next_multiple_of(largest)
 }
 
 /// One watch over one address space.
@@ -152,7 +157,7 @@ impl Session<'_> {
 
     /// The ledger as it is at the start. The hooks are live: what happens during the reading is in the ring too.
     fn seeded_ledger(&self) -> Result<Ledger> {
-        let mut ledger = Ledger::new(page::zero_pfn()?, self.paging);
+        let mut ledger = Ledger::new(page::zero_pfn()?, self.paging).limited_to(self.ranges);
         for part in self.readings()?.unwrap_or_default() {
             ledger.seeded(part.first, part.end, part.began_ns);
             for (page, word) in part.words {
@@ -190,22 +195,41 @@ impl Session<'_> {
         counts: &mut Counts,
         output: &mut Output,
     ) -> Result<()> {
-        let cookie = self.carrier.mark()?;
-        match self.tracer.take_until(cookie).await {
-            Ok(events) => self.tell(&events, ledger, counts, output)?,
-            Err(e) => output.say(&format!("v2p: {e:#}")),
-        }
+        self.drain(ledger, counts, output).await?;
+        let readings = self.readings()?;
+        // What happened during the reading is no difference that no event showed.
+        let late = self.drain(ledger, counts, output).await?;
         self.tell_losses(before, counts, output)?;
-        let Some(readings) = self.readings()? else {
+        let Some(readings) = readings else {
             return Ok(());
         };
+        let busy = late.iter().flat_map(pages_of).collect();
         let reading = readings.into_iter().flat_map(|part| part.words).collect();
-        for one in ledger.reconcile(now_ns(), &reading) {
+        for one in ledger.reconcile(now_ns(), &reading, &busy) {
             counts.reconciled += 1;
             counts.moves += 1;
             output.record(&Record::Move(one))?;
         }
         Ok(())
+    }
+
+    /// Tells all events up to now.
+    async fn drain(
+        &mut self,
+        ledger: &mut Ledger,
+        counts: &mut Counts,
+        output: &mut Output,
+    ) -> Result<Vec<Event>> {
+        let cookie = self.carrier.mark()?;
+        let events = match self.tracer.take_until(cookie).await {
+            Ok(events) => events,
+            Err(e) => {
+                output.say(&format!("v2p: {e:#}"));
+                self.tracer.take()?
+            }
+        };
+        self.tell(&events, ledger, counts, output)?;
+        Ok(events)
     }
 
     fn tell(
@@ -229,7 +253,7 @@ impl Session<'_> {
                     output.record(&self.fault_record(fault))?;
                 }
             }
-            for one in moves.into_iter().filter(|m| self.is_asked(m.va.0)) {
+            for one in moves {
                 debug_assert_eq!(one.proof, Proof::Event);
                 counts.moves += 1;
                 output.record(&Record::Move(one))?;
@@ -278,16 +302,12 @@ impl Session<'_> {
     /// What pagemap says of every page that is asked about, a mapping after the other. `None`: the address space
     /// is gone.
     fn readings(&self) -> Result<Option<Vec<Reading>>> {
-        let pid = i32::try_from(self.ended.get_ref().pid)?;
-        let Ok(maps) = procfs::process::Process::new(pid).and_then(|p| p.maps()) else {
+        let Ok(mappings) = maps::mappings(self.ended.get_ref().pid) else {
             return Ok(None);
         };
         let mut readings = Vec::new();
-        for map in maps {
-            let (start, end) = map.address;
-            if start >= USER_END || matches!(map.pathname, MMapPath::Vsyscall) {
-                continue;
-            }
+        let mut scanner = Scanner::default();
+        for Mapping { start, end, .. } in mappings {
             for (start, end) in self.asked_parts(start, end) {
                 let mut reading = Reading {
                     first: start >> PAGE_SHIFT,
@@ -295,21 +315,41 @@ impl Session<'_> {
                     began_ns: now_ns(),
                     words: BTreeMap::new(),
                 };
-                let whole = self
-                    .pagemap
-                    .words(VirtAddr(start), VirtAddr(end), |va, word| {
-                        // Bit 55, soft-dirty, is set for untouched pages too.
-                        if word.state() != PagemapState::Absent {
-                            reading.words.insert(va.page_number(), word);
-                        }
-                    })?;
-                if !whole {
-                    return Ok(None);
-                }
+                self.read_into(&mut reading, &mut scanner, VirtAddr(start), VirtAddr(end))?;
                 readings.push(reading);
             }
         }
+        // After an exec or the end, maps are another program's or none, and pagemap gives nothing: that is
+        // no page's absence.
+        if self.pagemap.word(VirtAddr(PAGE_SIZE))?.is_none() {
+            return Ok(None);
+        }
         Ok(Some(readings))
+    }
+
+    /// Reads what is populated between two addresses, or all of it where the kernel cannot tell.
+    fn read_into(
+        &self,
+        reading: &mut Reading,
+        scanner: &mut Scanner,
+        start: VirtAddr,
+        end: VirtAddr,
+    ) -> Result<()> {
+        let mut each = |va: VirtAddr, word: PagemapWord| {
+            // Bit 55, soft-dirty, is set for untouched pages too.
+            if word.state() != PagemapState::Absent {
+                reading.words.insert(va.page_number(), word);
+            }
+        };
+        let scanned = scanner.scan(self.pagemap, start, end, |part| {
+            self.pagemap
+                .words(VirtAddr(part.start), VirtAddr(part.end), &mut each)
+                .map(|_| ())
+        })?;
+        if !scanned {
+            self.pagemap.words(start, end, &mut each)?;
+        }
+        Ok(())
     }
 
     /// The parts of a mapping that are asked about.
@@ -338,6 +378,20 @@ struct Reading {
     words: BTreeMap<u64, PagemapWord>,
 }
 
+/// The pages that an event is about, by number.
+fn pages_of(event: &Event) -> std::ops::Range<u64> {
+    let (va, level) = match event {
+        Event::Fault(fault) => (fault.va, fault.level),
+        Event::MigrationSet(m) | Event::MigrationRemove(m) => (m.va, m.level),
+        Event::MmGone(_) | Event::Marker(_) => return 0..0,
+    };
+    let size = Level::from_u32(level)
+        .and_then(Level::page_size)
+        .unwrap_or(PageSize::Base);
+    let first = (va & !(size.bytes() - 1)) >> PAGE_SHIFT;
+    first..first + size.pages()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,7 +408,7 @@ mod tests {
                 end: 0x2000,
             },
         ];
-        assert_eq!(span(&ranges), 0x1000..0x6000);
+        assert_eq!(span(&ranges), 0..1 << 30);
         assert_eq!(span(&[]), 0..USER_END);
     }
 }

@@ -71,9 +71,9 @@ fn entry_in(root: &Path, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> 
     if check(&place).is_ok() {
         return Ok(place);
     }
-    let fresh = tempfile::Builder::new()
-        .prefix(".making-")
-        .tempdir_in(root)?;
+    let prefix = format!(".making-{name}-");
+    sweep(root, &prefix)?;
+    let fresh = tempfile::Builder::new().prefix(&prefix).tempdir_in(root)?;
     make(fresh.path())?;
     write_sums(fresh.path())?;
     if place.exists() {
@@ -83,6 +83,20 @@ fn entry_in(root: &Path, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> 
     // What it would remove is not there any more.
     let _ = fresh.keep();
     Ok(place)
+}
+
+/// Removes what a maker of the same entry left that was killed; we hold the lock, so none is at work.
+fn sweep(root: &Path, prefix: &str) -> io::Result<()> {
+    for entry in fs::read_dir(root)?.flatten() {
+        if entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.starts_with(prefix))
+        {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn write_sums(folder: &Path) -> Result<()> {
@@ -154,6 +168,16 @@ mod tests {
         fs::remove_file(place.join(SUMS)).unwrap();
         get();
         assert_eq!(made.get(), 3);
+    }
+
+    #[test]
+    fn what_a_killed_maker_left_is_removed_by_the_next() {
+        let root = tempfile::tempdir().unwrap();
+        let left = root.path().join(".making-entry-Ab12");
+        fs::create_dir_all(left.join("deep")).unwrap();
+        let made = Cell::new(0);
+        entry_in(root.path(), "entry", fill(&made)).unwrap();
+        assert!(!left.exists());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use v2p_common::{
     pte::Entry,
 };
 
-use crate::{emit, hooks::watched, maps, walk};
+use crate::{atomic, emit, hooks::watched, maps, walk};
 
 #[raw_tracepoint(tracepoint = "set_migration_pte")]
 fn set_migration_pte(ctx: RawTracePointContext) -> u32 {
@@ -46,8 +46,13 @@ fn migration(ctx: &RawTracePointContext, kind: u32) -> Option<()> {
     if mm == 0 || !watched(&control.target, va) {
         return None;
     }
-    let pgd = walk::pgd_of(mm)?;
-    let end = walk::walk(&control.direct_map, pgd, VirtAddr(va), |_, _| {})?;
+    let walked = walk::pgd_of(mm)
+        .and_then(|pgd| walk::walk(&control.direct_map, pgd, VirtAddr(va), |_, _| {}));
+    let Some(end) = walked else {
+        // It may have been the target's: that is a loss too.
+        atomic::increment(&control.account.lost);
+        return None;
+    };
     if !Entry(end.entry).same_but_accessed_dirty(Entry(entry)) {
         return None;
     }

@@ -29,6 +29,9 @@ pub fn run(args: &cli::Translate, output: &mut Output) -> Result<u8> {
     let process = Process::open(args.pid).context("translate")?;
     // Before the mappings: it belongs to this address space, and after an exec gives nothing.
     let pagemap = Pagemap::of(process.pid).context("translate")?;
+    if process.has_ended() {
+        return Err(ended(args.pid).into());
+    }
     let mappings = maps::mappings(process.pid).context("translate")?;
     if mappings.is_empty() {
         let what = format!(
@@ -61,11 +64,7 @@ pub fn run(args: &cli::Translate, output: &mut Output) -> Result<u8> {
         said.close(output)?;
         if !alive {
             output.flush()?;
-            let what = format!(
-                "translate: process {} ended, or executed another program, during the reading",
-                args.pid
-            );
-            return Err(Failure::no(what).into());
+            return Err(ended(args.pid).into());
         }
     }
     output.record(&Record::Translated {
@@ -76,6 +75,12 @@ pub fn run(args: &cli::Translate, output: &mut Output) -> Result<u8> {
     let one_absent =
         said.totals.pages == 1 && !matches!(said.last, Some(PageState::Present { .. }));
     Ok(if one_absent { exit::NO } else { exit::YES })
+}
+
+fn ended(pid: u32) -> Failure {
+    Failure::no(format!(
+        "translate: process {pid} ended, or executed another program, during the reading"
+    ))
 }
 
 const fn name(route: Route) -> &'static str {

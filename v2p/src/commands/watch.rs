@@ -24,6 +24,10 @@ pub async fn run(args: &cli::Watch, output: &mut Output) -> Result<u8> {
     Privileges::read()?.require_tracing().context("watch")?;
     let process = Process::open(args.pid).context("watch")?;
     let pagemap = Pagemap::of(args.pid).context("watch")?;
+    // The pidfd is of the process that the number named before; if that lives, the pagemap is its own too.
+    if process.has_ended() {
+        return Err(no_address_space(args.pid).into());
+    }
     let stop = Stop::new(args.duration)?;
 
     let mut programs = Programs::load(&kernel::layout::learn()?)?;

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use v2p_common::layout::KernelLayout;
 
 use super::btf::Btf;
@@ -21,12 +21,13 @@ pub fn learn() -> Result<KernelLayout> {
             "v2p needs a kernel built with CONFIG_DEBUG_INFO_BTF=y (every current distribution has it), and /sys mounted",
         )
     })?;
-    let btf = Btf::parse(&blob).context(BTF_PATH)?;
+    let unusable = |e: anyhow::Error| Failure::unsupported(format!("{BTF_PATH}: {e:#}"));
+    let btf = Btf::parse(&blob).map_err(unusable)?;
     let ns = fs::metadata("/proc/self/ns/pid")
         .map_err(|e| Failure::unsupported(format!("/proc/self/ns/pid: {e}")).hint("mount /proc"))?;
     Ok(KernelLayout {
-        mm_pgd: btf.member_offset("mm_struct", "pgd")?,
-        task_mm: btf.member_offset("task_struct", "mm")?,
+        mm_pgd: btf.member_offset("mm_struct", "pgd").map_err(unusable)?,
+        task_mm: btf.member_offset("task_struct", "mm").map_err(unusable)?,
         pid_ns_dev: kernel_dev(ns.dev()),
         pid_ns_ino: ns.ino(),
     })

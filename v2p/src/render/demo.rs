@@ -7,6 +7,7 @@ use v2p_common::{Pfn, VirtAddr};
 
 use super::{Colour, Output, text::state};
 use crate::{
+    exit,
     record::{Routes, Verdict, Write},
     tracer::Tracer,
 };
@@ -21,7 +22,15 @@ impl<'a> DemoText<'a> {
     }
 
     fn say(&self, what: &str, text: &str) -> Result<()> {
-        self.0.borrow_mut().text(&format!("  {what:<10} {text}"))
+        self.line(&format!("  {what:<10} {text}"))
+    }
+
+    /// A line, heard or not: the demo goes on when nobody reads it.
+    fn line(&self, line: &str) -> Result<()> {
+        match self.0.borrow_mut().text(line) {
+            Err(e) if exit::is_closed_stdout(&e) => Ok(()),
+            said => said,
+        }
     }
 
     /// The page.
@@ -30,7 +39,7 @@ impl<'a> DemoText<'a> {
     /// Those of [`Output::text`], as for all of these.
     pub fn start(&self, kernel: &str, pid: u32, before: &str, va: VirtAddr) -> Result<()> {
         let head = format!("v2p demo: process {pid} on Linux {kernel}\n");
-        self.0.borrow_mut().text(&head)?;
+        self.line(&head)?;
         self.say(
             "buffer",
             &format!("{before:?}, in a locked page of its own"),
@@ -133,10 +142,10 @@ impl<'a> DemoText<'a> {
             self.say(what, &format!("{} -> {}{who}", state(m.from), state(m.to)))?;
         }
         if window_ns.is_some() {
-            let what = if moves.is_empty() {
-                "no move of the page"
-            } else {
-                "the page moved"
+            let what = match verdict {
+                Verdict::Landed => "no move of the page",
+                Verdict::Strayed => "the page moved",
+                _ => "cannot tell whether the page moved",
             };
             self.say(
                 "tracer",
@@ -156,8 +165,7 @@ impl<'a> DemoText<'a> {
         } else {
             Colour::Bad
         };
-        let mut output = self.0.borrow_mut();
-        let word = output.coloured(&word, colour);
-        output.text(&format!("\nverdict: {word}"))
+        let word = self.0.borrow().coloured(&word, colour);
+        self.line(&format!("\nverdict: {word}"))
     }
 }

@@ -35,6 +35,8 @@ pub enum Route {
 
 /// Blocks that are read at a time: 128 MiB of address space, so that memory stays small.
 const BLOCKS: usize = 64;
+/// Bytes from which on it pays to step over empty tables instead of reading through them.
+const STEP_FROM: u64 = 64 << 20;
 /// How often two routes that differ are asked again.
 const RETRIES: usize = 3;
 
@@ -134,11 +136,7 @@ impl Translator {
                 Ok(())
             })?;
         if !scanned {
-            let whole = Part {
-                start: start.0,
-                end: end.0,
-            };
-            parts = vec![whole];
+            parts = self.step(pagemap, start, end)?;
         }
         for part in parts {
             self.absent(at, part.start, sink)?;
@@ -149,6 +147,42 @@ impl Translator {
         }
         self.absent(at, mapping.end, sink)?;
         Ok(true)
+    }
+
+    /// The parts that have page tables, found by steps over the empty entries of the tables above: what is done before
+    /// PAGEMAP_SCAN (6.7), and where pagemap hides frames. Without a walk: all of it.
+    fn step(&mut self, pagemap: &Pagemap, start: VirtAddr, end: VirtAddr) -> Result<Vec<Part>> {
+        let whole = Part {
+            start: start.0,
+            end: end.0,
+        };
+        let Some(walker) = self.walker.as_mut().filter(|_| end.0 - start.0 > STEP_FROM) else {
+            return Ok(vec![whole]);
+        };
+        let mut parts: Vec<Part> = Vec::new();
+        let mut at = start.0;
+        while at < end.0 {
+            let Some((_, walk)) = walker.carrier.both(pagemap, VirtAddr(at))? else {
+                break;
+            };
+            let ended = walk.end;
+            let (level, empty) =
+                ended.map_or((Level::Pte, false), |e| (e.level, e.entry == Entry(0)));
+            // A page table, or a huge page: the block is looked into.
+            let shift = level.max(Level::Pmd).shift();
+            let next = ((at >> shift) + 1).saturating_mul(1 << shift).min(end.0);
+            if level == Level::Pte || !empty {
+                match parts.last_mut() {
+                    Some(last) if last.end == at => last.end = next,
+                    _ => parts.push(Part {
+                        start: at,
+                        end: next,
+                    }),
+                }
+            }
+            at = next;
+        }
+        Ok(parts)
     }
 
     /// Pages that hold nothing, from `start` up to `end`.

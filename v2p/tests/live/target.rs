@@ -228,6 +228,11 @@ impl Target {
         pfn(&Pagemap::of(self.pid()).unwrap(), i)
     }
 
+    /// Has it end by itself, and leaves it a zombie until the test is over.
+    pub(crate) fn end_unreaped(&mut self) {
+        self.commands = None;
+    }
+
     /// Has it end by itself.
     pub(crate) fn end(mut self) {
         self.commands = None;

@@ -267,11 +267,10 @@ fn what_the_kernel_maps() -> Done {
     let pid = target.pid().to_string();
     let output = harness::run(&["translate", "--json", "--pid", &pid, "[vvar]"]);
     let end = last_json(&output);
-    assert!(end["device"].as_u64() > Some(0), "{end}");
-    assert_eq!(
-        (&end["present"], &end["disagree"]),
-        (&Value::from(0), &Value::from(0))
-    );
+    // A device's page up to 6.18; from 7.x on a page like others.
+    let shown = end["device"].as_u64().unwrap() + end["present"].as_u64().unwrap();
+    assert!(shown > 0, "{end}");
+    assert_eq!(end["disagree"], 0, "{end}");
     Done::Passed
 }
 

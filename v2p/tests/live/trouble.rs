@@ -28,6 +28,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
         trial("in_a_user_namespace_it_is_unsupported", in_a_user_namespace),
         trial("a_watch_of_nothing_says_so", a_watch_of_nothing),
+        trial(
+            "under_confidentiality_it_says_why_it_cannot",
+            under_confidentiality,
+        ),
     ]
 }
 
@@ -142,5 +146,35 @@ fn a_watch_of_nothing() -> Done {
         );
         assert!(output.stdout.is_empty());
     }
+    Done::Passed
+}
+
+fn under_confidentiality() -> Done {
+    if harness::expected_devmem().as_deref() != Some("confidentiality") {
+        return Done::Skipped("this kernel is not locked down to confidentiality".to_owned());
+    }
+    let pid = std::process::id().to_string();
+    for command in [
+        &["demo", "--json"][..],
+        &["watch", "--pid", &pid],
+        &["translate", "--pid", &pid, "--route", "both"],
+    ] {
+        let output = harness::run(command);
+        assert_unsupported(
+            &output,
+            "hint: the kernel is locked down, eBPF may not read its memory: none integrity [confidentiality]",
+        );
+    }
+    let output = harness::run(&["translate", "--json", "--pid", &pid]);
+    let end = harness::last_json(&output);
+    assert_eq!(
+        (&end["route"], output.status.code()),
+        (&serde_json::Value::from("pagemap"), Some(0)),
+        "{end}"
+    );
+    assert!(
+        end["present"].as_u64() > Some(100) && end["why"].is_string(),
+        "{end}"
+    );
     Done::Passed
 }

@@ -32,6 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             "the_end_of_the_target_ends_the_watch",
             the_end_of_the_target,
         ),
+        trial("a_target_that_ends_is_no_move_of_its_pages", a_zombie),
         trial("a_watch_ends_after_its_time", a_watch_ends),
         trial("faults_of_every_thread_are_told", every_thread),
         trial("a_range_limits_what_is_told", a_range),
@@ -194,6 +195,26 @@ fn the_end_of_the_target() -> Done {
     let (records, status) = watching.finish();
     assert_eq!(end_of(&records)["why"], "target-exited");
     assert_eq!(status.code(), Some(0));
+    Done::Passed
+}
+
+/// A zombie has maps that are empty, and a pagemap that gives nothing.
+fn a_zombie() -> Done {
+    let mut target = Target::start();
+    target.tell("write", 0);
+    let watching = watch(&target, &[&format!("{:#x}+64K", va(0))]);
+    let pfn = target.tell("write", 1);
+    target.end_unreaped();
+    let (records, status) = watching.finish();
+    let moves = of_kind(&records, "move");
+    assert_eq!(moves.len(), 1, "{moves:?}");
+    assert_eq!(moves[0]["to"]["pfn"], pfn);
+    let end = end_of(&records);
+    assert_eq!(
+        (&end["why"], &end["reconciled"]),
+        (&Value::from("target-exited"), &Value::from(0))
+    );
+    assert!(status.success());
     Done::Passed
 }
 

@@ -43,7 +43,7 @@ fn build(config: &Path, folder: &Path) -> Result<()> {
     let packages = apt::Packages::open()?;
     // Beside the entry and not in /tmp, which may be small memory.
     let work = tempfile::Builder::new()
-        .prefix(".kernel-")
+        .prefix(&format!(".making-built-{SERIES}-"))
         .tempdir_in(cache::root()?)?;
     let deb = packages.download(&format!("linux-source-{SERIES}"), work.path())?;
     apt::unpack(&deb, work.path())?;
