@@ -10,6 +10,10 @@ pub struct KernelLayout {
     pub mm_pgd: u64,
     /// Byte offset of `mm` in `struct task_struct`.
     pub task_mm: u64,
+    /// Byte offset of `min_flt` in `struct task_struct`: minor faults so far.
+    pub task_min_flt: u64,
+    /// Byte offset of `maj_flt` in `struct task_struct`: major faults so far.
+    pub task_maj_flt: u64,
     /// Device number of the PID namespace that v2p runs in (`st_dev` of
     /// /proc/self/ns/pid, in the kernel's encoding).
     pub pid_ns_dev: u64,
@@ -22,23 +26,31 @@ impl KernelLayout {
     pub const UNSET: Self = Self {
         mm_pgd: 0,
         task_mm: 0,
+        task_min_flt: 0,
+        task_maj_flt: 0,
         pid_ns_dev: 0,
         pid_ns_ino: 0,
     };
 
     /// The bytes of the global, in the machine's own order.
-    pub fn to_bytes(&self) -> [u8; 32] {
+    pub fn to_bytes(&self) -> [u8; 48] {
         let Self {
             mm_pgd,
             task_mm,
+            task_min_flt,
+            task_maj_flt,
             pid_ns_dev,
             pid_ns_ino,
         } = self;
-        let mut bytes = [0; 32];
-        for (chunk, word) in bytes
-            .chunks_exact_mut(8)
-            .zip([mm_pgd, task_mm, pid_ns_dev, pid_ns_ino])
-        {
+        let mut bytes = [0; 48];
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip([
+            mm_pgd,
+            task_mm,
+            task_min_flt,
+            task_maj_flt,
+            pid_ns_dev,
+            pid_ns_ino,
+        ]) {
             chunk.copy_from_slice(&word.to_ne_bytes());
         }
         bytes
@@ -58,10 +70,12 @@ mod tests {
         let layout = KernelLayout {
             mm_pgd: 1,
             task_mm: 2,
-            pid_ns_dev: 3,
-            pid_ns_ino: 4,
+            task_min_flt: 3,
+            task_maj_flt: 4,
+            pid_ns_dev: 5,
+            pid_ns_ino: 6,
         };
-        let words: [u64; 4] = [1, 2, 3, 4];
+        let words: [u64; 6] = [1, 2, 3, 4, 5, 6];
         for (chunk, word) in layout.to_bytes().chunks_exact(8).zip(words) {
             assert_eq!(chunk, word.to_ne_bytes());
         }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, RingBuf},
+    maps::{Array, PerCpuArray, RingBuf},
 };
 use v2p_common::{
     control::{Control, Table},
@@ -27,6 +27,16 @@ static TABLES: Array<Table> = Array::with_max_entries(1, MMAPABLE);
 #[inline(always)]
 pub(crate) fn table(index: u64) -> Option<*mut Table> {
     TABLES.get_ptr_mut(u32::try_from(index).ok()?)
+}
+
+/// The last fault told on each CPU: thread, and its faults so far.
+#[map]
+static LAST_FAULT: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
+
+/// The place for this CPU's last fault.
+#[inline(always)]
+pub(crate) fn last_fault() -> Option<*mut [u64; 2]> {
+    LAST_FAULT.get_ptr_mut(0)
 }
 
 /// Set by user space before the programs are loaded.

@@ -6,7 +6,9 @@
 //! pays. Faults that get_user_pages takes on the target's behalf raise neither.
 
 use aya_ebpf::{
-    helpers::generated::bpf_get_current_task, macros::perf_event, programs::PerfEventContext,
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_task},
+    macros::perf_event,
+    programs::PerfEventContext,
 };
 use v2p_common::{
     VirtAddr,
@@ -27,6 +29,24 @@ fn fault_major(ctx: PerfEventContext) -> u32 {
     0
 }
 
+/// Whether this fault was told already. A thread that was started while its process was being attached to may
+/// have the event twice, inherited and of its own: both are served within one fault, on one CPU, with the same
+/// count of faults (mm_account_fault counts before it tells).
+#[inline(always)]
+fn is_told(task: u64) -> Option<bool> {
+    let layout = maps::layout();
+    let count = kread::word(task + layout.task_min_flt)?
+        .wrapping_add(kread::word(task + layout.task_maj_flt)?);
+    let now = [u64::from(bpf_get_current_pid_tgid() as u32), count];
+    let last = maps::last_fault()?;
+    // SAFETY: this CPU's own value, and perf events of one CPU do not interrupt each other.
+    unsafe {
+        let told = *last == now;
+        *last = now;
+        Some(told)
+    }
+}
+
 #[inline(always)]
 fn fault(ctx: &PerfEventContext, major: u32) -> Option<()> {
     let control = maps::control()?;
@@ -40,6 +60,9 @@ fn fault(ctx: &PerfEventContext, major: u32) -> Option<()> {
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_task() };
     if kread::word(task + maps::layout().task_mm)? != target_mm {
+        return None;
+    }
+    if is_told(task)? {
         return None;
     }
     let end = walk::pgd_of(target_mm)

@@ -25,9 +25,12 @@ pub fn learn() -> Result<KernelLayout> {
     let btf = Btf::parse(&blob).map_err(unusable)?;
     let ns = fs::metadata("/proc/self/ns/pid")
         .map_err(|e| Failure::unsupported(format!("/proc/self/ns/pid: {e}")).hint("mount /proc"))?;
+    let offset = |structure, member| btf.member_offset(structure, member).map_err(unusable);
     Ok(KernelLayout {
-        mm_pgd: btf.member_offset("mm_struct", "pgd").map_err(unusable)?,
-        task_mm: btf.member_offset("task_struct", "mm").map_err(unusable)?,
+        mm_pgd: offset("mm_struct", "pgd")?,
+        task_mm: offset("task_struct", "mm")?,
+        task_min_flt: offset("task_struct", "min_flt")?,
+        task_maj_flt: offset("task_struct", "maj_flt")?,
         pid_ns_dev: kernel_dev(ns.dev()),
         pid_ns_ino: ns.ino(),
     })

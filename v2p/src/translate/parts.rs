@@ -102,17 +102,16 @@ impl Scanner {
                     None => next,
                 });
             }
-            // The address space is gone, or the kernel walked nothing: there is no more to find.
-            if walked <= at {
-                break;
-            }
             at = walked;
         }
         joined.map_or(Ok(()), each)?;
         Ok(true)
     }
 
-    /// One call, from `at` on: leaves regions, gives where it stopped. `None`: the kernel has no such call.
+    /// One call, from `at` on: leaves regions, gives where to go on. `None`: the kernel has no such call.
+    ///
+    /// Not by the answer's `walk_end`: it stays at the last time that the kernel's own buffer of 512 regions was full,
+    /// also when the walk then went on to the end (do_pagemap_scan, fs/proc/task_mmu.c; seen on 6.18).
     fn once(&mut self, pagemap: &Pagemap, at: u64, end: u64) -> Result<Option<u64>> {
         if self.absent {
             return Ok(None);
@@ -151,8 +150,16 @@ impl Scanner {
                 _ => Err(error).context("PAGEMAP_SCAN"),
             };
         }
-        self.regions.truncate(usize::try_from(n)?);
-        Ok(Some(arg.walk_end))
+        let found = usize::try_from(n)?;
+        let full = found >= self.regions.len();
+        self.regions.truncate(found);
+        // With room left in the vector, all was walked.
+        let stopped = self
+            .regions
+            .last()
+            .map(|region| region.end)
+            .filter(|_| full);
+        Ok(Some(stopped.filter(|stopped| *stopped > at).unwrap_or(end)))
     }
 }
 

@@ -70,11 +70,12 @@ impl Translator {
     /// # Errors
     /// Exit code 3 where the route cannot be taken here.
     pub fn new(route: Route) -> Result<Self> {
-        let (walker, paging, why) = match (route, Walker::new()) {
-            (Route::Pagemap, _) => (None, None, None),
-            (_, Ok((walker, paging))) => (Some(walker), Some(paging), None),
-            (Route::Auto, Err(e)) => (None, None, Some(format!("{e:#}"))),
-            (_, Err(e)) => return Err(e),
+        let walker = (route != Route::Pagemap).then(Walker::new);
+        let (walker, paging, why) = match (route, walker) {
+            (_, None) => (None, None, None),
+            (_, Some(Ok((walker, paging)))) => (Some(walker), Some(paging), None),
+            (Route::Auto, Some(Err(e))) => (None, None, Some(format!("{e:#}"))),
+            (_, Some(Err(e))) => return Err(e),
         };
         let route = match (route, &walker) {
             (Route::Auto, Some(_)) => Route::Both,

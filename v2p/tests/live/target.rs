@@ -108,7 +108,7 @@ fn map_huge(flags: MapFlags) -> u64 {
     u64::from(word.pfn().is_some())
 }
 
-/// Reserves a TiB and writes `pages` pages all over it; gives their number.
+/// Reserves a TiB and writes `pages` pages all over it; gives its address.
 fn reserve(pages: u64) -> u64 {
     const LEN: u64 = 1 << 40;
     let (len, access) = (
@@ -128,7 +128,7 @@ fn reserve(pages: u64) -> u64 {
     // SAFETY: our own mapping; huge pages would be more than are counted.
     let _ = unsafe { rustix::mm::madvise(start, len, rustix::mm::Advice::LinuxNoHugepage) };
     (0..pages).for_each(|i| write_to(start as u64 + i * (LEN / pages) / 4096 * 4096));
-    pages
+    start as u64
 }
 
 fn write_to(address: u64) {

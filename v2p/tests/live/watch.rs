@@ -2,6 +2,15 @@
 
 use libtest_mimic::Trial;
 use serde_json::Value;
+use v2p::{
+    bpf::{FaultKind, Programs},
+    carrier::Carrier,
+    common::{VirtAddr, event::Event},
+    kernel,
+    process::{Pagemap, Process},
+    tracer::Tracer,
+    translate::Both,
+};
 
 use crate::{
     Done,
@@ -35,6 +44,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_target_that_ends_is_no_move_of_its_pages", a_zombie),
         trial("a_watch_ends_after_its_time", a_watch_ends),
         trial("faults_of_every_thread_are_told", every_thread),
+        trial(
+            "a_fault_is_told_once_though_a_thread_is_attached_twice",
+            attached_twice,
+        ),
         trial("a_range_limits_what_is_told", a_range),
         trial("the_text_is_aligned_and_has_no_colours_in_a_pipe", the_text),
         trial(
@@ -251,6 +264,40 @@ fn every_thread() -> Done {
         "{threads:?}"
     );
     end_of(&records);
+    Done::Passed
+}
+
+fn attached_twice() -> Done {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let _inside = runtime.enter();
+    let mut target = Target::start();
+    let mut programs = Programs::load(&kernel::layout::learn().unwrap()).unwrap();
+    let mut carrier = Carrier::new(&mut programs).unwrap();
+    kernel::direct_map::learn(&mut carrier).unwrap();
+    let pagemap = Pagemap::of(target.pid()).unwrap();
+    let mm = Both::ask(&mut carrier, &pagemap, VirtAddr(4096))
+        .unwrap()
+        .unwrap()
+        .walk
+        .mm;
+    let process = Process::open(target.pid()).unwrap();
+    let mut tracer = Tracer::start(&mut programs, &process, mm, va(0)..va(PAGES)).unwrap();
+    programs
+        .attach_faults(FaultKind::Minor, target.pid())
+        .unwrap();
+    (0..8).for_each(|i| _ = target.tell("write", i));
+    let cookie = carrier.mark().unwrap();
+    let events = runtime.block_on(tracer.take_until(cookie)).unwrap();
+    let fault = |event: &Event| match event {
+        Event::Fault(fault) => Some(fault.va),
+        _ => None,
+    };
+    let faults: Vec<_> = events.iter().filter_map(fault).collect();
+    let expected: Vec<_> = (0..8).map(va).collect();
+    assert_eq!(faults, expected);
     Done::Passed
 }
 
