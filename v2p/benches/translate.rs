@@ -179,6 +179,7 @@ fn row(name: &str, times: &[Duration], reference: Duration) {
     );
     let ratio = (!reference.is_zero()).then(|| median.as_secs_f64() / reference.as_secs_f64());
     let shown = ratio.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}"));
+    let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap();
     let us = |d: Duration| format!("{:.0} us", d.as_secs_f64() * 1e6);
     println!(
         "{name:<44} {:>10} {:>10} {:>10} {shown:>7}",
@@ -188,6 +189,6 @@ fn row(name: &str, times: &[Duration], reference: Duration) {
     );
     eprintln!(
         "{}",
-        json!({"row": name, "median_ns": median.as_nanos() as u64, "min_ns": min.as_nanos() as u64, "max_ns": max.as_nanos() as u64, "ratio": ratio})
+        json!({"row": name, "median_ns": ns(median), "min_ns": ns(*min), "max_ns": ns(*max), "ratio": ratio})
     );
 }

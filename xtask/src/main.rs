@@ -9,7 +9,11 @@ mod setup;
 mod shell;
 mod test;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::PathBuf,
+    process::{Command, ExitCode},
+    time::Duration,
+};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -31,6 +35,8 @@ enum Task {
     Lab(LabArgs),
     /// Make the eBPF object v2p/v2p.bpf.o from v2p-ebpf
     Ebpf(EbpfArgs),
+    /// Measure, on this machine's kernel as root: ratios to a reference in the same run
+    Bench,
     /// Fetch what `ebpf` and `lab` need: rust-src, bpf-linker, QEMU
     Setup,
 }
@@ -133,8 +139,19 @@ fn run(task: Task) -> Result<u8> {
         Task::Ebpf(args) if args.check => ebpf::check().map(|()| 0),
         Task::Ebpf(args) if args.log => ebpf::with_log().map(|()| 0),
         Task::Ebpf(_) => ebpf::make().map(|()| 0),
+        Task::Bench => bench().map(|()| 0),
         Task::Setup => setup::all().map(|()| 0),
     }
+}
+
+fn bench() -> Result<()> {
+    let mut cargo = Command::new(setup::cargo());
+    let status = cargo
+        .args(["bench", "--quiet", "--package", "v2p"])
+        .current_dir(root())
+        .status()?;
+    anyhow::ensure!(status.success(), "cargo bench: {status}");
+    Ok(())
 }
 
 /// The workspace's folder.

@@ -46,6 +46,11 @@ impl Nodes {
         }
     }
 
+    /// Whether there is one node only.
+    pub const fn is_single(&self) -> bool {
+        self.zones.is_empty()
+    }
+
     /// The node of `pfn`, where there are several.
     pub fn of(&self, pfn: Pfn) -> Option<u32> {
         let holds = |(_, start, end): &&(u32, u64, u64)| (*start..*end).contains(&pfn.0);

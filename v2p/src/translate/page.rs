@@ -179,6 +179,45 @@ impl Decoder {
         }
     }
 
+    /// The page where it is what pages mostly are, present in a base page, by the routes that were asked (`walked`: the
+    /// walk was), and they agree; else `None`, and [`Self::page`] tells. Only faster than that.
+    #[inline(always)]
+    pub fn plain(
+        &self,
+        va: VirtAddr,
+        word: Option<PagemapWord>,
+        entry: Option<u64>,
+        walked: bool,
+    ) -> Option<Page> {
+        let mask = self.paging.map_or(0, |paging| paging.physical_mask) & !0xfff;
+        let by_walk = match entry {
+            Some(entry) if walked && entry & 1 != 0 => Some((entry & mask) >> PAGE_SHIFT),
+            None if !walked => None,
+            _ => return None,
+        };
+        let by_word = match word {
+            Some(word) => Some(word.pfn()?.0),
+            None => None,
+        };
+        let (pfn, verdict) = match (by_word, by_walk) {
+            (Some(a), Some(b)) if a == b => (a, Verdict::Agree),
+            (Some(_), Some(_)) | (None, None) => return None,
+            (Some(pfn), None) | (None, Some(pfn)) => (pfn, Verdict::Single),
+        };
+        if self.zero_pfn == Some(Pfn(pfn)) {
+            return None;
+        }
+        Some(Page {
+            va,
+            state: PageState::Present { pfn: Pfn(pfn) },
+            page_size: by_walk.map(|_| v2p_common::PAGE_SIZE),
+            marks: word.map(Marks::of).unwrap_or_default(),
+            frame: None,
+            node: None,
+            verdict,
+        })
+    }
+
     /// Two routes that differ go on differing: what that means. Pagemap takes memory of devices, and pages that
     /// the kernel maps itself, for holes (VM_PFNMAP); the walk shows them.
     pub fn settle(&self, page: Page, word: PagemapWord, walked: (Level, Entry)) -> Page {
@@ -261,6 +300,39 @@ mod tests {
         );
         assert_eq!(page.page_size, Some(4096));
         assert_eq!(page.marks.names().collect::<Vec<_>>(), ["exclusive"]);
+    }
+
+    #[test]
+    fn the_short_way_says_what_the_long_way_does_or_nothing() {
+        let words = [
+            None,
+            Some(0),
+            Some(1 << 63 | 9),
+            Some(1 << 63 | 5),
+            Some(1 << 63 | 10),
+            Some(1 << 62 | 7 << 5),
+            Some(1 << 63),
+        ];
+        let entries = [
+            None,
+            Some(0),
+            Some(9 << 12 | 0x67),
+            Some(5 << 12 | 0x25),
+            Some(swap_entry(0, 7).0),
+            Some((!9u64 << 12) & ((1 << 52) - 1) & !0xfff | 0x100),
+        ];
+        let mut said = 0;
+        for word in words.map(|w| w.map(PagemapWord)) {
+            for entry in entries {
+                let short = DECODER.plain(VA, word, entry, entry.is_some());
+                let long = DECODER.page(VA, word, entry.map(|e| (Level::Pte, Entry(e))));
+                if let Some(short) = short {
+                    assert_eq!(short, long, "{word:x?} {entry:x?}");
+                    said += 1;
+                }
+            }
+        }
+        assert!(said >= 3, "{said}");
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub enum Route {
 
 /// Blocks that are read at a time: 128 MiB of address space, so that memory stays small.
 const BLOCKS: usize = 64;
+/// A chunk with fewer pages than one in so many is sparse: what follows is scanned first.
+const SPARSE: u64 = 16;
 /// Bytes from which on it pays to step over empty tables instead of reading through them.
 const STEP_FROM: u64 = 64 << 20;
 /// How often two routes that differ are asked again.
@@ -60,9 +62,6 @@ struct Walker {
     /// Keeps the programs attached.
     _programs: Programs,
 }
-
-/// Where pages go: the first of some that are alike and lie one after the other, and their number.
-pub type Sink<'a> = &'a mut dyn FnMut(Page, u64) -> Result<()>;
 
 impl Translator {
     /// Prepares `route`. Inside a tokio runtime, where eBPF is asked for.
@@ -117,29 +116,43 @@ impl Translator {
         self.decoder
     }
 
-    /// Hands every page of `mapping` to `sink`, in order; pages that were not looked at because nothing is there come as
+    /// Hands every page of `mapping` to `sink`, in order: the first of some that are alike and lie one after the other, and
+    /// their number. Pages that were not looked at because nothing is there come as
     /// absent ones. False: the address space is gone.
     ///
     /// # Errors
     /// Those of the reading and of `sink`.
-    pub fn mapping(
-        &mut self,
-        pagemap: &Pagemap,
-        mapping: &Mapping,
-        sink: Sink<'_>,
-    ) -> Result<bool> {
+    pub fn mapping<F>(&mut self, pagemap: &Pagemap, mapping: &Mapping, sink: &mut F) -> Result<bool>
+    where
+        F: FnMut(Page, u64) -> Result<()>,
+    {
         let mut at = mapping.start;
-        let mut parts = Vec::new();
-        let (start, end) = (VirtAddr(mapping.start), VirtAddr(mapping.end));
-        let scanned = !mapping.may_hide_frames()
-            && self.scanner.scan(pagemap, start, end, |part| {
-                parts.push(part);
-                Ok(())
-            })?;
-        if !scanned {
-            parts = self.step(pagemap, start, end)?;
+        // As long as there is much to read, it is read; a scan of it all would only come on top.
+        while at < mapping.end {
+            let end = next_chunk(at).min(mapping.end);
+            let mut populated = 0;
+            let alive = self.part(
+                pagemap,
+                Part { start: at, end },
+                &mut |page: Page, pages| {
+                    populated += if page.state == PageState::Absent {
+                        0
+                    } else {
+                        pages
+                    };
+                    sink(page, pages)
+                },
+            )?;
+            if !alive {
+                return Ok(false);
+            }
+            let sparse = populated * SPARSE < (end - at) / PAGE_SIZE;
+            at = end;
+            if sparse {
+                break;
+            }
         }
-        for part in parts {
+        for part in self.parts(pagemap, mapping, at)? {
             self.absent(at, part.start, sink)?;
             if !self.part(pagemap, part, sink)? {
                 return Ok(false);
@@ -148,6 +161,25 @@ impl Translator {
         }
         self.absent(at, mapping.end, sink)?;
         Ok(true)
+    }
+
+    /// The populated parts of `mapping` from `at` on.
+    fn parts(&mut self, pagemap: &Pagemap, mapping: &Mapping, at: u64) -> Result<Vec<Part>> {
+        let (start, end) = (VirtAddr(at), VirtAddr(mapping.end));
+        let mut parts = Vec::new();
+        if at >= mapping.end {
+            return Ok(parts);
+        }
+        let scanned = !mapping.may_hide_frames()
+            && self.scanner.scan(pagemap, start, end, |part| {
+                parts.push(part);
+                Ok(())
+            })?;
+        if scanned {
+            Ok(parts)
+        } else {
+            self.step(pagemap, start, end)
+        }
     }
 
     /// The parts that have page tables, found by steps over the empty entries of the tables above: what is done before
@@ -187,7 +219,10 @@ impl Translator {
     }
 
     /// Pages that hold nothing, from `start` up to `end`.
-    fn absent(&self, start: u64, end: u64, sink: Sink<'_>) -> Result<()> {
+    fn absent<F>(&self, start: u64, end: u64, sink: &mut F) -> Result<()>
+    where
+        F: FnMut(Page, u64) -> Result<()>,
+    {
         if start >= end {
             return Ok(());
         }
@@ -198,143 +233,132 @@ impl Translator {
     }
 
     /// Reads a populated part, some blocks at a time.
-    fn part(&mut self, pagemap: &Pagemap, part: Part, sink: Sink<'_>) -> Result<bool> {
+    fn part<F>(&mut self, pagemap: &Pagemap, part: Part, sink: &mut F) -> Result<bool>
+    where
+        F: FnMut(Page, u64) -> Result<()>,
+    {
         let mut at = part.start;
         while at < part.end {
-            let limit = (at & !(BLOCK_BYTES - 1)).saturating_add(BLOCKS as u64 * BLOCK_BYTES);
-            let end = part.end.min(limit);
-            self.pages.clear();
-            let alive = match self.route {
-                Route::Walk => self.read_by_walk(pagemap, at, end)?,
-                _ => self.read_words(pagemap, at, end)?,
+            let end = part.end.min(next_chunk(at));
+            let alive = if self.flags.is_none() && self.nodes.is_single() {
+                self.read(pagemap, at, end, &mut |page| sink(page, 1))?
+            } else {
+                let mut pages = std::mem::take(&mut self.pages);
+                pages.clear();
+                let alive = self.read(pagemap, at, end, &mut |page| {
+                    pages.push(page);
+                    Ok(())
+                })?;
+                self.add_frames(&mut pages)?;
+                for page in &pages {
+                    sink(*page, 1)?;
+                }
+                self.pages = pages;
+                alive
             };
             if !alive {
                 return Ok(false);
-            }
-            self.settle(pagemap)?;
-            self.add_frames()?;
-            for page in &self.pages {
-                sink(*page, 1)?;
             }
             at = end;
         }
         Ok(true)
     }
 
-    /// Fills `pages` from pagemap's words, with the walk beside them where it is asked for.
-    fn read_words(&mut self, pagemap: &Pagemap, start: u64, end: u64) -> Result<bool> {
+    /// Hands the pages of at most [`BLOCKS`] blocks to `each`, by the route. False: the address space is gone.
+    fn read<F>(&mut self, pagemap: &Pagemap, start: u64, end: u64, each: &mut F) -> Result<bool>
+    where
+        F: FnMut(Page) -> Result<()>,
+    {
         let Self {
             walker,
             decoder,
             words,
-            pages,
+            route,
             ..
         } = self;
-        let want = usize::try_from((end - start) / PAGE_SIZE)?;
-        let words = words.get_mut(..want).context("too many pages at a time")?;
-        let before = usize::try_from(start / PAGE_SIZE)? % BLOCK_PAGES;
-        let n = match walker {
-            Some(walker) => {
-                let blocks = (before + want).div_ceil(BLOCK_PAGES);
-                walker
+        let block_of = |va: u64| va & !(BLOCK_BYTES - 1);
+        let by_walk = *route == Route::Walk;
+        // A read of one word brings a whole table, so the walk alone asks for a block at a time.
+        let mut read = 0;
+        if !by_walk {
+            let want = usize::try_from((end - start) / PAGE_SIZE)?;
+            let words = words.get_mut(..want).context("too many pages at a time")?;
+            let blocks = usize::try_from((end - block_of(start)).div_ceil(BLOCK_BYTES))?;
+            read = match walker {
+                Some(walker) => walker
                     .carrier
-                    .tables(pagemap, VirtAddr(start), blocks, words)?
-            }
-            None => pagemap.read_words(VirtAddr(start), words)?,
-        };
-        for (i, word) in words.iter().take(n).enumerate() {
-            let va = VirtAddr(start + i as u64 * PAGE_SIZE);
-            let place = before + i;
-            // A block that the walk did not come by is asked again, page by page: see `settle`.
-            let walked = walker.as_ref().map(|walker| {
-                let table = walker.carrier.table(place / BLOCK_PAGES);
-                table.and_then(|table| entry_of(table, place % BLOCK_PAGES))
-            });
-            let word = PagemapWord(*word);
-            pages.push(match walked {
-                Some(Some(walked)) => decoder.page(va, Some(word), Some(walked)),
-                Some(None) => Page {
-                    verdict: Verdict::Disagree,
-                    ..decoder.page(va, Some(word), None)
-                },
-                None => decoder.page(va, Some(word), None),
-            });
-        }
-        Ok(n == want)
-    }
-
-    /// Fills `pages` from the page tables alone: a read of one word brings a whole table.
-    fn read_by_walk(&mut self, pagemap: &Pagemap, start: u64, end: u64) -> Result<bool> {
-        let Self {
-            walker,
-            decoder,
-            pages,
-            ..
-        } = self;
-        let carrier = &mut walker.as_mut().context("there is no walk")?.carrier;
-        let mut at = start;
-        while at < end {
-            let block_end = ((at & !(BLOCK_BYTES - 1)) + BLOCK_BYTES).min(end);
-            let mut word = [0];
-            if carrier.tables(pagemap, VirtAddr(at), 1, &mut word)? == 0 {
+                    .tables(pagemap, VirtAddr(start), blocks, words)?,
+                None => pagemap.read_words(VirtAddr(start), words)?,
+            };
+            if read == 0 {
                 return Ok(false);
             }
-            for va in (at..block_end).step_by(usize::try_from(PAGE_SIZE)?) {
-                let index = usize::try_from(va / PAGE_SIZE)? % BLOCK_PAGES;
-                let walked = carrier.table(0).and_then(|table| entry_of(table, index));
-                pages.push(decoder.page(VirtAddr(va), None, walked));
+        }
+        let mut at = start;
+        let mut words = words.get(..read).unwrap_or_default();
+        for block in 0..BLOCKS {
+            if at >= end {
+                break;
+            }
+            let block_end = (block_of(at) + BLOCK_BYTES).min(end);
+            if by_walk {
+                let carrier = &mut walker.as_mut().context("there is no walk")?.carrier;
+                if carrier.tables(pagemap, VirtAddr(at), 1, &mut [0])? == 0 {
+                    return Ok(false);
+                }
+            }
+            let index = if by_walk { 0 } else { block };
+            // A copy, so that the carrier can be asked again about single pages.
+            let table = walker
+                .as_ref()
+                .map(|walker| walker.carrier.table(index).copied());
+            let pages = usize::try_from((block_end - at) / PAGE_SIZE)?;
+            let (now, later) = words.split_at(pages.min(words.len()));
+            words = later;
+            if !by_walk && now.len() < pages {
+                return Ok(false);
+            }
+            let first = usize::try_from(at / PAGE_SIZE)? % BLOCK_PAGES;
+            for i in 0..pages {
+                let va = VirtAddr(at + i as u64 * PAGE_SIZE);
+                let word = now.get(i).copied().map(PagemapWord);
+                let entry = match &table {
+                    Some(Some(Table {
+                        level: 0, entries, ..
+                    })) => entries.get(first + i).copied(),
+                    _ => None,
+                };
+                if let Some(page) = decoder.plain(va, word, entry, table.is_some()) {
+                    each(page)?;
+                    continue;
+                }
+                let walked = table
+                    .as_ref()
+                    .map(|table| entry_of(table.as_ref()?, first + i));
+                let mut page = match walked {
+                    // The kernel did not come by this block with the lock: it is asked again below.
+                    Some(None) => Page {
+                        verdict: Verdict::Disagree,
+                        ..decoder.page(va, word, None)
+                    },
+                    Some(walked) => decoder.page(va, word, walked),
+                    None => decoder.page(va, word, None),
+                };
+                if page.verdict == Verdict::Disagree
+                    && let Some(walker) = walker
+                {
+                    settle(&mut page, walker, decoder, pagemap, by_walk)?;
+                }
+                each(page)?;
             }
             at = block_end;
         }
         Ok(true)
     }
 
-    /// Asks again about pages on which the routes differ.
-    fn settle(&mut self, pagemap: &Pagemap) -> Result<()> {
-        let Self {
-            walker: Some(walker),
-            decoder,
-            pages,
-            ..
-        } = self
-        else {
-            return Ok(());
-        };
-        for page in pages
-            .iter_mut()
-            .filter(|page| page.verdict == Verdict::Disagree)
-        {
-            for _ in 0..RETRIES {
-                let Some((word, walk)) = walker.carrier.both(pagemap, page.va)? else {
-                    return Ok(());
-                };
-                let Some(end) = walk.end else { continue };
-                let walked = (end.level, end.entry);
-                let again = decoder.page(page.va, Some(word), Some(walked));
-                if again.verdict == Verdict::Agree {
-                    *page = Page {
-                        verdict: Verdict::Moved,
-                        ..again
-                    };
-                    break;
-                }
-                *page = decoder.settle(again, word, walked);
-                if matches!(page.state, PageState::Device { .. }) {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Adds what is known of the frames.
-    fn add_frames(&mut self) -> Result<()> {
-        let Self {
-            flags,
-            nodes,
-            pages,
-            ..
-        } = self;
+    fn add_frames(&mut self, pages: &mut [Page]) -> Result<()> {
+        let Self { flags, nodes, .. } = self;
         for page in pages.iter_mut() {
             page.node = page.pfn().and_then(|pfn| nodes.of(pfn));
         }
@@ -359,6 +383,45 @@ impl Translator {
         }
         Ok(())
     }
+}
+
+/// Asks again about a page on which the routes differ.
+fn settle(
+    page: &mut Page,
+    walker: &mut Walker,
+    decoder: &Decoder,
+    pagemap: &Pagemap,
+    by_walk: bool,
+) -> Result<()> {
+    for _ in 0..RETRIES {
+        let Some((word, walk)) = walker.carrier.both(pagemap, page.va)? else {
+            return Ok(());
+        };
+        let Some(end) = walk.end else { continue };
+        let walked = (end.level, end.entry);
+        if by_walk {
+            *page = decoder.page(page.va, None, Some(walked));
+            break;
+        }
+        let again = decoder.page(page.va, Some(word), Some(walked));
+        if again.verdict == Verdict::Agree {
+            *page = Page {
+                verdict: Verdict::Moved,
+                ..again
+            };
+            break;
+        }
+        *page = decoder.settle(again, word, walked);
+        if matches!(page.state, PageState::Device { .. }) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Where the chunk ends that holds `at`.
+const fn next_chunk(at: u64) -> u64 {
+    (at & !(BLOCK_BYTES - 1)).saturating_add(BLOCKS as u64 * BLOCK_BYTES)
 }
 
 impl Walker {
