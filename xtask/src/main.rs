@@ -147,7 +147,14 @@ fn run(task: Task) -> Result<u8> {
 fn bench() -> Result<()> {
     let mut cargo = Command::new(setup::cargo());
     let status = cargo
-        .args(["bench", "--quiet", "--package", "v2p"])
+        .args([
+            "bench",
+            "--quiet",
+            "--package",
+            "v2p",
+            "--bench",
+            "translate",
+        ])
         .current_dir(root())
         .status()?;
     anyhow::ensure!(status.success(), "cargo bench: {status}");
