@@ -32,7 +32,7 @@ pub(crate) fn to_page_table(
     va: VirtAddr,
 ) -> Option<Result<u64, End>> {
     let mut walk = Walk::new(direct_map, va, |_, _| {});
-    match walk.to_pte(pgd, direct_map.levels.get() == 5) {
+    match walk.upper(pgd, direct_map.levels.get() == 5) {
         Continue(table) => Some(Ok(table)),
         Break(end) => end.map(Err),
     }
@@ -75,12 +75,12 @@ impl<V: FnMut(Level, u64)> Walk<V> {
     /// see that what `visit` does with it stays in bounds.
     #[inline(always)]
     fn run(&mut self, pgd: u64, five_levels: bool) -> ControlFlow<Option<End>, u64> {
-        let pte = self.to_pte(pgd, five_levels)?;
+        let pte = self.upper(pgd, five_levels)?;
         self.down(pte, Level::Pte)
     }
 
     #[inline(always)]
-    fn to_pte(&mut self, pgd: u64, five_levels: bool) -> ControlFlow<Option<End>, u64> {
+    fn upper(&mut self, pgd: u64, five_levels: bool) -> ControlFlow<Option<End>, u64> {
         // With four levels the P4D is folded: the top table is indexed as one.
         let p4d = if five_levels {
             self.down(pgd, Level::Pgd)?

@@ -53,7 +53,7 @@ pub enum Asked {
     Name(String),
 }
 
-/// The mappings of process `pid`, by address, without the kernel's own ([vsyscall]).
+/// The mappings of process `pid`, by address, without the kernel's own (`[vsyscall]`).
 ///
 /// # Errors
 /// Exit code 1 where the process has ended, 3 where we may not read it.
