@@ -4,6 +4,8 @@ use std::{num::NonZeroU64, time::Duration};
 
 use clap::{Args, ColorChoice, Parser, Subcommand};
 
+use v2p_common::{Pfn, PhysAddr};
+
 use crate::{process::maps::Asked, translate::Route};
 
 /// Where in RAM is this address, is it still there, who moved it, and why can't I write to it?
@@ -42,6 +44,8 @@ pub enum Command {
     Watch(Watch),
     /// Print where the pages of a process are, by pagemap and by a walk of its page tables
     Translate(Translate),
+    /// Print whose page a physical address is: every process that maps it
+    Who(Who),
 }
 
 /// Arguments of `v2p demo`.
@@ -113,6 +117,17 @@ pub struct Translate {
     pub levels: bool,
 }
 
+/// Arguments of `v2p who`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  sudo v2p who 0x11ac00000
+  sudo v2p who pfn:1158144 pfn:1158145 --json")]
+pub struct Who {
+    /// Physical addresses, or frames as pfn:N
+    #[arg(value_name = "PA|pfn:N", required = true, value_parser = frame)]
+    pub frames: Vec<Pfn>,
+}
+
 /// A range of virtual addresses, end excluded, in whole pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Range {
@@ -127,6 +142,21 @@ const PAGE: u64 = v2p_common::PAGE_SIZE;
 /// End of user addresses with five levels of page tables (Documentation/arch/x86/x86_64/mm.rst); what is above it, also
 /// `[vsyscall]`, is the kernel's.
 pub const USER_END: u64 = 1 << 56;
+
+/// A physical address in hex with `0x`, or `pfn:N`.
+fn frame(s: &str) -> Result<Pfn, String> {
+    let bad = || format!("{s:?} is neither a physical address in hex with 0x, nor pfn:N");
+    let pfn = match (s.strip_prefix("pfn:"), s.strip_prefix("0x")) {
+        (Some(n), _) => Pfn(n.parse().map_err(|_| bad())?),
+        (_, Some(digits)) => PhysAddr(u64::from_str_radix(digits, 16).map_err(|_| bad())?).pfn(),
+        _ => return Err(bad()),
+    };
+    // x86-64 has at most 52 physical bits.
+    if pfn.0 >> 40 != 0 {
+        return Err(format!("{s:?} is beyond what x86-64 can address"));
+    }
+    Ok(pfn)
+}
 
 fn pid(s: &str) -> Result<u32, String> {
     match s {
@@ -246,6 +276,25 @@ mod tests {
         );
         assert_eq!(range("0x1000..0x3000"), r(0x1000, 0x3000));
         assert_eq!(range("0x1000+0x10"), r(0x1000, 0x2000));
+    }
+
+    #[test]
+    fn frames_are_addresses_or_numbers() {
+        assert_eq!(frame("0x11ac00123"), Ok(Pfn(0x11_ac00)));
+        assert_eq!(frame("pfn:7"), Ok(Pfn(7)));
+        for bad in [
+            "",
+            "7",
+            "pfn:",
+            "pfn:x",
+            "pfn:-1",
+            "0x",
+            "0xg",
+            "0xffffffffffffffff",
+            "pfn:18446744073709551615",
+        ] {
+            assert!(frame(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
                 Command::Demo(args) => commands::demo::run(args, &mut output).await,
                 Command::Watch(args) => commands::watch::run(args, &mut output).await,
                 Command::Translate(args) => commands::translate::run(args, &mut output),
+                Command::Who(args) => commands::who::run(args, &mut output),
             }
         })
     });

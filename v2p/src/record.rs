@@ -319,6 +319,33 @@ pub enum Record {
         #[serde(flatten)]
         totals: Totals,
     },
+    /// A process that maps a frame.
+    Mapping {
+        /// The frame.
+        pfn: u64,
+        /// The process.
+        pid: u32,
+        /// Its name.
+        comm: String,
+        /// Where it has it.
+        va: Hex,
+        /// The mapping's name, as /proc/PID/maps has it.
+        name: String,
+        /// Bytes that the page-table leaf maps.
+        page_size: Option<u64>,
+    },
+    /// All processes were looked at.
+    #[serde(rename = "end")]
+    Looked {
+        /// Processes that have pages.
+        processes: u64,
+        /// Pages that were compared.
+        pages: u64,
+        /// Mappings that were found.
+        mappings: u64,
+        /// What /proc/kpageflags says of the frames; null where they differ or it cannot be read.
+        flags: Option<Vec<&'static str>>,
+    },
     /// The demo's result.
     Demo {
         /// The page.

@@ -111,6 +111,83 @@ fn every_mistake_is_one_line_with_its_exit_code() {
             2,
             "v2p: invalid value 'purple' for '--color <WHEN>'",
         ),
+        case(
+            &["who"],
+            2,
+            "v2p: the following required arguments were not provided",
+        ),
+        case(
+            &["who", "7"],
+            2,
+            "neither a physical address in hex with 0x, nor pfn:N",
+        ),
+        case(
+            &["who", "pfn:x"],
+            2,
+            "neither a physical address in hex with 0x, nor pfn:N",
+        ),
+        case(
+            &["who", "0xffffffffffffffff"],
+            2,
+            "beyond what x86-64 can address",
+        ),
+        case(&["who", "pfn:1"], 3, "v2p: who: CAP_SYS_ADMIN is missing"),
+        case(
+            &["translate"],
+            2,
+            "v2p: the following required arguments were not provided: --pid <PID>",
+        ),
+        case(
+            &["translate", "--pid", "x"],
+            2,
+            "neither a number nor `self`",
+        ),
+        case(
+            &["translate", "--pid", "0"],
+            2,
+            "v2p: translate: 0 is not the number of a process",
+        ),
+        case(&["translate", "--pid", "self", ""], 2, "it is empty"),
+        case(
+            &["translate", "--pid", "self", "0x12zz"],
+            2,
+            "is not an address in hex",
+        ),
+        case(
+            &["translate", "--pid", "self", "[nothing]"],
+            1,
+            "v2p: translate: no mapping is called \"[nothing]\"",
+        ),
+        case(
+            &["translate", "--pid", "self", "0xffffffffff600000"],
+            2,
+            "not all in the user's half",
+        ),
+        case(
+            &["translate", "--pid", "self", "--route", "x"],
+            2,
+            "v2p: invalid value 'x' for '--route <ROUTE>'",
+        ),
+        case(
+            &["translate", "--pid", "self", "--route", "both"],
+            3,
+            "v2p: translate: ",
+        ),
+        case(
+            &["translate", "--pid", "1"],
+            3,
+            "v2p: translate: /proc/1/pagemap: Permission denied",
+        ),
+        case(
+            &["translate", "--pid", "2147483647"],
+            1,
+            "v2p: translate: process 2147483647: there is none",
+        ),
+        case(
+            &["translate", "--pid", "self", "--each", "--levels"],
+            2,
+            "v2p: the argument '--each' cannot be used with '--levels'",
+        ),
         case(&["demo"], 3, "v2p: demo: CAP_SYS_ADMIN is missing"),
         case(
             &["demo", "--json"],

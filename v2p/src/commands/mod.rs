@@ -3,3 +3,4 @@
 pub mod demo;
 pub mod translate;
 pub mod watch;
+pub mod who;

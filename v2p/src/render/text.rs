@@ -93,6 +93,32 @@ impl Clock {
             Record::Translated { route, why, totals } => {
                 totals_line(route, why.as_deref(), totals, colour)
             }
+            Record::Mapping {
+                pfn,
+                pid,
+                comm,
+                va,
+                name,
+                page_size,
+            } => {
+                let size = size_name(*page_size);
+                format!("pfn {pfn:<10} {pid:>8}  {comm:<16} {va:>18}  {size:<3} {name}")
+                    .trim_end()
+                    .to_owned()
+            }
+            Record::Looked {
+                processes,
+                pages,
+                mappings,
+                flags,
+            } => {
+                let flags = flags
+                    .as_ref()
+                    .map_or_else(|| "unknown".to_owned(), |flags| flags.join(","));
+                format!(
+                    "{mappings} mappings in {processes} processes ({pages} pages compared); the frame: {flags}"
+                )
+            }
             Record::Demo { .. } => String::new(),
         }
     }
@@ -147,12 +173,7 @@ fn run_line(
     verdict: Verdict,
     colour: bool,
 ) -> String {
-    let size = match page_size {
-        Some(1_073_741_824) => "1G",
-        Some(2_097_152) => "2M",
-        Some(4096) => "4K",
-        _ => "-",
-    };
+    let size = size_name(page_size);
     let node = node.map_or_else(String::new, |node| format!("  node {node}"));
     let word = match verdict {
         Verdict::Agree => String::new(),
@@ -202,6 +223,15 @@ fn totals_line(route: &str, why: Option<&str>, totals: &Totals, colour: bool) ->
         line.push_str(&paint(&differ, tone, colour));
     }
     line
+}
+
+const fn size_name(bytes: Option<u64>) -> &'static str {
+    match bytes {
+        Some(1_073_741_824) => "1G",
+        Some(2_097_152) => "2M",
+        Some(4096) => "4K",
+        _ => "-",
+    }
 }
 
 const fn name(cause: Cause) -> &'static str {
