@@ -11,7 +11,11 @@ use std::{
 };
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-use v2p::{common::VirtAddr, inject, process::Pagemap};
+use v2p::{
+    common::{VirtAddr, pagemap::PagemapState},
+    inject,
+    process::Pagemap,
+};
 
 /// Set: this program is a target.
 pub(crate) const KIND: &str = "V2P_LIVE_TARGET";
@@ -22,6 +26,7 @@ pub(crate) const HUGE_BASE: u64 = 0x6100_0000_0000;
 /// 6.13 and later (include/uapi/asm-generic/mman-common.h).
 const MADV_GUARD_INSTALL: libc::c_int = 102;
 const MADV_HWPOISON: libc::c_int = 100;
+const MADV_PAGEOUT: libc::c_int = 21;
 /// How many it has.
 pub(crate) const PAGES: u64 = 64;
 const PAGE: u64 = 4096;
@@ -67,6 +72,7 @@ pub(crate) fn run(_kind: &OsStr) {
             }
             "guard" => answer = Some(advise(place, MADV_GUARD_INSTALL)),
             "poison" => answer = Some(advise(place, MADV_HWPOISON)),
+            "pageout" => answer = Some(page_out(place)),
             "thp" => answer = Some(map_huge(MapFlags::PRIVATE)),
             "hugetlb" => answer = Some(map_huge(MapFlags::PRIVATE | MapFlags::HUGETLB)),
             "reserve" => answer = Some(reserve(i)),
@@ -84,6 +90,24 @@ pub(crate) fn run(_kind: &OsStr) {
 fn advise(place: *mut u8, advice: libc::c_int) -> u64 {
     // SAFETY: a page of the targets' mapping, which is not touched afterwards.
     u64::from(unsafe { libc::madvise(place.cast(), 4096, advice) } == 0)
+}
+
+/// 1: the page went out to swap.
+fn page_out(place: *mut u8) -> u64 {
+    let pagemap = Pagemap::of_self().unwrap();
+    let page = VirtAddr(place as u64);
+    for _ in 0..100 {
+        // A page that was just written may still be in a batch of another CPU, which only this drains
+        // (lru_add_drain_all in sysctl_compaction_handler, mm/compaction.c).
+        let _ = std::fs::write("/proc/sys/vm/compact_memory", "1");
+        advise(place, MADV_PAGEOUT);
+        let word = pagemap.word(page).unwrap().unwrap();
+        if matches!(word.state(), PagemapState::SwapEntry { .. }) {
+            return 1;
+        }
+        thread::sleep(std::time::Duration::from_millis(10));
+    }
+    0
 }
 
 /// 1: there is a huge page at its place.

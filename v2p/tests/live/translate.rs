@@ -1,6 +1,6 @@
 //! `v2p translate` on a running kernel, held against what the target itself knows.
 
-use std::fs;
+use std::{fs, io::Write as _};
 
 use libtest_mimic::Trial;
 use serde_json::Value;
@@ -23,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("levels_lead_to_the_frame_of_the_run", levels),
         trial("a_transparent_huge_page_is_one_leaf", a_huge_page),
         trial("a_hugetlb_page_is_one_leaf", a_hugetlb_page),
+        trial("a_swapped_page_has_its_device_and_slot", a_swapped_page),
         trial("a_guard_region_is_told", a_guard_region),
         trial("a_poisoned_page_is_told", a_poisoned_page),
         trial(
@@ -237,6 +238,60 @@ fn a_hugetlb_page() -> Done {
 fn state_of(target: &Target, i: u64) -> Value {
     let (records, _) = translate(target, &[&format!("{:#x}", va(i))]);
     runs(&records)[0]["state"].clone()
+}
+
+/// Compressed memory as a swap device. Stays: guests are thrown away.
+fn swap_on_zram() -> Result<(), String> {
+    const DISK: &str = "/dev/zram0";
+    const PAGES: u32 = 4096;
+    if harness::expected_devmem().is_none() {
+        return Err("it changes the machine's swap: only in guests".to_owned());
+    }
+    if fs::read_to_string("/proc/swaps")
+        .unwrap_or_default()
+        .contains(DISK)
+    {
+        return Ok(());
+    }
+    fs::write("/sys/block/zram0/disksize", "16M")
+        .map_err(|e| format!("this kernel has no zram: {e}"))?;
+    // union swap_header of include/linux/swap.h: version 1 and the last page at 1024, the magic at the page's end.
+    let mut header = [0u8; 4096];
+    header[1024..1028].copy_from_slice(&1u32.to_ne_bytes());
+    header[1028..1032].copy_from_slice(&(PAGES - 1).to_ne_bytes());
+    header[4086..].copy_from_slice(b"SWAPSPACE2");
+    fs::OpenOptions::new()
+        .write(true)
+        .open(DISK)
+        .and_then(|mut disk| disk.write_all(&header))
+        .unwrap();
+    let path = std::ffi::CString::new(DISK).unwrap();
+    // SAFETY: a path that ends in NUL.
+    let on = unsafe { libc::swapon(path.as_ptr(), 0) };
+    assert_eq!(on, 0, "{}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+fn a_swapped_page() -> Done {
+    if let Err(why) = swap_on_zram() {
+        return Done::Skipped(why);
+    }
+    let mut target = Target::start();
+    target.tell("write", 4);
+    assert_eq!(target.tell("pageout", 4), 1);
+    for route in ["pagemap", "walk", "both"] {
+        let (records, code) = translate(&target, &["--route", route, &format!("{:#x}", va(4))]);
+        let run = runs(&records)[0];
+        assert_eq!(
+            (&run["state"], code),
+            (&Value::from("swapped"), Some(1)),
+            "{route}: {run}"
+        );
+        assert_eq!(run["swap"]["device"], 0, "{route}: {run}");
+        assert!(run["swap"]["offset"].as_u64() > Some(0), "{route}: {run}");
+        assert_eq!(run["pfn"], Value::Null, "{route}: {run}");
+    }
+    Done::Passed
 }
 
 fn a_guard_region() -> Done {
