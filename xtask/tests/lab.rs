@@ -105,7 +105,10 @@ fn wait_until(what: &str, done: impl Fn() -> bool) {
 
 #[test]
 fn no_guest_is_left_behind_when_we_are_killed() {
+    // What a killed one cannot remove goes with this.
+    let place = tempfile::tempdir().unwrap();
     let mut lab = xtask(&["lab", "--", "watch", "--pid", "1"])
+        .env("TMPDIR", place.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
