@@ -216,23 +216,39 @@ fn a_huge_page() -> Done {
     Done::Passed
 }
 
+/// A setting of the kernel's, put back whatever becomes of the test.
+struct Setting {
+    path: &'static str,
+    before: String,
+}
+
+impl Setting {
+    /// `None`: this kernel has no such setting.
+    fn change(path: &'static str, value: &str) -> Option<Self> {
+        let before = fs::read_to_string(path).ok()?;
+        fs::write(path, value).ok()?;
+        Some(Self { path, before })
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        // What could be written before can be written again; there is no one to tell otherwise.
+        let _ = fs::write(self.path, self.before.trim());
+    }
+}
+
 fn a_hugetlb_page() -> Done {
-    const POOL: &str = "/proc/sys/vm/nr_hugepages";
-    let Ok(before) = fs::read_to_string(POOL) else {
+    let Some(_pool) = Setting::change("/proc/sys/vm/nr_hugepages", "4") else {
         return Done::Skipped("this kernel has no hugetlb".to_owned());
     };
-    fs::write(POOL, "4").unwrap();
+    // Ends before the pool is put back.
     let mut target = Target::start();
-    let got = target.tell("hugetlb", 0);
-    if got != 0 {
-        assert_huge(&target);
+    if target.tell("hugetlb", 0) == 0 {
+        return Done::Skipped("this kernel gave no hugetlb page".to_owned());
     }
-    drop(target);
-    fs::write(POOL, before.trim()).unwrap();
-    match got {
-        0 => Done::Skipped("this kernel gave no hugetlb page".to_owned()),
-        _ => Done::Passed,
-    }
+    assert_huge(&target);
+    Done::Passed
 }
 
 fn state_of(target: &Target, i: u64) -> Value {
