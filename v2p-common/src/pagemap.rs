@@ -6,10 +6,8 @@
 use crate::Pfn;
 
 const PFN_MASK: u64 = (1 << 55) - 1;
-const EXCLUSIVE: u64 = 1 << 56;
 /// 6.18 and later: a guard region (MADV_GUARD_INSTALL), together with SWAP.
 const GUARD: u64 = 1 << 58;
-const FILE: u64 = 1 << 61;
 const SWAP: u64 = 1 << 62;
 const PRESENT: u64 = 1 << 63;
 
@@ -71,16 +69,6 @@ impl PagemapWord {
             _ => None,
         }
     }
-
-    /// Mapped exactly once (bit 56).
-    pub const fn exclusive(self) -> bool {
-        self.0 & EXCLUSIVE != 0
-    }
-
-    /// A page of a file or of shared memory (bit 61).
-    pub const fn file_or_shared(self) -> bool {
-        self.0 & FILE != 0
-    }
 }
 
 #[cfg(test)]
@@ -97,8 +85,6 @@ mod tests {
     fn a_present_page_has_its_pfn() {
         let word = PagemapWord(0x8180_0000_0012_3456);
         assert_eq!(word.state(), PagemapState::Present(Pfn(0x12_3456)));
-        assert!(word.exclusive());
-        assert!(!word.file_or_shared());
     }
 
     #[test]

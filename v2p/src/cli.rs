@@ -6,7 +6,10 @@ use clap::{Args, ColorChoice, Parser, Subcommand};
 
 use v2p_common::{Pfn, PhysAddr};
 
-use crate::{process::maps::Asked, translate::Route};
+use crate::{
+    process::maps::{Asked, Range, USER_END},
+    translate::Route,
+};
 
 /// Where in RAM is this address, is it still there, who moved it, and why can't I write to it?
 #[derive(Parser, Debug)]
@@ -128,20 +131,7 @@ pub struct Who {
     pub frames: Vec<Pfn>,
 }
 
-/// A range of virtual addresses, end excluded, in whole pages.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Range {
-    /// First address.
-    pub start: u64,
-    /// End, excluded.
-    pub end: u64,
-}
-
 const PAGE: u64 = v2p_common::PAGE_SIZE;
-
-/// End of user addresses with five levels of page tables (Documentation/arch/x86/x86_64/mm.rst); what is above it, also
-/// `[vsyscall]`, is the kernel's.
-pub const USER_END: u64 = 1 << 56;
 
 /// A physical address in hex with `0x`, or `pfn:N`.
 fn frame(s: &str) -> Result<Pfn, String> {

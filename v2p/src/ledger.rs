@@ -11,7 +11,7 @@ use v2p_common::{
 };
 
 use crate::{
-    cli::Range,
+    process::maps::Range,
     record::{By, Cause, Hex, Move, PageState, Proof},
     translate::page::Decoder,
 };
@@ -122,7 +122,8 @@ impl Ledger {
     }
 
     /// What is known of the page that holds `va`.
-    pub fn state(&self, va: VirtAddr) -> PageState {
+    #[cfg(test)]
+    fn state(&self, va: VirtAddr) -> PageState {
         self.get(va.page_number())
     }
 

@@ -18,14 +18,13 @@ use v2p_common::{
 use crate::{
     bpf::Programs,
     carrier::Carrier,
-    cli::{Range, USER_END},
     guard::now_ns,
     kernel,
     ledger::Ledger,
     page,
     process::{
         Pagemap, Process,
-        maps::{self, Mapping},
+        maps::{self, Mapping, Range, USER_END},
     },
     record::{Hex, Proof, Record},
     render::Output,

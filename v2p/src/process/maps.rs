@@ -3,10 +3,20 @@
 use anyhow::Result;
 use procfs::process::MMapPath;
 
-use crate::{
-    cli::{Range, USER_END},
-    exit::Failure,
-};
+use crate::exit::Failure;
+
+/// End of user addresses with five levels of page tables (Documentation/arch/x86/x86_64/mm.rst); what is above it, also
+/// `[vsyscall]`, is the kernel's.
+pub const USER_END: u64 = 1 << 56;
+
+/// A range of virtual addresses, end excluded, in whole pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Range {
+    /// First address.
+    pub start: u64,
+    /// End, excluded.
+    pub end: u64,
+}
 
 /// One mapping.
 #[derive(Clone, PartialEq, Eq, Debug)]
