@@ -81,6 +81,8 @@ pub struct Target {
     pub start: Word,
     /// End of the watched addresses, excluded.
     pub end: Word,
+    /// Its process, as v2p's own PID namespace numbers it: the one whose exec is followed.
+    pub pid: Word,
 }
 
 /// The loss account: `seq` numbers were given out, `lost` of them never
@@ -92,6 +94,8 @@ pub struct Account {
     pub seq: Word,
     /// Events for which the ring had no room.
     pub lost: Word,
+    /// Bytes in the ring from which on its reader is woken.
+    pub crowded: Word,
 }
 
 /// Kinds of [`Request`].

@@ -7,14 +7,57 @@
 pub mod kind {
     /// [`super::Fault`].
     pub const FAULT: u32 = 1;
+    /// [`super::Look`].
+    pub const LOOK: u32 = 2;
     /// [`super::Migration`]: an entry was replaced by a migration entry.
     pub const MIGRATION_SET: u32 = 10;
     /// [`super::Migration`]: a migration entry was replaced by a present one.
     pub const MIGRATION_REMOVE: u32 = 11;
-    /// [`super::Plain`]: the address space ended (exit, or exec's old one).
+    /// [`super::Number`]: a call of migrate_pages ended; the number is its `enum migrate_reason`.
+    pub const MIGRATED: u32 = 12;
+    /// [`super::Number`]: the address space ends; 1: its process executes another program, 0: it exits.
     pub const MM_GONE: u32 = 20;
-    /// [`super::Marker`].
+    /// [`super::Number`]: the process has executed a program; the number is the new `mm`.
+    pub const EXEC: u32 = 21;
+    /// [`super::Number`]: a mark that v2p put into the ring itself, with its cookie: all events before it are older.
     pub const MARKER: u32 = 30;
+}
+
+/// What a [`Look`] is about.
+pub mod how {
+    /// Entries were taken out of a range; `detail` is [`super::zap`].
+    pub const ZAP: u32 = 1;
+    /// One folio was unmapped by reclaim or for poison; `detail` is 1 for anonymous memory, 0 for a file's.
+    pub const UNMAP_ONE: u32 = 2;
+    /// Pages may have been put into a range for somebody who needed them there: get_user_pages, mlock, populate,
+    /// UFFDIO_COPY.
+    pub const FILL: u32 = 3;
+    /// Entries went to another address: `other` is where the first one is now.
+    pub const REMAP: u32 = 4;
+    /// A page was merged with its equals.
+    pub const KSM_MERGE: u32 = 5;
+    /// A merged page became one of its own again.
+    pub const KSM_BREAK: u32 = 6;
+    /// A huge page may have taken the place of base pages in a range.
+    pub const COLLAPSE: u32 = 7;
+}
+
+/// The bits of `detail` for [`how::ZAP`].
+pub mod zap {
+    /// Every entry of the range went, private copies of file pages too.
+    pub const WHOLE: u64 = 1 << 32;
+    /// The low half: number of the system call that the task is in; [`NO_CALL`]: a kernel thread.
+    pub const CALL: u64 = 0xffff_ffff;
+    /// No system call has this number.
+    pub const NO_CALL: u64 = 0xffff_ffff;
+}
+
+/// The bits of [`Fault::flags`].
+pub mod fault {
+    /// It waited for I/O.
+    pub const MAJOR: u32 = 1;
+    /// A page was mapped there before, and the access was not allowed on it: copy-on-write.
+    pub const PROTECTION: u32 = 1 << 1;
 }
 
 /// Bytes of a task's name in the kernel (TASK_COMM_LEN), NUL-terminated.
@@ -52,8 +95,30 @@ pub struct Fault {
     pub entry: u64,
     /// The level of that entry (0 is the page table); `u32::MAX`: it could not be read.
     pub level: u32,
-    /// 1 for a major fault (it waited for I/O), else 0.
-    pub major: u32,
+    /// Bits of [`fault`].
+    pub flags: u32,
+}
+
+/// Something was done to a range of the target: look what it is now.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Look {
+    /// Who did it.
+    pub header: Header,
+    /// The first address.
+    pub va: u64,
+    /// Bytes.
+    pub len: u64,
+    /// A second address, where `how` has one.
+    pub other: u64,
+    /// The entry that a walk found at `va` right afterwards.
+    pub entry: u64,
+    /// The level of that entry; `u32::MAX`: it was not looked at, or could not be read.
+    pub level: u32,
+    /// One of [`how`].
+    pub how: u32,
+    /// What `how` says.
+    pub detail: u64,
 }
 
 /// A migration entry was set or removed in the target's page table.
@@ -72,22 +137,14 @@ pub struct Migration {
     pub reserved: u32,
 }
 
-/// An event that is only its header.
+/// An event with one number.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Plain {
-    /// The whole of it.
+pub struct Number {
+    /// Who.
     pub header: Header,
-}
-
-/// A mark that v2p put into the ring itself: all events before it are older.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Marker {
-    /// v2p itself.
-    pub header: Header,
-    /// The number that was asked for.
-    pub cookie: u64,
+    /// What its kind says.
+    pub number: u64,
 }
 
 /// An event, decoded.
@@ -95,14 +152,20 @@ pub struct Marker {
 pub enum Event {
     /// A page fault.
     Fault(Fault),
+    /// Something was done to a range.
+    Look(Look),
     /// A migration entry appeared.
     MigrationSet(Migration),
     /// A migration entry went.
     MigrationRemove(Migration),
-    /// The address space ended.
-    MmGone(Plain),
+    /// A call of migrate_pages ended.
+    Migrated(Number),
+    /// The address space ends.
+    MmGone(Number),
+    /// Another program was executed.
+    Exec(Number),
     /// A marker.
-    Marker(Marker),
+    Marker(Number),
 }
 
 impl Event {
@@ -111,8 +174,8 @@ impl Event {
         match self {
             Self::Fault(e) => &e.header,
             Self::MigrationSet(e) | Self::MigrationRemove(e) => &e.header,
-            Self::MmGone(e) => &e.header,
-            Self::Marker(e) => &e.header,
+            Self::Look(e) => &e.header,
+            Self::Migrated(e) | Self::MmGone(e) | Self::Exec(e) | Self::Marker(e) => &e.header,
         }
     }
 }
@@ -172,6 +235,12 @@ impl Reader<'_> {
             reserved: self.u32()?,
         })
     }
+    fn number(&mut self, header: Header) -> Option<Number> {
+        Some(Number {
+            header,
+            number: self.u64()?,
+        })
+    }
     fn event(&mut self) -> Option<Event> {
         let header = self.header()?;
         Some(match header.kind {
@@ -180,15 +249,24 @@ impl Reader<'_> {
                 va: self.u64()?,
                 entry: self.u64()?,
                 level: self.u32()?,
-                major: self.u32()?,
+                flags: self.u32()?,
+            }),
+            kind::LOOK => Event::Look(Look {
+                header,
+                va: self.u64()?,
+                len: self.u64()?,
+                other: self.u64()?,
+                entry: self.u64()?,
+                level: self.u32()?,
+                how: self.u32()?,
+                detail: self.u64()?,
             }),
             kind::MIGRATION_SET => Event::MigrationSet(self.migration(header)?),
             kind::MIGRATION_REMOVE => Event::MigrationRemove(self.migration(header)?),
-            kind::MM_GONE => Event::MmGone(Plain { header }),
-            kind::MARKER => Event::Marker(Marker {
-                header,
-                cookie: self.u64()?,
-            }),
+            kind::MIGRATED => Event::Migrated(self.number(header)?),
+            kind::MM_GONE => Event::MmGone(self.number(header)?),
+            kind::EXEC => Event::Exec(self.number(header)?),
+            kind::MARKER => Event::Marker(self.number(header)?),
             _ => return None,
         })
     }
@@ -244,7 +322,7 @@ mod tests {
         let Event::Fault(f) = Event::from_bytes(&fault()).unwrap() else {
             panic!("not a fault");
         };
-        assert_eq!((f.va, f.entry, f.level, f.major), (0x7000, 0x1067, 0, 1));
+        assert_eq!((f.va, f.entry, f.level, f.flags), (0x7000, 0x1067, 0, 1));
         assert_eq!((f.header.seq, f.header.t_ns), (7, 8));
         assert_eq!((f.header.tid, f.header.tgid), (9, 10));
         assert_eq!(&f.header.comm[..10], b"kcompactd0");
@@ -255,7 +333,8 @@ mod tests {
         assert_eq!(fault().len(), size_of::<Fault>());
         assert_eq!(size_of::<Header>(), 48);
         assert_eq!(size_of::<Migration>(), 72);
-        assert_eq!(size_of::<Marker>(), 56);
+        assert_eq!(size_of::<Number>(), 56);
+        assert_eq!(size_of::<Look>(), 96);
     }
 
     #[test]

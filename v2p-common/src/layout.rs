@@ -3,25 +3,67 @@
 /// Offsets and constants that user space looks up (in the kernel's BTF, in /proc)
 /// and hands over as one read-only global. Never compiled in: they differ between
 /// kernels of one version, let alone between versions.
+///
+/// Offsets are in bytes; those that a program can do without are [`KernelLayout::ABSENT`] where this kernel has no
+/// such member.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KernelLayout {
-    /// Byte offset of `pgd` in `struct mm_struct`.
+    /// `pgd` in `struct mm_struct`.
     pub mm_pgd: u64,
-    /// Byte offset of `mm` in `struct task_struct`.
+    /// `mm` in `struct task_struct`.
     pub task_mm: u64,
-    /// Byte offset of `min_flt` in `struct task_struct`: minor faults so far.
+    /// `min_flt` in `struct task_struct`: minor faults so far.
     pub task_min_flt: u64,
-    /// Byte offset of `maj_flt` in `struct task_struct`: major faults so far.
+    /// `maj_flt` in `struct task_struct`: major faults so far.
     pub task_maj_flt: u64,
     /// Device number of the PID namespace that v2p runs in (`st_dev` of
     /// /proc/self/ns/pid, in the kernel's encoding).
     pub pid_ns_dev: u64,
     /// Inode number of that namespace.
     pub pid_ns_ino: u64,
+    /// `vm_mm` in `struct vm_area_struct`.
+    pub vma_mm: u64,
+    /// `vm_start` in `struct vm_area_struct`.
+    pub vma_start: u64,
+    /// `vm_end` in `struct vm_area_struct`.
+    pub vma_end: u64,
+    /// `mapping` in `struct page`: its low bit says that the memory is anonymous.
+    pub page_mapping: u64,
+    /// `flags` in `struct page`.
+    pub page_flags: u64,
+    /// The bit of `flags` that marks the head of a compound page (`PG_head`).
+    pub page_head_bit: u64,
+    /// The byte in `struct folio` whose low 8 bits are the order of a compound page. Optional.
+    pub folio_order: u64,
+    /// `address` in the `rmap_item` of KSM. Optional.
+    pub ksm_address: u64,
+    /// `even_cows` in `struct zap_details`. Optional.
+    pub zap_even_cows: u64,
+    /// `skip_cows` in `struct zap_details`. Optional.
+    pub zap_skip_cows: u64,
+    /// `private_data` in `struct file`.
+    pub file_private: u64,
+    /// `mm` in `struct userfaultfd_ctx`. Optional.
+    pub uffd_mm: u64,
+    /// `files` in `struct task_struct`.
+    pub task_files: u64,
+    /// `fdt` in `struct files_struct`.
+    pub files_fdt: u64,
+    /// `fd` in `struct fdtable`.
+    pub fdt_fd: u64,
+    /// `max_fds` in `struct fdtable`.
+    pub fdt_max: u64,
+    /// How many arguments break_ksm has. Optional.
+    pub ksm_break_arguments: u64,
+    /// How many arguments the tracepoint mm_migrate_pages has; the last is the reason.
+    pub migrate_arguments: u64,
 }
 
 impl KernelLayout {
+    /// What stands for a member that this kernel does not have.
+    pub const ABSENT: u64 = u64::MAX;
+
     /// All zero: what the object file holds until user space fills it in.
     pub const UNSET: Self = Self {
         mm_pgd: 0,
@@ -30,30 +72,30 @@ impl KernelLayout {
         task_maj_flt: 0,
         pid_ns_dev: 0,
         pid_ns_ino: 0,
+        vma_mm: 0,
+        vma_start: 0,
+        vma_end: 0,
+        page_mapping: 0,
+        page_flags: 0,
+        page_head_bit: 0,
+        folio_order: 0,
+        ksm_address: 0,
+        zap_even_cows: 0,
+        zap_skip_cows: 0,
+        file_private: 0,
+        uffd_mm: 0,
+        task_files: 0,
+        files_fdt: 0,
+        fdt_fd: 0,
+        fdt_max: 0,
+        ksm_break_arguments: 0,
+        migrate_arguments: 0,
     };
 
     /// The bytes of the global, in the machine's own order.
-    pub fn to_bytes(&self) -> [u8; 48] {
-        let Self {
-            mm_pgd,
-            task_mm,
-            task_min_flt,
-            task_maj_flt,
-            pid_ns_dev,
-            pid_ns_ino,
-        } = self;
-        let mut bytes = [0; 48];
-        for (chunk, word) in bytes.chunks_exact_mut(8).zip([
-            mm_pgd,
-            task_mm,
-            task_min_flt,
-            task_maj_flt,
-            pid_ns_dev,
-            pid_ns_ino,
-        ]) {
-            chunk.copy_from_slice(&word.to_ne_bytes());
-        }
-        bytes
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: a `repr(C)` struct of u64 alone has no padding, and any bytes of it may be read.
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), size_of::<Self>()) }
     }
 }
 
@@ -63,21 +105,16 @@ mod tests {
 
     #[test]
     fn the_bytes_are_those_of_the_struct() {
-        assert_eq!(
-            size_of::<KernelLayout>(),
-            KernelLayout::UNSET.to_bytes().len()
-        );
         let layout = KernelLayout {
             mm_pgd: 1,
             task_mm: 2,
-            task_min_flt: 3,
-            task_maj_flt: 4,
-            pid_ns_dev: 5,
-            pid_ns_ino: 6,
+            migrate_arguments: 20,
+            ..KernelLayout::UNSET
         };
-        let words: [u64; 6] = [1, 2, 3, 4, 5, 6];
-        for (chunk, word) in layout.to_bytes().chunks_exact(8).zip(words) {
-            assert_eq!(chunk, word.to_ne_bytes());
-        }
+        let bytes = layout.as_bytes();
+        assert_eq!(bytes.len() % 8, 0);
+        assert_eq!(bytes.first_chunk(), Some(&1u64.to_ne_bytes()));
+        assert_eq!(bytes.get(8..16), Some(&2u64.to_ne_bytes()[..]));
+        assert_eq!(bytes.last_chunk(), Some(&20u64.to_ne_bytes()));
     }
 }

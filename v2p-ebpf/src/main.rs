@@ -22,6 +22,7 @@ mod emit;
 mod hooks;
 mod kread;
 mod maps;
+mod task;
 mod walk;
 
 #[cfg(not(test))]

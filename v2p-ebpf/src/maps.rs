@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, PerCpuArray, RingBuf},
+    maps::{Array, LruHashMap, PerCpuArray, RingBuf},
 };
 use v2p_common::{
     control::{Control, Table},
@@ -38,6 +38,15 @@ static LAST_FAULT: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
 pub(crate) fn last_fault() -> Option<*mut [u64; 2]> {
     LAST_FAULT.get_ptr_mut(0)
 }
+
+/// Threads of the target that are in a fault on a page that was there, and its address. A fault that ends badly leaves
+/// its entry to the thread's next one, or to be evicted.
+#[map]
+pub(crate) static PROTECTION: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
+
+/// Threads that have moved pages of the target since their last call of migrate_pages ended.
+#[map]
+pub(crate) static MOVERS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
 
 /// Set by user space before the programs are loaded.
 #[unsafe(no_mangle)]

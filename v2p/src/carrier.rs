@@ -12,7 +12,7 @@ use v2p_common::{
 };
 
 use crate::{
-    bpf::{CARRIER, Programs, SharedControl, SharedTables, TABLES},
+    bpf::{Programs, SharedControl, SharedTables, TABLES},
     exit::Failure,
     page::OwnPage,
     process::Pagemap,
@@ -62,7 +62,7 @@ impl Carrier {
     /// # Errors
     /// Exit code 3 where it cannot be attached, or does not fire.
     pub fn new(programs: &mut Programs) -> Result<Self> {
-        programs.attach_tracepoint(CARRIER, TRACEPOINT)?;
+        programs.attach_carrier(TRACEPOINT)?;
         let mut carrier = Self {
             control: programs.control(),
             own_pagemap: Pagemap::of_self()?,
@@ -74,6 +74,23 @@ impl Carrier {
         };
         carrier.own_mm = carrier.walk_own(carrier.anchor.va())?.mm;
         Ok(carrier)
+    }
+
+    /// Takes the carrier off its tracepoint, which costs every process a little while it is there. Until
+    /// [`Self::attach`] nothing can be asked.
+    ///
+    /// # Errors
+    /// Where it is not attached.
+    pub fn detach(&self, programs: &mut Programs) -> Result<()> {
+        programs.detach_carrier()
+    }
+
+    /// Puts it back.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn attach(&self, programs: &mut Programs) -> Result<()> {
+        programs.attach_carrier(TRACEPOINT)
     }
 
     /// The block shared with the programs.

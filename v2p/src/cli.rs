@@ -72,15 +72,16 @@ pub struct Demo {
 #[command(after_help = "Examples:
   sudo v2p watch --pid 1234
   sudo v2p watch --pid 1234 0x7f0000000000+2M --for 10 --faults
-  sudo v2p watch --pid 1234 --json | jq 'select(.type == \"move\")'")]
+  sudo v2p watch --pid 1234 [heap] --json | jq 'select(.type == \"move\")'
+  sudo v2p watch -- ls /")]
 pub struct Watch {
     /// The process
-    #[arg(long, value_name = "PID")]
-    pub pid: u32,
+    #[arg(long, value_name = "PID", required_unless_present = "command")]
+    pub pid: Option<u32>,
 
-    /// Addresses to watch: ADDR, ADDR+LEN, ADDR..END (LEN takes K, M, G); none: all
-    #[arg(value_name = "RANGE", value_parser = range)]
-    pub ranges: Vec<Range>,
+    /// What to watch: ADDR, ADDR+LEN, ADDR..END (LEN takes K, M, G), or the name of a mapping; none: everything
+    #[arg(value_name = "RANGE", value_parser = asked)]
+    pub asked: Vec<Asked>,
 
     /// Stop after so many seconds
     #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
@@ -89,6 +90,10 @@ pub struct Watch {
     /// Print page faults too
     #[arg(long)]
     pub faults: bool,
+
+    /// A program to start and to watch from its first instruction
+    #[arg(last = true, value_name = "COMMAND", conflicts_with = "pid")]
+    pub command: Vec<String>,
 }
 
 /// Arguments of `v2p translate`.

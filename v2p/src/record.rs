@@ -2,7 +2,7 @@
 //! form is made from the same record.
 
 use serde::{Serialize, Serializer};
-use v2p_common::Pfn;
+use v2p_common::{Pfn, event};
 
 use crate::{
     doctor::Denial,
@@ -98,20 +98,51 @@ pub struct SwapPlace {
     pub offset: u64,
 }
 
-/// Why a page's frame changed.
+/// Why what lies behind a page changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
     /// Nothing was there before.
     FirstTouch,
+    /// A write to a shared page got a page of its own.
+    Cow,
     /// The zero page was replaced by the first write.
     ZeroFill,
+    /// A page went to swap.
+    SwapOut,
     /// A page came back from swap.
     SwapIn,
     /// The kernel moved the page.
     Migration,
+    /// A huge page took the place of base pages.
+    Collapse,
+    /// KSM shared the page with its equals.
+    KsmMerge,
+    /// A page of KSM became one of its own again.
+    KsmBreak,
+    /// The mapping is gone.
+    Unmap,
+    /// The contents were thrown away: MADV_DONTNEED and the like, truncation.
+    Discard,
+    /// The entries went to another address.
+    Remap,
+    /// A file's page was dropped to free memory.
+    Reclaim,
+    /// The memory is bad.
+    Poison,
+    /// The process executed another program.
+    Exec,
+    /// The process ended.
+    Exit,
     /// What was seen does not tell.
     Unknown,
+}
+
+impl std::fmt::Display for Cause {
+    /// As in JSON.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// How a move is known.
@@ -124,17 +155,34 @@ pub enum Proof {
     Reconciled,
 }
 
+/// A task's name as the kernel has it: bytes up to the first NUL.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Comm(pub [u8; event::COMM_LEN]);
+
+impl std::fmt::Display for Comm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = self.0.split(|b| *b == 0).next().unwrap_or_default();
+        f.pad(&String::from_utf8_lossy(name))
+    }
+}
+
+impl Serialize for Comm {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// The task that did it, in the initial PID namespace.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct By {
     /// Thread.
     pub tid: u32,
     /// Its name.
-    pub comm: String,
+    pub comm: Comm,
 }
 
 /// A run of neighbouring pages that got other frames for the same cause.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Move {
     /// The event's number; none where it was reconciled.
     pub seq: Option<u64>,
@@ -247,7 +295,14 @@ pub enum Record {
         major: bool,
     },
     /// Pages moved.
-    Move(Move),
+    Move {
+        /// The move.
+        #[serde(flatten)]
+        one: Move,
+        /// The name of the mapping, for people.
+        #[serde(skip)]
+        mapping: String,
+    },
     /// Events were lost.
     Lost {
         /// How many, since the last such record.
@@ -371,26 +426,29 @@ mod tests {
 
     #[test]
     fn a_move_is_the_json_of_the_contract() {
-        let record = Record::Move(Move {
-            seq: Some(7),
-            t_ns: 5,
-            va: Hex(0x7f00),
-            pages: 1,
-            from: PageState::Present { pfn: Pfn(1) },
-            to: PageState::Swapped {
-                swap: Some(SwapPlace {
-                    device: 0,
-                    offset: 9,
+        let record = Record::Move {
+            mapping: String::new(),
+            one: Move {
+                seq: Some(7),
+                t_ns: 5,
+                va: Hex(0x7f00),
+                pages: 1,
+                from: PageState::Present { pfn: Pfn(1) },
+                to: PageState::Swapped {
+                    swap: Some(SwapPlace {
+                        device: 0,
+                        offset: 9,
+                    }),
+                },
+                cause: Cause::FirstTouch,
+                reason: None,
+                by: Some(By {
+                    tid: 3,
+                    comm: Comm(*b"kcompactd0\0\0\0\0\0\0"),
                 }),
+                proof: Proof::Event,
             },
-            cause: Cause::FirstTouch,
-            reason: None,
-            by: Some(By {
-                tid: 3,
-                comm: "kcompactd0".into(),
-            }),
-            proof: Proof::Event,
-        });
+        };
         assert_eq!(
             serde_json::to_string(&record).unwrap(),
             r#"{"type":"move","seq":7,"t_ns":5,"va":"0x7f00","pages":1,"from":{"state":"present","pfn":1},"to":{"state":"swapped","swap":{"device":0,"offset":9}},"cause":"first-touch","reason":null,"by":{"tid":3,"comm":"kcompactd0"},"proof":"event"}"#

@@ -6,17 +6,14 @@
 //! (seen on 6.1, 6.12, 6.18, 7.2, 7.3; from 6.12 on it fires twice a read, and the
 //! last answer stays).
 
-use aya_ebpf::{
-    bindings::bpf_pidns_info, helpers::generated::bpf_get_ns_current_pid_tgid,
-    macros::raw_tracepoint, programs::RawTracePointContext,
-};
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use v2p_common::{
     PAGE_SHIFT, VirtAddr,
     control::{BLOCK_BYTES, BLOCK_PAGES, Control, Table, UNREAD, request, status},
-    event::{Marker, kind},
+    event::{Number, kind},
 };
 
-use crate::{atomic, emit, kread, maps, walk};
+use crate::{atomic, emit, kread, maps, task, walk};
 
 #[raw_tracepoint(tracepoint = "mmap_lock_acquire_returned")]
 fn carrier(ctx: RawTracePointContext) -> u32 {
@@ -24,23 +21,6 @@ fn carrier(ctx: RawTracePointContext) -> u32 {
         serve(control, &ctx);
     }
     0
-}
-
-/// The running thread's number in v2p's own PID namespace; `None` in any other.
-#[inline(always)]
-fn current_tid() -> Option<u64> {
-    let layout = maps::layout();
-    let mut ids = bpf_pidns_info { pid: 0, tgid: 0 };
-    // SAFETY: `ids` is a valid place of the size given.
-    let failed = unsafe {
-        bpf_get_ns_current_pid_tgid(
-            layout.pid_ns_dev,
-            layout.pid_ns_ino,
-            &raw mut ids,
-            size_of::<bpf_pidns_info>() as u32,
-        )
-    };
-    (failed == 0).then_some(u64::from(ids.pid))
 }
 
 #[inline(always)]
@@ -52,7 +32,10 @@ fn serve(control: &Control, ctx: &RawTracePointContext) {
         ..
     } = control;
     let kind = request.kind.get();
-    if kind == request::NONE || current_tid() != Some(request.tid.get()) {
+    if kind == request::NONE {
+        return;
+    }
+    if task::in_our_namespace().map(|(tid, _)| u64::from(tid)) != Some(request.tid.get()) {
         return;
     }
     // Argument 0 is the mm in every version; what follows it is not the same everywhere.
@@ -68,9 +51,9 @@ fn serve(control: &Control, ctx: &RawTracePointContext) {
         request::MARK => {
             // Once, however often the lock is taken.
             if answer.fired.get() == 0 {
-                emit::emit(control, kind::MARKER, |header| Marker {
+                emit::emit_now(control, kind::MARKER, |header| Number {
                     header,
-                    cookie: argument,
+                    number: argument,
                 });
             }
             Some(())

@@ -8,11 +8,11 @@
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use v2p_common::{
     VirtAddr,
-    event::{Migration, kind},
+    event::{Migration, Number, kind},
     pte::Entry,
 };
 
-use crate::{atomic, emit, hooks::watched, maps, walk};
+use crate::{atomic, emit, hooks::watched, maps, task, walk};
 
 #[raw_tracepoint(tracepoint = "set_migration_pte")]
 fn set_migration_pte(ctx: RawTracePointContext) -> u32 {
@@ -56,6 +56,10 @@ fn migration(ctx: &RawTracePointContext, kind: u32) -> Option<()> {
     if !Entry(end.entry).same_but_accessed_dirty(Entry(entry)) {
         return None;
     }
+    if kind == kind::MIGRATION_SET {
+        // Who is not in it when its call ends is not asked for the reason: that costs a word, not an event.
+        let _ = maps::MOVERS.insert(task::tid(), 1, 0);
+    }
     debug!(ctx, "migration: entry {:x} at {:x}", entry, va);
     emit::emit(control, kind, |header| Migration {
         header,
@@ -65,4 +69,28 @@ fn migration(ctx: &RawTracePointContext, kind: u32) -> Option<()> {
         reserved: 0,
     });
     Some(())
+}
+
+/// Fires at the end of migrate_pages (mm/migrate.c), in the mover; the reason is its last argument: the seventh in 6.1,
+/// the eighth in 6.12 to 7.3.
+#[raw_tracepoint(tracepoint = "mm_migrate_pages")]
+fn mm_migrate_pages(ctx: RawTracePointContext) -> u32 {
+    let tid = task::tid();
+    // SAFETY: only this thread writes its own value.
+    if unsafe { maps::MOVERS.get(tid) }.is_none() {
+        return 0;
+    }
+    let _ = maps::MOVERS.remove(tid);
+    let reason: u64 = match maps::layout().migrate_arguments {
+        7 => ctx.arg(6),
+        8 => ctx.arg(7),
+        _ => return 0,
+    };
+    if let Some(control) = maps::control() {
+        emit::emit(control, kind::MIGRATED, |header| Number {
+            header,
+            number: reason & 0xffff_ffff,
+        });
+    }
+    0
 }

@@ -16,7 +16,7 @@ use crate::{
     process::{Pagemap, Process},
     record::{Hex, Record, Routes, Verdict},
     render::{DemoText, Output},
-    tracer::Tracer,
+    tracer::{Target, Tracer, Wanted},
     translate::Both,
 };
 
@@ -45,15 +45,19 @@ pub async fn run(args: &cli::Demo, output: &mut Output) -> Result<u8> {
     let mut carrier = Carrier::new(&mut programs)?;
     let direct_map = kernel::direct_map::learn(&mut carrier)?;
     let mm = carrier.walk_own(page.va())?.mm;
-    let range = page.va().0..page.va().0 + PAGE_SIZE;
-    let mut tracer = Tracer::start(&mut programs, &process, mm, range)?;
+    let target = Target {
+        mm,
+        range: page.va().0..page.va().0 + PAGE_SIZE,
+        follow_exec: false,
+    };
+    let mut tracer = Tracer::start(&mut programs, &process, &target, Wanted::Migrations)?;
     text.tracer(&tracer)?;
 
     let both = Both::ask(&mut carrier, &pagemap, page.va())?.context("we have no address space")?;
     let found = Found::new(&mut carrier, &both, page.va(), nonce)?;
     text.routes(&found.routes, direct_map.paging.levels)?;
     let mut ledger = Ledger::new(None, direct_map.paging);
-    ledger.seed(page.va(), both.pagemap);
+    ledger.seed(page.va(), both.pagemap, false);
 
     let mut guard = Guard {
         programs: &programs,

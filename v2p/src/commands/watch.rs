@@ -1,6 +1,8 @@
-//! `v2p watch`: faults and migrations of a process as they happen.
+//! `v2p watch`: what becomes of the pages of a process, as it happens.
 
 use anyhow::{Context as _, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use v2p_common::{PAGE_SIZE, VirtAddr};
 
 use crate::{
     bpf::Programs,
@@ -8,13 +10,15 @@ use crate::{
     cli,
     exit::{self, Failure},
     kernel::{self, privileges::Privileges},
-    process::{Pagemap, Process},
+    process::{
+        Pagemap, Process,
+        maps::{self, Asked, Range},
+    },
     render::Output,
-    tracer::Tracer,
+    tracer::{Target, Tracer, Wanted},
     translate::Both,
-    watch::{self, Session, Stop},
+    watch::{self, Session, Stop, spawn::Command},
 };
-use v2p_common::{PAGE_SIZE, VirtAddr};
 
 /// Watches until told to stop; gives the exit code.
 ///
@@ -22,36 +26,94 @@ use v2p_common::{PAGE_SIZE, VirtAddr};
 /// Exit code 1 where there is no such process, 3 where privileges or eBPF are missing.
 pub async fn run(args: &cli::Watch, output: &mut Output) -> Result<u8> {
     Privileges::read()?.require_tracing().context("watch")?;
-    let process = Process::open(args.pid).context("watch")?;
-    let pagemap = Pagemap::of(args.pid).context("watch")?;
+    let command = match args.command.as_slice() {
+        [] => None,
+        words => Some(Command::new(words)?),
+    };
+    let pid = args.pid.or(command.as_ref().map(|command| command.pid));
+    let pid = pid.context("watch: neither a process nor a command")?;
+    let process = Process::open(pid).context("watch")?;
+    let pagemap = Pagemap::of(pid).context("watch")?;
     // The pidfd is of the process that the number named before; if that lives, the pagemap is its own too.
     if process.has_ended() {
-        return Err(no_address_space(args.pid).into());
+        return Err(no_address_space(pid).into());
     }
     let stop = Stop::new(args.duration)?;
+    let ranges = ranges(args, pid)?;
 
     let mut programs = Programs::load(&kernel::layout::learn()?)?;
     let mut carrier = Carrier::new(&mut programs)?;
     let direct_map = kernel::direct_map::learn(&mut carrier)?;
-    // Any user address tells the mm; what lies there does not matter.
-    let Some(both) = Both::ask(&mut carrier, &pagemap, VirtAddr(PAGE_SIZE))? else {
-        return Err(no_address_space(args.pid).into());
+    // Any user address tells the mm; what lies there does not matter. A command's own comes with its exec.
+    let mm = match &command {
+        Some(_) => 0,
+        None => Both::ask(&mut carrier, &pagemap, VirtAddr(PAGE_SIZE))?
+            .map(|both| both.walk.mm)
+            .ok_or_else(|| no_address_space(pid))?,
     };
-    let span = watch::span(&args.ranges);
-    let tracer = Tracer::start(&mut programs, &process, both.walk.mm, span)?;
+    let target = Target {
+        mm,
+        range: watch::span(&ranges),
+        follow_exec: true,
+    };
+    raise_open_files();
+    let tracer = Tracer::start(&mut programs, &process, &target, Wanted::All)?;
 
     let session = Session {
-        programs: &programs,
+        programs: &mut programs,
         carrier: &mut carrier,
         tracer,
-        pagemap: &pagemap,
+        pagemap,
         ended: process.into_async()?,
-        ranges: &args.ranges,
+        command,
+        ranges: &ranges,
         show_faults: args.faults,
         paging: direct_map.paging,
     };
     session.run(stop, output).await?;
     Ok(exit::YES)
+}
+
+/// The addresses that are asked about; empty: all.
+fn ranges(args: &cli::Watch, pid: u32) -> Result<Vec<Range>> {
+    let has_names = args.asked.iter().any(|a| matches!(a, Asked::Name(_)));
+    if has_names && !args.command.is_empty() {
+        return Err(
+            Failure::failed("watch: a command has no mappings before it is started")
+                .hint("give addresses, or watch all of it")
+                .into(),
+        );
+    }
+    let mappings = match has_names {
+        true => maps::mappings(pid).context("watch")?,
+        false => Vec::new(),
+    };
+    let mut ranges = Vec::new();
+    for one in &args.asked {
+        match one {
+            Asked::Range(range) => ranges.push(*range),
+            Asked::Name(_) => {
+                let found = maps::select(&mappings, std::slice::from_ref(one)).context("watch")?;
+                ranges.extend(found.iter().map(|m| Range {
+                    start: m.start,
+                    end: m.end,
+                }));
+            }
+        }
+    }
+    Ok(ranges)
+}
+
+/// Each thread of the target takes four descriptors. Where the limit cannot be raised, attaching says so.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    );
 }
 
 fn no_address_space(pid: u32) -> Failure {

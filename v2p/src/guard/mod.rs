@@ -150,9 +150,9 @@ impl Guard<'_> {
             .pagemap
             .word(va)?
             .context("the address space is gone")?;
-        self.ledger.seed(va, word);
+        self.ledger.seed(va, word, false);
         self.ledger
-            .seeded(va.page_number(), va.page_number() + 1, began);
+            .seeded(va.page_number()..va.page_number() + 1, began);
         Ok(())
     }
 
@@ -341,7 +341,7 @@ mod tests {
             physical_mask: (1 << 52) - 1,
         };
         let mut ledger = Ledger::new(None, paging);
-        ledger.seed(VirtAddr(0x7f00_0000_0000), PagemapWord(1 << 63 | 7));
+        ledger.seed(VirtAddr(0x7f00_0000_0000), PagemapWord(1 << 63 | 7), false);
         let events = [
             set(10, 7),
             remove(20, 7),

@@ -6,8 +6,13 @@
 use anyhow::{Context as _, Result, bail, ensure};
 
 const MAGIC: u16 = 0xeb9f;
+const KIND_PTR: u32 = 2;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_ENUM: u32 = 6;
+const KIND_TYPEDEF: u32 = 8;
+const KIND_FUNC: u32 = 12;
+const KIND_FUNC_PROTO: u32 = 13;
 /// Anonymous structs in structs; the kernel nests a handful.
 const MAX_DEPTH: u32 = 16;
 
@@ -22,6 +27,8 @@ pub struct Btf<'a> {
 struct Type<'a> {
     name: u32,
     info: u32,
+    /// A size, or the number of another type.
+    size_or_type: u32,
     /// Everything after the common part.
     rest: &'a [u8],
 }
@@ -58,8 +65,8 @@ fn extra(kind: u32, vlen: u32) -> Option<usize> {
         3 => 12,
         // STRUCT, UNION, DATASEC, ENUM64: three words an item
         KIND_STRUCT | KIND_UNION | 15 | 19 => 12 * vlen,
-        // ENUM, FUNC_PROTO: two
-        6 | 13 => 8 * vlen,
+        // Two words an item.
+        KIND_ENUM | KIND_FUNC_PROTO => 8 * vlen,
         _ => return None,
     })
 }
@@ -107,6 +114,7 @@ impl<'a> Btf<'a> {
         Some(Type {
             name: u32_at(self.types, at)?,
             info: u32_at(self.types, at + 4)?,
+            size_or_type: u32_at(self.types, at + 8)?,
             rest: self.types.get(at + 12..)?,
         })
     }
@@ -150,6 +158,56 @@ impl<'a> Btf<'a> {
             "`{member}` of `struct {structure}` is a bit field"
         );
         Ok(bits / 8)
+    }
+
+    /// The type of this kind and name, where there is one.
+    fn named(&self, kind: u32, name: &str) -> Option<Type<'a>> {
+        (0..self.offsets.len())
+            .filter_map(|index| self.type_at(index))
+            .find(|t| t.kind() == kind && self.name_is(t.name, name))
+    }
+
+    /// The type with this number; 0 is void.
+    fn numbered(&self, number: u32) -> Option<Type<'a>> {
+        self.type_at(usize::try_from(number.checked_sub(1)?).ok()?)
+    }
+
+    /// How many arguments the kernel's function `name` takes; `None`: there is no such function.
+    pub fn arguments_of_function(&self, name: &str) -> Option<u64> {
+        let function = self.named(KIND_FUNC, name)?;
+        let prototype = self.numbered(function.size_or_type)?;
+        (prototype.kind() == KIND_FUNC_PROTO).then(|| u64::from(prototype.vlen()))
+    }
+
+    /// How many arguments the tracepoint `name` hands to its programs; `None`: there is no such tracepoint.
+    pub fn arguments_of_tracepoint(&self, name: &str) -> Option<u64> {
+        // include/trace/bpf_probe.h: a pointer to a function with one argument more, in front.
+        let alias = self.named(KIND_TYPEDEF, &format!("btf_trace_{name}"))?;
+        let pointer = self.numbered(alias.size_or_type)?;
+        let prototype = self.numbered(pointer.size_or_type)?;
+        let is_it = pointer.kind() == KIND_PTR && prototype.kind() == KIND_FUNC_PROTO;
+        is_it
+            .then(|| u64::from(prototype.vlen()).checked_sub(1))
+            .flatten()
+    }
+
+    /// The enumerators of `enum name` with their values; none where there is no such enum.
+    pub fn enumerators(&self, name: &str) -> Vec<(&'a str, u32)> {
+        let Some(t) = self.named(KIND_ENUM, name) else {
+            return Vec::new();
+        };
+        let items = (0..usize::try_from(t.vlen()).unwrap_or(0)).filter_map(|i| {
+            Some((
+                self.name_at(u32_at(t.rest, 8 * i)?)?,
+                u32_at(t.rest, 8 * i + 4)?,
+            ))
+        });
+        items.collect()
+    }
+
+    fn name_at(&self, offset: u32) -> Option<&'a str> {
+        let rest = self.strings.get(usize::try_from(offset).ok()?..)?;
+        str::from_utf8(rest.split(|b| *b == 0).next()?).ok()
     }
 
     /// Offset in bits.
@@ -252,5 +310,12 @@ mod tests {
         let btf = Btf::parse(&blob).unwrap();
         assert!(btf.member_offset("mm_struct", "pgd").unwrap() > 0);
         assert!(btf.member_offset("task_struct", "mm").unwrap() > 0);
+        assert!(btf.arguments_of_tracepoint("mm_migrate_pages").unwrap() >= 7);
+        assert_eq!(btf.arguments_of_function("handle_mm_fault"), Some(4));
+        assert!(
+            btf.enumerators("migrate_reason")
+                .contains(&("MR_COMPACTION", 0))
+        );
+        assert_eq!(btf.arguments_of_function("no_such_function"), None);
     }
 }

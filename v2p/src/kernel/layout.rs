@@ -26,6 +26,14 @@ pub fn learn() -> Result<KernelLayout> {
     let ns = fs::metadata("/proc/self/ns/pid")
         .map_err(|e| Failure::unsupported(format!("/proc/self/ns/pid: {e}")).hint("mount /proc"))?;
     let offset = |structure, member| btf.member_offset(structure, member).map_err(unusable);
+    let optional = |structure, member| {
+        btf.member_offset(structure, member)
+            .unwrap_or(KernelLayout::ABSENT)
+    };
+    let head = btf
+        .enumerators("pageflags")
+        .into_iter()
+        .find(|(name, _)| *name == "PG_head");
     Ok(KernelLayout {
         mm_pgd: offset("mm_struct", "pgd")?,
         task_mm: offset("task_struct", "mm")?,
@@ -33,7 +41,43 @@ pub fn learn() -> Result<KernelLayout> {
         task_maj_flt: offset("task_struct", "maj_flt")?,
         pid_ns_dev: kernel_dev(ns.dev()),
         pid_ns_ino: ns.ino(),
+        vma_mm: offset("vm_area_struct", "vm_mm")?,
+        vma_start: offset("vm_area_struct", "vm_start")?,
+        vma_end: offset("vm_area_struct", "vm_end")?,
+        page_mapping: offset("folio", "mapping")?,
+        page_flags: offset("page", "flags")?,
+        page_head_bit: head.map_or(KernelLayout::ABSENT, |(_, bit)| u64::from(bit)),
+        folio_order: folio_order(&btf),
+        // Until 6.6 the struct had no prefix (mm/ksm.c).
+        ksm_address: match optional("ksm_rmap_item", "address") {
+            KernelLayout::ABSENT => optional("rmap_item", "address"),
+            found => found,
+        },
+        zap_even_cows: optional("zap_details", "even_cows"),
+        zap_skip_cows: optional("zap_details", "skip_cows"),
+        file_private: offset("file", "private_data")?,
+        uffd_mm: optional("userfaultfd_ctx", "mm"),
+        task_files: offset("task_struct", "files")?,
+        files_fdt: offset("files_struct", "fdt")?,
+        fdt_fd: offset("fdtable", "fd")?,
+        fdt_max: offset("fdtable", "max_fds")?,
+        ksm_break_arguments: btf
+            .arguments_of_function("break_ksm")
+            .unwrap_or(KernelLayout::ABSENT),
+        migrate_arguments: btf
+            .arguments_of_tracepoint("mm_migrate_pages")
+            .unwrap_or(KernelLayout::ABSENT),
     })
+}
+
+/// Where the order of a compound page stands: a byte of its own (6.1), or the low byte of `_flags_1` (include/linux/mm_types.h,
+/// 6.12 to 7.3).
+fn folio_order(btf: &Btf<'_>) -> u64 {
+    let members = ["_folio_order", "_flags_1"].into_iter();
+    members
+        .filter_map(|member| btf.member_offset("folio", member).ok())
+        .next()
+        .unwrap_or(KernelLayout::ABSENT)
 }
 
 /// A device number as the kernel holds it (include/linux/kdev_t.h, MKDEV), which is what

@@ -6,6 +6,7 @@ pub mod direct_map;
 pub mod layout;
 pub mod lockdown;
 pub mod privileges;
+pub mod reason;
 
 /// The kernel's release, as `uname -r` prints it.
 pub fn release() -> String {

@@ -3,10 +3,12 @@
 mod identity;
 mod kpage;
 pub mod maps;
+mod merged;
 mod nodes;
 mod pagemap;
 
 pub use identity::Process;
 pub use kpage::{FlagsFile, FrameFlags, frame_flags, frame_mapcount};
+pub use merged::Merged;
 pub use nodes::Nodes;
 pub use pagemap::Pagemap;

@@ -1,6 +1,7 @@
 //! How records are said: JSON lines for scripts, aligned text for people.
 
 mod demo;
+mod moves;
 mod text;
 
 use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
@@ -8,7 +9,9 @@ use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
 use anyhow::{Context as _, Result};
 use clap::ColorChoice;
 
-pub use demo::DemoText;
+use self::{moves::Moves, text::Clock};
+
+pub use self::demo::DemoText;
 
 use crate::record::Record;
 
@@ -17,7 +20,8 @@ pub struct Output {
     json: bool,
     colour: bool,
     stdout: BufWriter<StdoutLock<'static>>,
-    clock: text::Clock,
+    clock: Clock,
+    moves: Moves,
 }
 
 impl Output {
@@ -36,7 +40,8 @@ impl Output {
             json,
             colour,
             stdout: BufWriter::new(io::stdout().lock()),
-            clock: text::Clock::default(),
+            clock: Clock::default(),
+            moves: Moves::default(),
         }
     }
 
@@ -48,8 +53,24 @@ impl Output {
         if self.json {
             return self.json(record);
         }
+        if let Record::Move { one, mapping } = record {
+            let before = self.moves.add(one, mapping, &mut self.clock, self.colour);
+            return before.map_or(Ok(()), |line| self.line(&line));
+        }
+        self.finish_run()?;
         let line = self.clock.line(record, self.colour);
         self.line(&line)
+    }
+
+    /// Whether records are said as JSON.
+    pub const fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Says the moves that the next one might have continued.
+    fn finish_run(&mut self) -> Result<()> {
+        let line = self.moves.line(&mut self.clock, self.colour);
+        line.map_or(Ok(()), |line| self.line(&line))
     }
 
     /// Says one record if the form is JSON.
@@ -97,6 +118,7 @@ impl Output {
     /// # Errors
     /// As [`Self::record`].
     pub fn flush(&mut self) -> Result<()> {
+        self.finish_run()?;
         self.stdout.flush().context("stdout")
     }
 

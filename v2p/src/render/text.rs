@@ -4,7 +4,7 @@ use v2p_common::Pfn;
 
 use super::{Colour, paint};
 use crate::{
-    record::{By, Cause, Hex, Move, PageState, Proof, Record},
+    record::{Hex, PageState, Record},
     translate::{Totals, Verdict},
 };
 
@@ -15,7 +15,7 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    fn since_start(&mut self, t_ns: u64) -> String {
+    pub(super) fn since_start(&mut self, t_ns: u64) -> String {
         let start = *self.start_ns.get_or_insert(t_ns);
         let us = t_ns.saturating_sub(start) / 1000;
         format!("{:>5}.{:06}", us / 1_000_000, us % 1_000_000)
@@ -46,7 +46,6 @@ impl Clock {
                 );
                 paint(&line, Colour::Dim, colour)
             }
-            Record::Move(m) => self.one_move(m, colour),
             Record::Lost { events } => paint(
                 &format!("LOST {events} events: what follows may miss some moves"),
                 Colour::Bad,
@@ -119,34 +118,9 @@ impl Clock {
                     "{mappings} mappings in {processes} processes ({pages} pages compared); the frame: {flags}"
                 )
             }
-            Record::Demo { .. } => String::new(),
+            // Moves have lines of their own, for many; the demo tells its story step by step.
+            Record::Move { .. } | Record::Demo { .. } => String::new(),
         }
-    }
-
-    fn one_move(&mut self, m: &Move, colour: bool) -> String {
-        let pages = if m.pages == 1 {
-            String::new()
-        } else {
-            format!(" x{}", m.pages)
-        };
-        let cause = match (m.cause, m.proof) {
-            (Cause::Migration, _) => paint("migration", Colour::Bad, colour),
-            (cause, _) => name(cause).to_owned(),
-        };
-        // Colours have no width; the column is padded by the plain text.
-        let pad = " ".repeat(12usize.saturating_sub(name(m.cause).len()));
-        let who = match (&m.by, m.proof) {
-            (Some(By { tid, comm }), _) => format!("by {comm} ({tid})"),
-            (None, Proof::Reconciled) => "found by comparing the tables".to_owned(),
-            (None, Proof::Event) => String::new(),
-        };
-        format!(
-            "{}  {:>14}{pages:<7} {cause}{pad} {:>15} -> {:<15} {who}",
-            self.since_start(m.t_ns),
-            m.va,
-            state(m.from),
-            state(m.to),
-        )
     }
 }
 
@@ -234,16 +208,6 @@ const fn size_name(bytes: Option<u64>) -> &'static str {
     }
 }
 
-const fn name(cause: Cause) -> &'static str {
-    match cause {
-        Cause::FirstTouch => "first-touch",
-        Cause::ZeroFill => "zero-fill",
-        Cause::SwapIn => "swap-in",
-        Cause::Migration => "migration",
-        Cause::Unknown => "unknown",
-    }
-}
-
 /// A page's state in a word or two.
 pub(super) fn state(state: PageState) -> String {
     match state {
@@ -257,41 +221,5 @@ pub(super) fn state(state: PageState) -> String {
         PageState::Guard => "guard".to_owned(),
         PageState::Hidden => "hidden".to_owned(),
         PageState::Absent => "-".to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::Hex;
-
-    #[test]
-    fn a_move_is_one_aligned_line_with_time_since_the_start() {
-        let one = |t_ns, pages| {
-            Record::Move(Move {
-                seq: Some(0),
-                t_ns,
-                va: Hex(0x7f00_0000_1000),
-                pages,
-                from: PageState::Present { pfn: Pfn(100) },
-                to: PageState::Present { pfn: Pfn(200) },
-                cause: Cause::Migration,
-                reason: None,
-                by: Some(By {
-                    tid: 5,
-                    comm: "kcompactd0".into(),
-                }),
-                proof: Proof::Event,
-            })
-        };
-        let mut clock = Clock::default();
-        assert_eq!(
-            clock.line(&one(1_000_000, 1), false),
-            "    0.000000  0x7f0000001000        migration            pfn 100 -> pfn 200         by kcompactd0 (5)"
-        );
-        assert_eq!(
-            clock.line(&one(3_500_000, 512), false),
-            "    0.002500  0x7f0000001000 x512   migration            pfn 100 -> pfn 200         by kcompactd0 (5)"
-        );
     }
 }

@@ -8,7 +8,7 @@ use v2p::{
     common::{VirtAddr, event::Event},
     kernel,
     process::{Pagemap, Process},
-    tracer::Tracer,
+    tracer::{self, Tracer, Wanted},
     translate::Both,
 };
 
@@ -41,7 +41,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             "the_end_of_the_target_ends_the_watch",
             the_end_of_the_target,
         ),
-        trial("a_target_that_ends_is_no_move_of_its_pages", a_zombie),
+        trial("a_target_that_ends_takes_its_pages_with_it", a_zombie),
         trial("a_watch_ends_after_its_time", a_watch_ends),
         trial("faults_of_every_thread_are_told", every_thread),
         trial(
@@ -214,14 +214,21 @@ fn the_end_of_the_target() -> Done {
 /// A zombie has maps that are empty, and a pagemap that gives nothing.
 fn a_zombie() -> Done {
     let mut target = Target::start();
-    target.tell("write", 0);
+    let before = target.tell("write", 0);
     let watching = watch(&target, &[&format!("{:#x}+64K", va(0))]);
     let pfn = target.tell("write", 1);
     target.end_unreaped();
     let (records, status) = watching.finish();
     let moves = of_kind(&records, "move");
-    assert_eq!(moves.len(), 1, "{moves:?}");
     assert_eq!(moves[0]["to"]["pfn"], pfn);
+    let exits = moves.get(1..).unwrap();
+    assert!(
+        exits
+            .iter()
+            .all(|m| m["cause"] == "exit" && m["proof"] == "event")
+    );
+    let gone: u64 = exits.iter().map(|m| m["pages"].as_u64().unwrap()).sum();
+    assert_eq!((gone, &exits[0]["from"]["pfn"]), (2, &Value::from(before)));
     let end = end_of(&records);
     assert_eq!(
         (&end["why"], &end["reconciled"]),
@@ -284,7 +291,12 @@ fn attached_twice() -> Done {
         .walk
         .mm;
     let process = Process::open(target.pid()).unwrap();
-    let mut tracer = Tracer::start(&mut programs, &process, mm, va(0)..va(PAGES)).unwrap();
+    let traced = tracer::Target {
+        mm,
+        range: va(0)..va(PAGES),
+        follow_exec: false,
+    };
+    let mut tracer = Tracer::start(&mut programs, &process, &traced, Wanted::Migrations).unwrap();
     programs
         .attach_faults(FaultKind::Minor, target.pid())
         .unwrap();

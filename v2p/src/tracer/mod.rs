@@ -1,23 +1,18 @@
 //! The hooks and the ring: what the programs report of one address space.
 
+mod hooks;
+
 use std::{ops::Range, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use v2p_common::event::Event;
 
+use hooks::Hooks;
+
 use crate::{
-    bpf::{FaultKind, Programs, Ring, SharedControl},
+    bpf::{Programs, Ring, SharedControl},
     process::Process,
 };
-
-/// Raw-tracepoint programs and the tracepoints that they hang on.
-const TRACEPOINTS: [(&str, &str); 5] = [
-    ("set_migration_pte", "set_migration_pte"),
-    ("remove_migration_pte", "remove_migration_pte"),
-    ("set_migration_pmd", "set_migration_pmd"),
-    ("remove_migration_pmd", "remove_migration_pmd"),
-    ("exit_mmap", "exit_mmap"),
-];
 
 /// How long a marker of our own may take to come out of the ring.
 const MARKER_PATIENCE: Duration = Duration::from_secs(10);
@@ -35,11 +30,28 @@ pub struct Missing {
 pub struct Tracer {
     control: Rc<SharedControl>,
     ring: Ring,
-    /// Hooks that are live.
-    pub live: Vec<String>,
-    /// Hooks that are not, and why.
-    pub missing: Vec<Missing>,
+    hooks: Hooks,
     settled: bool,
+}
+
+/// Which hooks are wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// Migrations, faults and the end: what can move a page of our own behind our back.
+    Migrations,
+    /// Everything that changes what lies behind a page.
+    All,
+}
+
+/// What is traced.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Kernel address of its `mm_struct`; 0: that of its next exec.
+    pub mm: u64,
+    /// The addresses.
+    pub range: Range<u64>,
+    /// Whether the new address space is to be traced after an exec.
+    pub follow_exec: bool,
 }
 
 /// What was lost, so far.
@@ -64,64 +76,63 @@ impl Loss {
 }
 
 impl Tracer {
-    /// Makes the hooks live for the address space `mm` of `process`, for the addresses in `range`.
-    /// Nothing that happens after this returns is unseen by the hooks in `live`.
+    /// Makes the hooks live for `target`, an address space of `process`.
+    /// Nothing that happens after this returns is unseen by the hooks in [`Self::live`].
     ///
     /// # Errors
     /// Where not one hook could be made live, with the first reason.
     pub fn start(
         programs: &mut Programs,
         process: &Process,
-        mm: u64,
-        range: Range<u64>,
+        target: &Target,
+        wanted: Wanted,
     ) -> Result<Self> {
         let control = programs.control();
-        control.target.start.set(range.start);
-        control.target.end.set(range.end);
-        control.target.mm.set(mm);
-        let mut tracer = Self {
-            control,
-            ring: programs.take_ring()?,
-            live: Vec::new(),
-            missing: Vec::new(),
-            settled: false,
+        control.target.start.set(target.range.start);
+        control.target.end.set(target.range.end);
+        control.target.mm.set(target.mm);
+        let followed = if target.follow_exec { process.pid } else { 0 };
+        control.target.pid.set(u64::from(followed));
+        let ring = programs.take_ring()?;
+        let mut hooks = match wanted {
+            Wanted::Migrations => Hooks::of_migrations(programs, process),
+            Wanted::All => Hooks::of_a_watch(programs, process),
         };
-        let mut first_error = None;
-        for (program, tracepoint) in TRACEPOINTS {
-            let attached = programs.attach_tracepoint(program, tracepoint);
-            tracer.note(tracepoint, attached, &mut first_error);
-        }
-        for (kind, name) in [
-            (FaultKind::Minor, "page-faults-min"),
-            (FaultKind::Major, "page-faults-maj"),
-        ] {
-            let attached = attach_to_all_threads(programs, process, kind);
-            tracer.note(name, attached, &mut first_error);
-        }
-        match first_error {
-            Some(error) if tracer.live.is_empty() => Err(error),
-            _ => Ok(tracer),
+        match hooks.first_error.take() {
+            Some(error) if hooks.live.is_empty() => Err(error),
+            _ => Ok(Self {
+                control,
+                ring,
+                hooks,
+                settled: false,
+            }),
         }
     }
 
-    fn note(&mut self, hook: &str, attached: Result<()>, first_error: &mut Option<anyhow::Error>) {
-        match attached {
-            Ok(()) => self.live.push(hook.to_owned()),
-            Err(e) => {
-                self.missing.push(Missing {
-                    hook: hook.to_owned(),
-                    why: format!("{e:#}"),
-                });
-                first_error.get_or_insert(e);
-            }
-        }
+    /// Hooks that are live.
+    pub fn live(&self) -> &[String] {
+        &self.hooks.live
+    }
+
+    /// Hooks that are not, and why.
+    pub fn missing(&self) -> &[Missing] {
+        &self.hooks.missing
+    }
+
+    /// Whether everything that takes a page away is seen as it happens, so that between two events a page stays
+    /// what it was.
+    pub fn sees_removals(&self) -> bool {
+        ["zap_range", "unmap_one", "mremap"]
+            .iter()
+            .all(|program| self.hooks.has(program))
+            && self.watches_migration()
     }
 
     /// Whether migrations of base pages are seen.
     pub fn watches_migration(&self) -> bool {
         ["set_migration_pte", "remove_migration_pte"]
             .iter()
-            .all(|hook| self.live.iter().any(|live| live == hook))
+            .all(|program| self.hooks.has(program))
     }
 
     /// Whether the last [`Self::take_until`] could wait for programs that were still running.
@@ -158,7 +169,7 @@ impl Tracer {
     pub async fn take_until(&mut self, cookie: u64) -> Result<Vec<Event>> {
         self.settled = settle();
         let mut events = self.take()?;
-        let is_marker = |e: &Event| matches!(e, Event::Marker(m) if m.cookie == cookie);
+        let is_marker = |e: &Event| matches!(e, Event::Marker(m) if m.number == cookie);
         let wait = async {
             while !events.iter().any(is_marker) {
                 self.ring.readable().await?;
@@ -178,34 +189,6 @@ impl Tracer {
         Loss {
             ring: self.control.account.lost.get(),
             skipped: programs.recursion_misses(),
-        }
-    }
-}
-
-/// Threads may start threads while we attach: new ones inherit the event from those that have it, the
-/// rest are found by looking again until nothing is new.
-fn attach_to_all_threads(
-    programs: &mut Programs,
-    process: &Process,
-    kind: FaultKind,
-) -> Result<()> {
-    let mut done = Vec::new();
-    loop {
-        let new: Vec<_> = process
-            .threads()
-            .into_iter()
-            .filter(|t| !done.contains(t))
-            .collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        for tid in new {
-            let attached = programs.attach_faults(kind, tid);
-            // A thread that ended meanwhile needs no hook.
-            if attached.is_err() && process.threads().contains(&tid) {
-                return attached;
-            }
-            done.push(tid);
         }
     }
 }

@@ -1,34 +1,42 @@
 //! The only file that names aya: loads the object, attaches programs, hands out ring and control block.
 
+mod refused;
+mod ring;
+mod shared;
+
 use std::{
+    error::Error,
     fs,
-    io::Write as _,
-    ops::Deref,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
-    ptr::NonNull,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     rc::Rc,
+    thread::{self, JoinHandle},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use aya::{
-    Ebpf, EbpfLoader,
-    maps::{Map, MapData, RingBuf},
+    Btf, BtfError, Ebpf, EbpfLoader,
+    maps::Map,
     programs::{
-        PerfEvent, Program, ProgramError, RawTracePoint,
+        FExit, PerfEvent, Program, ProgramError, RawTracePoint,
         perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
+        raw_trace_point::RawTracePointLinkId,
     },
 };
-use rustix::mm::{MapFlags, ProtFlags};
-use tokio::io::unix::AsyncFd;
 use v2p_common::{
     control::{Control, Table},
     layout::KernelLayout,
 };
 
-use crate::{exit::Failure, kernel::lockdown::Lockdown, page::PAGE_LEN};
+use self::{refused::unsupported, shared::MappedArray};
+use crate::exit::Failure;
+
+pub use self::{
+    ring::Ring,
+    shared::{SharedControl, SharedTables},
+};
 
 /// The object that `cargo xtask ebpf` makes from v2p-ebpf.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../v2p.bpf.o");
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../v2p.bpf.o");
 
 /// The program that serves requests; all others are hooks.
 pub const CARRIER: &str = "carrier";
@@ -37,7 +45,7 @@ pub const CARRIER: &str = "carrier";
 pub const TABLES: usize = 256;
 
 /// Bytes of the event ring.
-pub const RING_BYTES: u32 = 4 << 20;
+pub const RING_BYTES: u32 = 16 << 20;
 
 /// The loaded object. Nothing is pinned: when this process ends, however it ends, the kernel
 /// takes programs, links and maps down.
@@ -45,6 +53,35 @@ pub struct Programs {
     ebpf: Ebpf,
     control: Rc<SharedControl>,
     tables: Option<SharedTables>,
+    /// The carrier's attachment, while there is one.
+    carrier: Option<RawTracePointLinkId>,
+    /// The kernel's types as aya wants them.
+    types: Types,
+    /// Why this kernel takes no function hooks at all, once it has said so.
+    no_functions: Option<String>,
+}
+
+/// The kernel's types.
+enum Types {
+    Coming(JoinHandle<Result<Btf, BtfError>>),
+    Here(Btf),
+    /// Could not be read; said once.
+    Lost,
+}
+
+impl Types {
+    fn get(&mut self) -> Result<&Btf, Box<dyn Error + Send + Sync>> {
+        if let Self::Coming(_) = self
+            && let Self::Coming(reader) = std::mem::replace(self, Self::Lost)
+        {
+            let read = reader.join().map_err(|_| "the reader of BTF died")?;
+            *self = Self::Here(read?);
+        }
+        match self {
+            Self::Here(btf) => Ok(btf),
+            _ => Err("the kernel's BTF could not be read".into()),
+        }
+    }
 }
 
 /// A page-fault program: which faults it is told of.
@@ -77,10 +114,11 @@ impl Programs {
     /// # Errors
     /// Exit code 3 where this kernel or these privileges have no eBPF.
     pub fn load(layout: &KernelLayout) -> Result<Self> {
-        let layout = layout.to_bytes();
+        // Read on the side: it takes as long as all else.
+        let types = Types::Coming(thread::spawn(Btf::from_sys_fs));
         let mut loader = EbpfLoader::new();
         loader
-            .override_global("LAYOUT", layout.as_slice(), true)
+            .override_global("LAYOUT", layout.as_bytes(), true)
             .map_max_entries("EVENTS", RING_BYTES)
             .map_max_entries("TABLES", u32::try_from(TABLES)?);
         let mut ebpf = object(&mut loader)
@@ -92,6 +130,7 @@ impl Programs {
             _ => anyhow::bail!("the eBPF object has no map {name}"),
         };
         let control = Rc::new(SharedControl(mapped("CONTROL", size_of::<Control>())?));
+        control.account.crowded.set(u64::from(RING_BYTES) / 4);
         let tables = Some(SharedTables(mapped("TABLES", TABLES * size_of::<Table>())?));
         #[cfg(feature = "ebpf-log")]
         start_log(&mut ebpf)?;
@@ -99,6 +138,9 @@ impl Programs {
             ebpf,
             control,
             tables,
+            carrier: None,
+            types,
+            no_functions: None,
         })
     }
 
@@ -112,11 +154,61 @@ impl Programs {
         self.tables.take().context("the tables are taken already")
     }
 
+    /// Loads a program for the return of the kernel's function `function`, and attaches it.
+    ///
+    /// # Errors
+    /// Exit code 3, with the kernel's reason: it refuses such hooks, has no such function, or cannot hook it.
+    pub fn attach_function(&mut self, program: &str, function: &str) -> Result<()> {
+        let what = format!("{function}: cannot be attached");
+        if let Some(why) = &self.no_functions {
+            return Err(Failure::unsupported(format!("{what}: {why}")).into());
+        }
+        let btf = self.types.get().map_err(|e| unsupported(&what, &*e))?;
+        let attached = match self.ebpf.program_mut(program) {
+            Some(Program::FExit(p)) => load_and_attach_fexit(p, function, btf),
+            _ => anyhow::bail!("the eBPF object has no function program {program}"),
+        };
+        attached.map_err(|e| {
+            // Not this function, but such programs are not permitted.
+            if let ProgramError::LoadError { io_error, .. } = &e
+                && io_error.raw_os_error() == Some(libc::EPERM)
+            {
+                self.no_functions = Some(io_error.to_string());
+            }
+            unsupported(&what, &e)
+        })
+    }
+
+    /// Loads the carrier, and attaches it to `tracepoint`.
+    ///
+    /// # Errors
+    /// Exit code 3, with the kernel's reason.
+    pub(crate) fn attach_carrier(&mut self, tracepoint: &str) -> Result<()> {
+        self.carrier = Some(self.attach_raw(CARRIER, tracepoint)?);
+        Ok(())
+    }
+
+    /// Takes it off.
+    ///
+    /// # Errors
+    /// Where it is not attached.
+    pub(crate) fn detach_carrier(&mut self) -> Result<()> {
+        let link = self.carrier.take().context("the carrier is not attached")?;
+        match self.ebpf.program_mut(CARRIER) {
+            Some(Program::RawTracePoint(p)) => p.detach(link).context("the carrier"),
+            _ => anyhow::bail!("the eBPF object has no carrier"),
+        }
+    }
+
     /// Loads a raw-tracepoint program and attaches it to the tracepoint of its name.
     ///
     /// # Errors
     /// Exit code 3, with the kernel's reason.
     pub fn attach_tracepoint(&mut self, program: &str, tracepoint: &str) -> Result<()> {
+        self.attach_raw(program, tracepoint).map(|_| ())
+    }
+
+    fn attach_raw(&mut self, program: &str, tracepoint: &str) -> Result<RawTracePointLinkId> {
         let attached = match self.ebpf.program_mut(program) {
             Some(Program::RawTracePoint(p)) => load_and_attach_raw(p, tracepoint),
             _ => anyhow::bail!("the eBPF object has no raw-tracepoint program {program}"),
@@ -150,12 +242,7 @@ impl Programs {
             .ebpf
             .take_map("EVENTS")
             .context("the event ring is taken already")?;
-        let ring = RingBuf::try_from(map).context("the event ring")?;
-        // SAFETY: the map's descriptor is open as long as the ring, and always the same.
-        let ring = unsafe { AsyncFd::register(ring) };
-        Ok(Ring(ring.map_err(|e| {
-            anyhow!("the event ring cannot be polled: {e}")
-        })?))
+        Ring::new(map)
     }
 
     /// Times that the kernel skipped one of the hooks because it was running on that CPU already, summed;
@@ -195,7 +282,7 @@ fn start_log(ebpf: &mut Ebpf) -> Result<()> {
         Ok(logger) => {
             // SAFETY: the map's descriptor is open as long as the logger, and always the same.
             let logger = unsafe { AsyncFd::register(logger) };
-            let mut logger = logger.map_err(|e| anyhow!("the programs' log: {e}"))?;
+            let mut logger = logger.map_err(|e| anyhow::anyhow!("the programs' log: {e}"))?;
             tokio::spawn(async move {
                 while let Ok(mut guard) = logger.readable_mut().await {
                     guard.get_inner_mut().flush();
@@ -208,9 +295,23 @@ fn start_log(ebpf: &mut Ebpf) -> Result<()> {
     Ok(())
 }
 
-fn load_and_attach_raw(p: &mut RawTracePoint, tracepoint: &str) -> Result<(), ProgramError> {
-    p.load()?;
-    p.attach(tracepoint)?;
+fn load_and_attach_raw(
+    p: &mut RawTracePoint,
+    tracepoint: &str,
+) -> Result<RawTracePointLinkId, ProgramError> {
+    if p.fd().is_err() {
+        p.load()?;
+    }
+    p.attach(tracepoint)
+}
+
+fn load_and_attach_fexit(p: &mut FExit, function: &str, btf: &Btf) -> Result<(), ProgramError> {
+    p.load(function, btf)?;
+    if let Err(e) = p.attach() {
+        // So that it can be tried on another function.
+        p.unload()?;
+        return Err(e);
+    }
     Ok(())
 }
 
@@ -230,145 +331,8 @@ fn attach_perf(p: &mut PerfEvent, kind: FaultKind, tid: u32) -> Result<(), Progr
     Ok(())
 }
 
-/// An eBPF error as one line: the innermost cause, and what that usually means.
-fn unsupported(what: &str, error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
-    let chain: Vec<_> = std::iter::successors(Some(error), |e| e.source()).collect();
-    let cause = chain.last().map(ToString::to_string).unwrap_or_default();
-    let errno = chain
-        .iter()
-        .filter_map(|e| e.downcast_ref::<std::io::Error>())
-        .find_map(std::io::Error::raw_os_error);
-    let log = chain.iter().find_map(|e| verifier_log(*e));
-    if let (Some(log), true) = (&log, std::env::var_os("V2P_VERIFIER_LOG").is_some()) {
-        // Asked for by name; nobody may be listening.
-        let _ = writeln!(std::io::stderr(), "{log}");
-    }
-    let failure = Failure::unsupported(format!("{what}: {cause}"));
-    if let Some(lockdown) = Lockdown::read().filter(|l| l.mode == "confidentiality") {
-        let hint = format!(
-            "the kernel is locked down, eBPF may not read its memory: {}",
-            lockdown.evidence
-        );
-        return failure.hint(hint).into();
-    }
-    let hint = match errno {
-        Some(libc::EACCES) if log.is_some() => {
-            "the kernel's verifier refused the program: please report it with what V2P_VERIFIER_LOG=1 adds to the output"
-        }
-        Some(libc::EPERM | libc::EACCES) => {
-            "run it as root; in a container the host may forbid eBPF (seccomp)"
-        }
-        Some(libc::ENOENT) => {
-            "this kernel has no such tracepoint (CONFIG_TRACEPOINTS, CONFIG_FTRACE)"
-        }
-        Some(libc::ENOSYS) => "this kernel has no eBPF (CONFIG_BPF_SYSCALL)",
-        _ => return failure.into(),
-    };
-    failure.hint(hint).into()
-}
-
-/// What the verifier said of a program that it refused.
-fn verifier_log(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    match error.downcast_ref() {
-        Some(ProgramError::LoadError { verifier_log, .. }) => {
-            Some(verifier_log.to_string()).filter(|log| !log.is_empty())
-        }
-        _ => None,
-    }
-}
-
 fn misses_of(fd: BorrowedFd<'_>) -> Option<u64> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
     info.lines()
         .find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
-}
-
-/// The event ring.
-pub struct Ring(AsyncFd<RingBuf<MapData>>);
-
-impl Ring {
-    /// Hands every record that is there to `each`, which gets its bytes.
-    ///
-    /// # Errors
-    /// The first that `each` makes; records after it stay in the ring.
-    pub fn drain(&mut self, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        while let Some(record) = self.0.get_mut().next() {
-            each(&record)?;
-        }
-        Ok(())
-    }
-
-    /// Waits until there may be records.
-    ///
-    /// # Errors
-    /// Where the ring cannot be polled.
-    pub async fn readable(&mut self) -> Result<()> {
-        let mut ready = self.0.readable_mut().await.context("the event ring")?;
-        ready.clear_ready();
-        Ok(())
-    }
-}
-
-/// The values of a memory-mapped array map, in our own memory.
-struct MappedArray {
-    place: NonNull<u8>,
-    len: usize,
-    /// Keeps the map alive.
-    _map: MapData,
-}
-
-impl MappedArray {
-    /// `len`: bytes of all values.
-    fn new(map: MapData, len: usize) -> Result<Self> {
-        let len = len.next_multiple_of(PAGE_LEN);
-        // SAFETY: a new mapping touches nothing that exists.
-        let place = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                map.fd().as_fd(),
-                0,
-            )
-        }?;
-        let place = NonNull::new(place.cast()).context("mmap gave address 0")?;
-        Ok(Self {
-            place,
-            len,
-            _map: map,
-        })
-    }
-}
-
-impl Drop for MappedArray {
-    fn drop(&mut self) {
-        // SAFETY: our own mapping; no reference into it outlives self.
-        let _ = unsafe { rustix::mm::munmap(self.place.as_ptr().cast(), self.len) };
-    }
-}
-
-/// The block shared with the programs.
-pub struct SharedControl(MappedArray);
-
-impl Deref for SharedControl {
-    type Target = Control;
-
-    fn deref(&self) -> &Control {
-        // SAFETY: mapped until drop, and as long as a Control; every field is a `Word`, which others may
-        // write at any time.
-        unsafe { self.0.place.cast().as_ref() }
-    }
-}
-
-/// Page tables that the carrier copied.
-pub struct SharedTables(MappedArray);
-
-impl SharedTables {
-    /// The table of block `index` of the last request; `None` beyond [`TABLES`]. Not to be read while a request is
-    /// under way.
-    pub fn get(&self, index: usize) -> Option<&Table> {
-        // SAFETY: `index` is inside the mapping. The program writes only inside a system call of this thread.
-        (index < TABLES).then(|| unsafe { self.0.place.cast::<Table>().add(index).as_ref() })
-    }
 }

@@ -1,0 +1,227 @@
+//! What system calls did to the target: mremap and userfaultfd by hooks on their functions, and, where those are refused,
+//! all that change the tables by the tracepoint sys_exit.
+//!
+//! That tracepoint fires for every call of every process, so the first thing is to leave.
+
+use aya_ebpf::{
+    macros::{fexit, raw_tracepoint},
+    programs::{FExitContext, RawTracePointContext},
+};
+use v2p_common::{
+    PAGE_SIZE,
+    control::Control,
+    event::{how, zap},
+    layout::KernelLayout,
+};
+
+use crate::{
+    hooks::{control_of, look, look_at_two},
+    kread, maps,
+    task::{self, regs},
+};
+
+/// Numbers of system calls (arch/x86/entry/syscalls/syscall_64.tbl): an ABI.
+mod call {
+    pub(super) const MMAP: u64 = 9;
+    pub(super) const MUNMAP: u64 = 11;
+    pub(super) const IOCTL: u64 = 16;
+    pub(super) const MREMAP: u64 = 25;
+    pub(super) const MADVISE: u64 = 28;
+    pub(super) const MLOCK: u64 = 149;
+    pub(super) const MLOCK2: u64 = 325;
+}
+
+/// include/uapi/linux/mman.h and asm-generic/mman-common.h.
+mod flag {
+    pub(super) const MAP_FIXED: u64 = 0x10;
+    pub(super) const MAP_POPULATE_OR_LOCKED: u64 = 0x8000 | 0x2000;
+    pub(super) const MREMAP_FIXED: u64 = 2;
+    pub(super) const DONTNEED: u64 = 4;
+    pub(super) const REMOVE: u64 = 9;
+    pub(super) const PAGEOUT: u64 = 21;
+    pub(super) const POPULATE_READ: u64 = 22;
+    pub(super) const POPULATE_WRITE: u64 = 23;
+    pub(super) const DONTNEED_LOCKED: u64 = 24;
+    pub(super) const COLLAPSE: u64 = 25;
+    pub(super) const HWPOISON: u64 = 100;
+    pub(super) const GUARD_INSTALL: u64 = 102;
+}
+
+/// include/uapi/linux/userfaultfd.h.
+mod uffd {
+    pub(super) const COPY: u64 = 0xc028_aa03;
+    pub(super) const ZEROPAGE: u64 = 0xc020_aa04;
+    pub(super) const MOVE: u64 = 0xc028_aa05;
+    pub(super) const CONTINUE: u64 = 0xc020_aa07;
+    pub(super) const POISON: u64 = 0xc020_aa08;
+}
+
+/// Pages that the length of a range covers, in bytes.
+#[inline(always)]
+fn whole(len: u64) -> u64 {
+    len.wrapping_add(PAGE_SIZE - 1) & !(PAGE_SIZE - 1)
+}
+
+/// Errors are the last 4095 numbers (IS_ERR_VALUE, include/linux/err.h).
+#[inline(always)]
+const fn is_error(result: u64) -> bool {
+    result > u64::MAX - 4095
+}
+
+#[inline(always)]
+fn argument(regs: u64, n: usize) -> Option<u64> {
+    kread::word(regs + *regs::ARGUMENTS.get(n)?)
+}
+
+/// __x64_sys_mremap (regs), 6.1 to 7.3.
+#[fexit]
+fn mremap(ctx: FExitContext) -> u32 {
+    let result: u64 = ctx.arg(1);
+    if let Some(control) = task::mm().and_then(control_of) {
+        remapped(control, ctx.arg(0), result);
+    }
+    0
+}
+
+/// userfaultfd_ioctl (file, cmd, arg), fs/userfaultfd.c, 6.1 to 7.3.
+#[fexit]
+fn userfaultfd(ctx: FExitContext) -> u32 {
+    let command: u64 = ctx.arg(1);
+    served(ctx.arg(0), command & 0xffff_ffff, ctx.arg(2));
+    0
+}
+
+/// (regs, result), 6.1 to 7.3.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+fn sys_exit(ctx: RawTracePointContext) -> u32 {
+    returned(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+#[inline(always)]
+fn returned(regs: u64, result: u64) -> Option<()> {
+    let number = kread::word(regs + regs::NUMBER)?;
+    if number == call::IOCTL {
+        let command = argument(regs, 1)? & 0xffff_ffff;
+        return match command {
+            uffd::COPY | uffd::ZEROPAGE | uffd::MOVE | uffd::CONTINUE | uffd::POISON => {
+                served(open_file(argument(regs, 0)?)?, command, argument(regs, 2)?)
+            }
+            _ => None,
+        };
+    }
+    if !matches!(
+        number,
+        call::MMAP | call::MUNMAP | call::MREMAP | call::MADVISE | call::MLOCK | call::MLOCK2
+    ) {
+        return None;
+    }
+    let control = control_of(task::mm()?)?;
+    let (first, second) = (argument(regs, 0)?, argument(regs, 1)?);
+    let failed = is_error(result);
+    match number {
+        call::MUNMAP if !failed => {
+            look(control, how::ZAP, first, whole(second), zap::WHOLE | number)
+        }
+        call::MMAP if !failed => {
+            let flags = argument(regs, 3)?;
+            if flags & flag::MAP_FIXED != 0 {
+                look(
+                    control,
+                    how::ZAP,
+                    result,
+                    whole(second),
+                    zap::WHOLE | number,
+                );
+            }
+            if flags & flag::MAP_POPULATE_OR_LOCKED != 0 {
+                look(control, how::FILL, result, whole(second), 0);
+            }
+            Some(())
+        }
+        call::MREMAP if !failed => {
+            let (old_len, new_len) = (whole(second), whole(argument(regs, 2)?));
+            if argument(regs, 3)? & flag::MREMAP_FIXED != 0 {
+                look(control, how::ZAP, result, new_len, zap::WHOLE | number);
+            }
+            if old_len > new_len {
+                let gone = old_len - new_len;
+                look(
+                    control,
+                    how::ZAP,
+                    first + new_len,
+                    gone,
+                    zap::WHOLE | number,
+                );
+            }
+            remapped(control, regs, result)
+        }
+        call::MLOCK | call::MLOCK2 => look(control, how::FILL, first, whole(second), 0),
+        // Also where it failed: it may have come half way.
+        call::MADVISE => {
+            let how = match argument(regs, 2)? & 0xffff_ffff {
+                flag::DONTNEED | flag::DONTNEED_LOCKED | flag::REMOVE | flag::GUARD_INSTALL => {
+                    how::ZAP
+                }
+                flag::PAGEOUT | flag::HWPOISON => how::UNMAP_ONE,
+                flag::POPULATE_READ | flag::POPULATE_WRITE => how::FILL,
+                flag::COLLAPSE => how::COLLAPSE,
+                _ => return None,
+            };
+            look(control, how, first, whole(second), number)
+        }
+        _ => None,
+    }
+}
+
+/// mremap (old address, old length, new length, ...) has returned the new address.
+#[inline(always)]
+fn remapped(control: &Control, regs: u64, new: u64) -> Option<()> {
+    let old = argument(regs, 0)?;
+    if is_error(new) || new == old {
+        return None;
+    }
+    let len = whole(argument(regs, 1)?.min(argument(regs, 2)?));
+    look_at_two(control, how::REMAP, old, len, new, 0)
+}
+
+/// An ioctl of userfaultfd was served: its argument starts with destination and length, or for COPY and MOVE with
+/// destination, source and length, and ends with the bytes done.
+#[inline(always)]
+fn served(file: u64, command: u64, argument: u64) -> Option<()> {
+    let layout = maps::layout();
+    if layout.uffd_mm == KernelLayout::ABSENT {
+        return None;
+    }
+    let context = kread::word(file + layout.file_private)?;
+    let control = control_of(kread::word(context + layout.uffd_mm)?)?;
+    let field = |n: u64| kread::user_word(argument + 8 * n);
+    match command {
+        uffd::COPY => look(control, how::FILL, field(0)?, field(2)?, 0),
+        uffd::ZEROPAGE | uffd::CONTINUE | uffd::POISON => {
+            look(control, how::FILL, field(0)?, field(1)?, 0)
+        }
+        uffd::MOVE => {
+            let moved = field(4)?;
+            // An error is negative.
+            if moved >> 63 != 0 {
+                return None;
+            }
+            look_at_two(control, how::REMAP, field(1)?, moved, field(0)?, 0)
+        }
+        _ => None,
+    }
+}
+
+/// The `struct file` behind a descriptor of the running task.
+#[inline(always)]
+fn open_file(descriptor: u64) -> Option<u64> {
+    let layout = maps::layout();
+    let files = kread::word(task::current() + layout.task_files)?;
+    let table = kread::word(files + layout.files_fdt)?;
+    let descriptor = descriptor & 0xffff_ffff;
+    if descriptor >= kread::word(table + layout.fdt_max)? & 0xffff_ffff {
+        return None;
+    }
+    kread::word(kread::word(table + layout.fdt_fd)? + 8 * descriptor).filter(|file| *file != 0)
+}

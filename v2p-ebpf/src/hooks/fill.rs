@@ -1,0 +1,48 @@
+//! Pages that somebody needed: get_user_pages takes faults that raise no event. Hooks on functions, where the kernel
+//! lets us; which of them, user space decides, since one calls the other.
+
+use aya_ebpf::{macros::fexit, programs::FExitContext};
+use v2p_common::{PAGE_SHIFT, event::how};
+
+use crate::hooks::{control_of, look, mm_of_vma};
+
+/// __get_user_pages (mm, start, nr_pages, ...), mm/gup.c, 6.1 to 7.3; also __gup_longterm_locked, the same.
+#[fexit]
+fn gup(ctx: FExitContext) -> u32 {
+    let pages: u64 = ctx.arg(2);
+    filled(ctx.arg(0), ctx.arg(1), pages << PAGE_SHIFT);
+    0
+}
+
+/// populate_vma_page_range (vma, start, end, locked), mm/gup.c, 6.1 to 7.3: mlock, MAP_POPULATE.
+#[fexit]
+fn populate(ctx: FExitContext) -> u32 {
+    let (start, end): (u64, u64) = (ctx.arg(1), ctx.arg(2));
+    if let Some(mm) = mm_of_vma(ctx.arg(0)) {
+        filled(mm, start, end.saturating_sub(start));
+    }
+    0
+}
+
+/// __access_remote_vm (mm, addr, buf, len, ...), mm/memory.c, 6.1 to 7.3: /proc/PID/mem, ptrace.
+#[fexit]
+fn access_remote(ctx: FExitContext) -> u32 {
+    let len: u64 = ctx.arg(3);
+    filled(ctx.arg(0), ctx.arg(1), len & 0xffff_ffff);
+    0
+}
+
+/// unuse_pte_range (vma, pmd, addr, end, type), mm/swapfile.c, 6.1 to 7.3: swapoff.
+#[fexit]
+fn unuse(ctx: FExitContext) -> u32 {
+    let (start, end): (u64, u64) = (ctx.arg(2), ctx.arg(3));
+    if let Some(mm) = mm_of_vma(ctx.arg(0)) {
+        filled(mm, start, end.saturating_sub(start));
+    }
+    0
+}
+
+#[inline(always)]
+fn filled(mm: u64, start: u64, len: u64) -> Option<()> {
+    look(control_of(mm)?, how::FILL, start, len, 0)
+}

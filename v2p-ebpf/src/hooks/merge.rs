@@ -1,0 +1,120 @@
+//! Pages that are merged or collapsed into another: KSM and huge pages.
+
+use aya_ebpf::{
+    macros::{fexit, raw_tracepoint},
+    programs::{FExitContext, RawTracePointContext},
+};
+use v2p_common::{PAGE_SIZE, VirtAddr, control::BLOCK_BYTES, event::how, layout::KernelLayout};
+
+use crate::{
+    hooks::{control_of, look, mm_of_vma},
+    kread, maps,
+};
+
+/// (pfn, rmap_item, mm, err), 6.12 to 7.3: merged with the zero page, or the first of a pair.
+#[raw_tracepoint(tracepoint = "ksm_merge_one_page")]
+fn ksm_merge_one_page(ctx: RawTracePointContext) -> u32 {
+    merged(ctx.arg(1), ctx.arg(2), ctx.arg(3));
+    0
+}
+
+/// (ksm_page, pfn, rmap_item, mm, err), 6.12 to 7.3.
+#[raw_tracepoint(tracepoint = "ksm_merge_with_ksm_page")]
+fn ksm_merge_with_ksm_page(ctx: RawTracePointContext) -> u32 {
+    merged(ctx.arg(2), ctx.arg(3), ctx.arg(4));
+    0
+}
+
+/// The rmap_item's address has flags in the bits below the page (mm/ksm.c, UNSTABLE_FLAG and STABLE_FLAG).
+#[inline(always)]
+fn merged(rmap_item: u64, mm: u64, error: i32) -> Option<()> {
+    let offset = maps::layout().ksm_address;
+    if error != 0 || offset == KernelLayout::ABSENT {
+        return None;
+    }
+    let control = control_of(mm)?;
+    let va = VirtAddr(kread::word(rmap_item + offset)?).page().0;
+    look(control, how::KSM_MERGE, va, PAGE_SIZE, 0)
+}
+
+/// try_to_merge_one_page (vma, page, kpage), mm/ksm.c, for kernels without those tracepoints: somewhere in the vma.
+#[fexit]
+fn ksm_merge(ctx: FExitContext) -> u32 {
+    let failed: i32 = ctx.arg(3);
+    if failed == 0 {
+        in_vma(ctx.arg(0), how::KSM_MERGE);
+    }
+    0
+}
+
+#[inline(always)]
+fn in_vma(vma: u64, how: u32) -> Option<()> {
+    let control = control_of(mm_of_vma(vma)?)?;
+    let layout = maps::layout();
+    let start = kread::word(vma + layout.vma_start)?;
+    let end = kread::word(vma + layout.vma_end)?;
+    look(control, how, start, end.saturating_sub(start), 0)
+}
+
+/// break_ksm (vma, addr, lock_vma), mm/ksm.c, 6.1 to 6.18; (vma, addr, end, lock_vma), 7.3.
+#[fexit]
+fn ksm_break(ctx: FExitContext) -> u32 {
+    let va: u64 = ctx.arg(1);
+    let len = if maps::layout().ksm_break_arguments == 4 {
+        let end: u64 = ctx.arg(2);
+        end.saturating_sub(va)
+    } else {
+        PAGE_SIZE
+    };
+    if let Some(control) = mm_of_vma(ctx.arg(0)).and_then(control_of) {
+        look(control, how::KSM_BREAK, va, len, 0);
+    }
+    0
+}
+
+/// (mm, isolated, status, ...), 6.1 to 7.3: it does not say where.
+#[raw_tracepoint(tracepoint = "mm_collapse_huge_page")]
+fn mm_collapse_huge_page(ctx: RawTracePointContext) -> u32 {
+    /// SCAN_SUCCEED of `enum scan_result` (mm/khugepaged.c, 6.1 to 7.3); 0 is SCAN_FAIL.
+    const SUCCEED: i32 = 1;
+    let status: i32 = ctx.arg(2);
+    if let (SUCCEED, Some(control)) = (status, control_of(ctx.arg(0))) {
+        let (start, end) = (control.target.start.get(), control.target.end.get());
+        look(control, how::COLLAPSE, start, end.saturating_sub(start), 0);
+    }
+    0
+}
+
+/// (mm, folio or pfn, index, addr, ...), 6.12 to 7.3.
+#[raw_tracepoint(tracepoint = "mm_khugepaged_collapse_file")]
+fn mm_khugepaged_collapse_file(ctx: RawTracePointContext) -> u32 {
+    collapsed(ctx.arg(0), ctx.arg(3));
+    0
+}
+
+/// collapse_huge_page (mm, address, ...), mm/khugepaged.c, 6.1 to 7.3.
+#[fexit]
+fn collapse_anonymous(ctx: FExitContext) -> u32 {
+    collapsed(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// collapse_file (mm, addr, ...), mm/khugepaged.c, 6.1 to 7.3.
+#[fexit]
+fn collapse_file(ctx: FExitContext) -> u32 {
+    collapsed(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// collapse_pte_mapped_thp (mm, addr, ...), mm/khugepaged.c, 6.1 to 6.18; try_collapse_pte_mapped_thp, the same, 7.x.
+#[fexit]
+fn collapse_mapped(ctx: FExitContext) -> u32 {
+    collapsed(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+#[inline(always)]
+fn collapsed(mm: u64, va: u64) -> Option<()> {
+    let first = va & !(BLOCK_BYTES - 1);
+    look(control_of(mm)?, how::COLLAPSE, first, BLOCK_BYTES, 0)
+}

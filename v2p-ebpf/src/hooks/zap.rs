@@ -1,0 +1,97 @@
+//! Entries taken out: munmap, MADV_DONTNEED, truncation, reclaim. Hooks on functions, where the kernel lets us.
+//!
+//! The mm of the `vma` says whose; the call returns with the page-table lock dropped but the mmap_lock or the
+//! folio lock still held by the caller.
+
+use aya_ebpf::{macros::fexit, programs::FExitContext};
+use v2p_common::{
+    PAGE_SIZE,
+    event::{how, zap},
+    layout::KernelLayout,
+};
+
+use crate::{
+    hooks::{control_of, look, mm_of_vma},
+    kread, maps, task,
+};
+
+/// unmap_page_range (tlb, vma, addr, end, details), mm/memory.c, 6.1 to 6.18; __zap_vma_range, the same, 7.x.
+#[fexit]
+fn zap_range(ctx: FExitContext) -> u32 {
+    zapped(&ctx, is_whole(ctx.arg(4)));
+    0
+}
+
+/// __unmap_hugepage_range (tlb, vma, start, end, page or folio, ...), mm/hugetlb.c, 6.1 to 7.3. With a page given it takes
+/// that one alone.
+#[fexit]
+fn zap_hugetlb(ctx: FExitContext) -> u32 {
+    let page: u64 = ctx.arg(4);
+    zapped(&ctx, page == 0);
+    0
+}
+
+#[inline(always)]
+fn zapped(ctx: &FExitContext, whole: bool) -> Option<()> {
+    let control = control_of(mm_of_vma(ctx.arg(1))?)?;
+    let (start, end): (u64, u64) = (ctx.arg(2), ctx.arg(3));
+    let whole = if whole { zap::WHOLE } else { 0 };
+    look(
+        control,
+        how::ZAP,
+        start,
+        end.saturating_sub(start),
+        whole | task::system_call(),
+    )
+}
+
+/// Whether `details` spare nothing: there are none, or they take private copies of file pages too (even_cows, 6.1 to 6.18;
+/// skip_cows, the other way round, 7.3).
+#[inline(always)]
+fn is_whole(details: u64) -> bool {
+    if details == 0 {
+        return true;
+    }
+    let layout = maps::layout();
+    if layout.zap_even_cows != KernelLayout::ABSENT {
+        return kread::byte(details + layout.zap_even_cows).is_some_and(|even| even != 0);
+    }
+    layout.zap_skip_cows != KernelLayout::ABSENT
+        && kread::byte(details + layout.zap_skip_cows) == Some(0)
+}
+
+/// try_to_unmap_one (folio, vma, address, arg), mm/rmap.c, 6.1 to 7.3: swap-out, a file page dropped, poison.
+#[fexit]
+fn unmap_one(ctx: FExitContext) -> u32 {
+    unmapped(&ctx);
+    0
+}
+
+#[inline(always)]
+fn unmapped(ctx: &FExitContext) -> Option<()> {
+    let control = control_of(mm_of_vma(ctx.arg(1))?)?;
+    let folio: u64 = ctx.arg(0);
+    let anonymous = kread::word(folio + maps::layout().page_mapping)? & 1;
+    look(
+        control,
+        how::UNMAP_ONE,
+        ctx.arg(2),
+        PAGE_SIZE << order(folio),
+        anonymous,
+    )
+}
+
+/// The order of a folio; 0 where it cannot be told.
+#[inline(always)]
+fn order(folio: u64) -> u64 {
+    let layout = maps::layout();
+    if layout.folio_order == KernelLayout::ABSENT {
+        return 0;
+    }
+    let is_head = kread::word(folio + layout.page_flags)
+        .is_some_and(|flags| flags >> (layout.page_head_bit & 63) & 1 != 0);
+    if !is_head {
+        return 0;
+    }
+    u64::from(kread::byte(folio + layout.folio_order).unwrap_or(0) & 31)
+}

@@ -1,0 +1,207 @@
+//! Why a page changed: what was done, and what lay there before and after, give the cause. Pure.
+
+use v2p_common::event::{Look, how, zap};
+
+use crate::record::{Cause, PageState};
+
+/// What is known to have been done to a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Deed {
+    /// Entries were taken out, in the system call of this number; none: by a kernel thread.
+    Zap(Option<u64>),
+    /// Reclaim or poison took a page out of this entry: an anonymous one, or a file's.
+    Unmap { anonymous: bool },
+    /// Somebody needed the page there.
+    Fill,
+    /// Entries went elsewhere.
+    Remap,
+    /// KSM merged.
+    Merge,
+    /// KSM unmerged.
+    Break,
+    /// A huge page took the place of base pages; whether it is known where.
+    Collapse { there: bool },
+    /// A program was executed, and this is its image.
+    Exec,
+}
+
+/// Numbers of system calls (arch/x86/entry/syscalls/syscall_64.tbl).
+mod call {
+    pub(super) const MMAP: u64 = 9;
+    pub(super) const MUNMAP: u64 = 11;
+    pub(super) const BRK: u64 = 12;
+    pub(super) const MREMAP: u64 = 25;
+    pub(super) const SHMAT: u64 = 30;
+    pub(super) const SHMDT: u64 = 67;
+    pub(super) const EXIT: u64 = 60;
+    pub(super) const EXIT_GROUP: u64 = 231;
+    pub(super) const PROCESS_MRELEASE: u64 = 448;
+}
+
+impl Deed {
+    /// What an event tells. `None`: it is of a kind that is not known.
+    pub(super) fn of(look: &Look) -> Option<Self> {
+        Some(match look.how {
+            how::ZAP => {
+                let number = look.detail & zap::CALL;
+                Self::Zap((number != zap::NO_CALL).then_some(number))
+            }
+            how::UNMAP_ONE => Self::Unmap {
+                anonymous: look.detail != 0,
+            },
+            how::FILL => Self::Fill,
+            how::REMAP => Self::Remap,
+            how::KSM_MERGE => Self::Merge,
+            how::KSM_BREAK => Self::Break,
+            how::COLLAPSE => Self::Collapse {
+                there: look.len <= v2p_common::control::BLOCK_BYTES,
+            },
+            _ => return None,
+        })
+    }
+
+    /// The cause that this deed gives to a change; `None`: it does not explain it. `page` is the page's number;
+    /// `merged`: it was a page of KSM.
+    pub(super) fn cause(
+        self,
+        page: u64,
+        from: PageState,
+        to: PageState,
+        merged: bool,
+    ) -> Option<Cause> {
+        use PageState::{Absent, Poisoned, Present, Swapped, Zero};
+        match (self, from, to) {
+            (_, from, to) if from == to => None,
+            (Self::Zap(call), _, Absent) => Some(zapped(call)),
+            (Self::Unmap { .. }, _, Swapped { .. }) => Some(Cause::SwapOut),
+            (Self::Unmap { .. }, _, Poisoned) => Some(Cause::Poison),
+            (Self::Unmap { anonymous: true }, _, Absent) => Some(Cause::Discard),
+            (Self::Unmap { anonymous: false }, _, Absent) => Some(Cause::Reclaim),
+            (Self::Fill, _, _) => filled(from, to, merged),
+            (Self::Remap, _, _) => Some(Cause::Remap),
+            (Self::Merge, Present { .. }, Present { .. } | Zero) => Some(Cause::KsmMerge),
+            (Self::Break, Present { .. } | Zero, Present { .. }) => Some(Cause::KsmBreak),
+            (Self::Collapse { there }, _, Present { pfn }) => {
+                // Somewhere in the address space: a page inside a huge one lies as deep in 2 MiB of memory as in
+                // 2 MiB of addresses.
+                (there || pfn.0 % 512 == page % 512).then_some(Cause::Collapse)
+            }
+            (Self::Exec, Absent, _) => Some(Cause::Exec),
+            _ => None,
+        }
+    }
+}
+
+fn zapped(number: Option<u64>) -> Cause {
+    match number {
+        Some(call::MMAP | call::MUNMAP | call::BRK | call::MREMAP | call::SHMAT | call::SHMDT) => {
+            Cause::Unmap
+        }
+        // The OOM reaper is a kernel thread, and nothing else zaps in one.
+        Some(call::EXIT | call::EXIT_GROUP | call::PROCESS_MRELEASE) | None => Cause::Exit,
+        // madvise and its like, truncation, hole punching.
+        Some(_) => Cause::Discard,
+    }
+}
+
+/// What it means that a page is now there because somebody needed it: the owner by a fault, or another.
+/// `None`: that alone does not explain it.
+pub(super) fn filled(from: PageState, to: PageState, merged: bool) -> Option<Cause> {
+    use PageState::{Absent, Device, Present, Swapped, Zero};
+    match (from, to) {
+        (Absent, Present { .. } | Zero | Device { .. }) => Some(Cause::FirstTouch),
+        (Zero, Present { .. }) if merged => Some(Cause::KsmBreak),
+        (Zero, Present { .. }) => Some(Cause::ZeroFill),
+        (Swapped { .. }, Present { .. } | Zero) => Some(Cause::SwapIn),
+        (Present { .. }, Present { .. }) if merged => Some(Cause::KsmBreak),
+        (Present { .. }, Present { .. }) => Some(Cause::Cow),
+        _ => None,
+    }
+}
+
+/// What two readings of the tables alone tell, with nothing in between seen. `mapped`: whether there still is a
+/// mapping at that address.
+pub(super) fn deduced(from: PageState, to: PageState, mapped: bool) -> Cause {
+    use PageState::{Absent, Device, Poisoned, Present, Swapped, Zero};
+    match (from, to) {
+        (_, Absent) if !mapped => Cause::Unmap,
+        (Absent, Present { .. } | Zero | Device { .. }) => Cause::FirstTouch,
+        (Zero, Present { .. }) => Cause::ZeroFill,
+        (Present { .. }, Swapped { .. }) => Cause::SwapOut,
+        (Swapped { .. }, Present { .. }) => Cause::SwapIn,
+        (_, Poisoned) => Cause::Poison,
+        _ => Cause::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use v2p_common::Pfn;
+
+    const A: PageState = PageState::Present { pfn: Pfn(7) };
+    const B: PageState = PageState::Present { pfn: Pfn(9) };
+    const SWAPPED: PageState = PageState::Swapped { swap: None };
+    use PageState::{Absent, Poisoned, Zero};
+
+    #[test]
+    fn a_deed_and_what_came_of_it_give_the_cause() {
+        let anonymous = Deed::Unmap { anonymous: true };
+        let file = Deed::Unmap { anonymous: false };
+        for (deed, from, to, cause) in [
+            (Deed::Zap(Some(call::MUNMAP)), A, Absent, Some(Cause::Unmap)),
+            (Deed::Zap(Some(28)), A, Absent, Some(Cause::Discard)),
+            (Deed::Zap(Some(77)), A, Absent, Some(Cause::Discard)),
+            (Deed::Zap(None), A, Absent, Some(Cause::Exit)),
+            (Deed::Zap(Some(28)), A, B, None),
+            (anonymous, A, SWAPPED, Some(Cause::SwapOut)),
+            (anonymous, A, Absent, Some(Cause::Discard)),
+            (file, A, Absent, Some(Cause::Reclaim)),
+            (file, A, A, None),
+            (anonymous, A, Poisoned, Some(Cause::Poison)),
+            (Deed::Fill, Absent, A, Some(Cause::FirstTouch)),
+            (Deed::Fill, Zero, A, Some(Cause::ZeroFill)),
+            (Deed::Fill, SWAPPED, A, Some(Cause::SwapIn)),
+            (Deed::Fill, A, B, Some(Cause::Cow)),
+            (Deed::Fill, A, Absent, None),
+            (Deed::Merge, A, B, Some(Cause::KsmMerge)),
+            (Deed::Merge, A, Zero, Some(Cause::KsmMerge)),
+            (Deed::Merge, A, Absent, None),
+            (Deed::Break, A, B, Some(Cause::KsmBreak)),
+            (Deed::Exec, Absent, A, Some(Cause::Exec)),
+        ] {
+            assert_eq!(
+                deed.cause(0, from, to, false),
+                cause,
+                "{deed:?} {from:?} {to:?}"
+            );
+        }
+        assert_eq!(Deed::Fill.cause(0, A, B, true), Some(Cause::KsmBreak));
+    }
+
+    #[test]
+    fn a_collapse_somewhere_explains_only_pages_that_lie_in_a_huge_one() {
+        let huge = PageState::Present {
+            pfn: Pfn(512 * 9 + 5),
+        };
+        let somewhere = Deed::Collapse { there: false };
+        assert_eq!(
+            somewhere.cause(512 + 5, A, huge, false),
+            Some(Cause::Collapse)
+        );
+        assert_eq!(somewhere.cause(512 + 6, A, huge, false), None);
+        assert_eq!(
+            Deed::Collapse { there: true }.cause(512 + 6, Absent, huge, false),
+            Some(Cause::Collapse)
+        );
+    }
+
+    #[test]
+    fn two_readings_alone_tell_little_and_say_so() {
+        assert_eq!(deduced(A, B, true), Cause::Unknown);
+        assert_eq!(deduced(A, Absent, true), Cause::Unknown);
+        assert_eq!(deduced(A, Absent, false), Cause::Unmap);
+        assert_eq!(deduced(A, SWAPPED, true), Cause::SwapOut);
+        assert_eq!(deduced(Absent, A, true), Cause::FirstTouch);
+    }
+}

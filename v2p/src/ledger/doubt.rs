@@ -1,0 +1,139 @@
+//! Doubts: ranges of which it is known that something was done to them, but not what came of it. They are read
+//! again, and what differs from the ledger waits a moment for an event that tells more before it is believed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
+
+use v2p_common::control::BLOCK_PAGES;
+
+use super::{Change, cause::Deed};
+use crate::record::{Cause, PageState};
+
+const BLOCK: u64 = BLOCK_PAGES as u64;
+
+/// More doubts than this are held as one over everything, that explains nothing.
+const MANY: usize = 1024;
+
+/// Something was done to some pages.
+struct Doubt {
+    deed: Deed,
+    pages: Range<u64>,
+    change: Change,
+    /// Whether they were read since.
+    read: bool,
+}
+
+/// All doubts.
+#[derive(Default)]
+pub(super) struct Doubts {
+    doubts: Vec<Doubt>,
+    /// Blocks with a fault in them: the kernel may have mapped neighbours of the page too (fault-around, large folios).
+    touched: BTreeSet<u64>,
+    /// Ranges to be read without a reason.
+    plain: Vec<Range<u64>>,
+    /// Pages that were found otherwise than the ledger has them.
+    candidates: BTreeMap<u64, PageState>,
+}
+
+impl Doubts {
+    pub(super) fn add(&mut self, deed: Deed, pages: Range<u64>, change: Change) {
+        if let Some(last) = self.doubts.last_mut()
+            && !last.read
+            && last.deed == deed
+            && last.change.by == change.by
+            && pages.start <= last.pages.end
+            && last.pages.start <= pages.end
+        {
+            last.pages = last.pages.start.min(pages.start)..last.pages.end.max(pages.end);
+            return;
+        }
+        if self.doubts.len() < MANY {
+            self.doubts.push(Doubt {
+                deed,
+                pages,
+                change,
+                read: false,
+            });
+        } else {
+            self.plain.push(pages);
+        }
+    }
+
+    /// A fault was served in the block of `page`.
+    pub(super) fn touch(&mut self, page: u64) {
+        self.touched.insert(page / BLOCK);
+    }
+
+    /// Everything in `pages` is to be read.
+    pub(super) fn read_again(&mut self, pages: Range<u64>) {
+        self.plain.push(pages);
+    }
+
+    /// An event has told of these pages.
+    pub(super) fn settle(&mut self, pages: Range<u64>) {
+        if self.candidates.is_empty() {
+            return;
+        }
+        let told: Vec<u64> = self
+            .candidates
+            .range(pages)
+            .map(|(page, _)| *page)
+            .collect();
+        for page in told {
+            self.candidates.remove(&page);
+        }
+    }
+
+    /// What was done to `page` that explains this change, the latest first.
+    pub(super) fn explain(
+        &self,
+        page: u64,
+        from: PageState,
+        to: PageState,
+        merged: bool,
+    ) -> Option<(Cause, &Change)> {
+        let about = self.doubts.iter().rev().filter(|d| d.pages.contains(&page));
+        about
+            .filter_map(|d| Some((d.deed.cause(page, from, to, merged)?, &d.change)))
+            .next()
+    }
+
+    /// The ranges that must be read now, in order and apart; they count as read.
+    pub(super) fn take_unread(&mut self) -> Vec<Range<u64>> {
+        for doubt in &mut self.doubts {
+            if !doubt.read {
+                doubt.read = true;
+                self.plain.push(doubt.pages.clone());
+            }
+        }
+        let blocks = std::mem::take(&mut self.touched).into_iter();
+        let mut all = std::mem::take(&mut self.plain);
+        all.extend(blocks.map(|block| block * BLOCK..(block + 1) * BLOCK));
+        all.sort_by_key(|range| range.start);
+        let mut apart: Vec<Range<u64>> = Vec::new();
+        for range in all {
+            match apart.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => apart.push(range),
+            }
+        }
+        apart
+    }
+
+    /// `page` was found to be `state`, which the ledger does not have.
+    pub(super) fn found(&mut self, page: u64, state: PageState) {
+        self.candidates.insert(page, state);
+    }
+
+    /// The pages that were found otherwise, and that no event has told of since.
+    pub(super) fn take_found(&mut self) -> BTreeMap<u64, PageState> {
+        std::mem::take(&mut self.candidates)
+    }
+
+    /// Forgets what was read and compared.
+    pub(super) fn retire(&mut self) {
+        self.doubts.retain(|doubt| !doubt.read);
+    }
+}

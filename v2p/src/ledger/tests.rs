@@ -1,0 +1,363 @@
+//! The ledger by hand-made events.
+
+use super::*;
+
+const PAGING: Paging = Paging {
+    levels: 4,
+    physical_mask: (1 << 52) - 1,
+};
+const VA: VirtAddr = VirtAddr(0x7f00_0000_0000);
+
+fn header(kind: u32) -> event::Header {
+    event::Header {
+        kind,
+        comm: *b"kcompactd0\0\0\0\0\0\0",
+        tid: 42,
+        ..Default::default()
+    }
+}
+
+fn pte(pfn: u64) -> u64 {
+    pfn << 12 | 0x67
+}
+
+fn migration_entry(pfn: u64) -> u64 {
+    28 << 59 | (!pfn << 14) >> 5
+}
+
+fn set(va: VirtAddr, pfn: u64) -> Event {
+    Event::MigrationSet(event::Migration {
+        header: header(event::kind::MIGRATION_SET),
+        va: va.0,
+        entry: migration_entry(pfn),
+        ..Default::default()
+    })
+}
+
+fn remove(va: VirtAddr, pfn: u64) -> Event {
+    Event::MigrationRemove(event::Migration {
+        header: header(event::kind::MIGRATION_REMOVE),
+        va: va.0,
+        entry: pte(pfn),
+        ..Default::default()
+    })
+}
+
+fn fault(va: VirtAddr, entry: u64, level: u32) -> Event {
+    Event::Fault(event::Fault {
+        header: header(event::kind::FAULT),
+        va: va.0,
+        entry,
+        level,
+        ..Default::default()
+    })
+}
+
+fn present(pfn: u64) -> PageState {
+    PageState::Present { pfn: Pfn(pfn) }
+}
+
+#[test]
+fn a_migration_is_one_move_with_old_and_new_frame_and_the_mover() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
+    assert!(ledger.apply(&set(VA, 100)).is_empty());
+    let moves = ledger.apply(&remove(VA, 200));
+    assert_eq!(moves.len(), 1);
+    assert_eq!((moves[0].from, moves[0].to), (present(100), present(200)));
+    assert_eq!(moves[0].cause, Cause::Migration);
+    assert_eq!(moves[0].by.unwrap().comm.to_string(), "kcompactd0");
+    assert_eq!(ledger.pages.get(VA.page_number()), present(200));
+}
+
+#[test]
+fn an_aborted_migration_is_no_move() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
+    ledger.apply(&set(VA, 100));
+    assert!(ledger.apply(&remove(VA, 100)).is_empty());
+}
+
+#[test]
+fn the_old_frame_is_the_events_even_where_the_ledger_was_behind() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    let gap = ledger.apply(&set(VA, 100));
+    assert_eq!((gap[0].from, gap[0].to), (present(7), present(100)));
+    let moves = ledger.apply(&remove(VA, 200));
+    assert_eq!(moves[0].from, present(100));
+}
+
+#[test]
+fn a_fault_on_nothing_is_a_first_touch_and_a_second_one_is_silent() {
+    let mut ledger = Ledger::new(Some(Pfn(5)), PAGING);
+    let moves = ledger.apply(&fault(VA, pte(5), 0));
+    assert_eq!(
+        (moves[0].cause, moves[0].to),
+        (Cause::FirstTouch, PageState::Zero)
+    );
+    let moves = ledger.apply(&fault(VA, pte(9), 0));
+    assert_eq!(
+        (moves[0].cause, moves[0].from),
+        (Cause::ZeroFill, PageState::Zero)
+    );
+    assert!(ledger.apply(&fault(VA, pte(9), 0)).is_empty());
+}
+
+#[test]
+fn a_frame_that_changed_without_a_word_is_not_called_copy_on_write() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    assert_eq!(ledger.apply(&fault(VA, pte(9), 0))[0].cause, Cause::Unknown);
+}
+
+#[test]
+fn a_huge_fault_is_one_move_of_512_pages() {
+    let mut ledger = Ledger::new(None, PAGING);
+    let inside = VirtAddr(VA.0 + 0x3123);
+    let moves = ledger.apply(&fault(inside, 0x4000_0000 | 0xe7, 1));
+    assert_eq!(moves.len(), 1);
+    assert_eq!((moves[0].va, moves[0].pages), (Hex(VA.0), 512));
+    assert_eq!(ledger.pages.get(inside.page_number()), present(0x40003));
+}
+
+#[test]
+fn what_happened_before_the_seeding_is_not_told_again() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 9), false);
+    ledger.seeded(VA.page_number()..VA.page_number() + 1, 1000);
+    let at = |mut event: Event, t_ns| {
+        match &mut event {
+            Event::Fault(f) => f.header.t_ns = t_ns,
+            Event::MigrationSet(m) | Event::MigrationRemove(m) => m.header.t_ns = t_ns,
+            _ => {}
+        }
+        event
+    };
+    assert!(ledger.apply(&at(fault(VA, pte(7), 0), 900)).is_empty());
+    assert!(ledger.apply(&at(set(VA, 7), 910)).is_empty());
+    assert!(ledger.apply(&at(remove(VA, 9), 920)).is_empty());
+    assert_eq!(ledger.pages.get(VA.page_number()), present(9));
+    ledger.apply(&at(set(VA, 9), 1010));
+    assert_eq!(ledger.apply(&at(remove(VA, 11), 1020))[0].from, present(9));
+}
+
+#[test]
+fn a_migration_under_way_at_the_seeding_is_one_move() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 62 | 7 << 5 | 28), false);
+    ledger.seeded(VA.page_number()..VA.page_number() + 1, 1000);
+    let Event::MigrationSet(mut begin) = set(VA, 7) else {
+        unreachable!()
+    };
+    begin.header.t_ns = 900;
+    ledger.apply(&Event::MigrationSet(begin));
+    let Event::MigrationRemove(mut done) = remove(VA, 8) else {
+        unreachable!()
+    };
+    done.header.t_ns = 1100;
+    let moves = ledger.apply(&Event::MigrationRemove(done));
+    assert_eq!((moves[0].from, moves[0].to), (present(7), present(8)));
+}
+
+/// What a reading of the page at `VA` and its neighbours gives, as moves.
+fn reread(ledger: &mut Ledger, words: &[(u64, PagemapWord)]) -> Vec<Move> {
+    let first = VA.page_number();
+    ledger.compare(first..first + 512, words);
+    ledger.confirm(1, |_| true)
+}
+
+fn word(i: u64, pfn: u64) -> (u64, PagemapWord) {
+    (VA.page_number() + i, PagemapWord(1 << 63 | pfn))
+}
+
+fn look(how: u32, pages: u64, detail: u64) -> event::Look {
+    event::Look {
+        header: header(event::kind::LOOK),
+        va: VA.0,
+        len: pages * PAGE_SIZE,
+        level: u32::MAX,
+        how,
+        detail,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn comparing_finds_what_changed_and_what_went() {
+    let mut ledger = Ledger::new(None, PAGING);
+    let next = VirtAddr(VA.0 + PAGE_SIZE);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    ledger.seed(next, PagemapWord(1 << 63 | 8), false);
+    let moves = reread(&mut ledger, &[word(0, 9)]);
+    assert_eq!(moves.len(), 2);
+    assert_eq!((moves[0].from, moves[0].to), (present(7), present(9)));
+    assert_eq!(
+        (moves[1].from, moves[1].to),
+        (present(8), PageState::Absent)
+    );
+    let reconciled = |m: &Move| m.proof == Proof::Reconciled && m.seq.is_none();
+    assert!(moves.iter().all(reconciled));
+    assert!(moves.iter().all(|m| m.cause == Cause::Unknown));
+    assert!(reread(&mut ledger, &[word(0, 9)]).is_empty());
+}
+
+#[test]
+fn a_page_in_transit_from_its_own_frame_has_not_moved() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    let under_way = (VA.page_number(), PagemapWord(1 << 62 | 7 << 5 | 28));
+    assert!(reread(&mut ledger, &[under_way]).is_empty());
+    assert!(ledger.apply(&fault(VA, migration_entry(7), 0)).is_empty());
+}
+
+#[test]
+fn a_page_that_an_event_tells_of_after_the_reading_is_left_to_it() {
+    let mut ledger = Ledger::new(None, PAGING);
+    let first = VA.page_number();
+    ledger.compare(first..first + 512, &[word(0, 7), word(1, 8)]);
+    let moves = ledger.apply(&fault(VA, pte(7), 0));
+    assert_eq!((moves.len(), moves[0].proof), (1, Proof::Event));
+    let rest = ledger.confirm(1, |_| true);
+    assert_eq!((rest.len(), rest[0].to), (1, present(8)));
+    assert_eq!(rest[0].cause, Cause::FirstTouch);
+}
+
+#[test]
+fn a_zap_takes_what_is_there_and_the_call_names_the_cause() {
+    let mut ledger = Ledger::new(None, PAGING);
+    for i in [0, 1, 3] {
+        let va = VirtAddr(VA.0 + i * PAGE_SIZE);
+        ledger.seed(va, PagemapWord(1 << 63 | (100 + i)), false);
+    }
+    let munmap = look(how::ZAP, 2, zap::WHOLE | 11);
+    let moves = ledger.apply(&Event::Look(munmap));
+    assert_eq!((moves.len(), moves[0].pages), (1, 2));
+    assert_eq!(
+        (moves[0].cause, moves[0].proof),
+        (Cause::Unmap, Proof::Event)
+    );
+    assert_eq!(ledger.len(), 1);
+}
+
+#[test]
+fn a_zap_that_spares_some_is_read_again_and_explains_what_went() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    ledger.seed(VirtAddr(VA.0 + PAGE_SIZE), PagemapWord(1 << 63 | 8), false);
+    let truncate = Event::Look(look(how::ZAP, 2, 77));
+    assert!(ledger.apply(&truncate).is_empty());
+    let first = VA.page_number();
+    assert_eq!(ledger.take_unread(), [first..first + 2]);
+    let moves = reread(&mut ledger, &[word(1, 8)]);
+    assert_eq!(moves.len(), 1);
+    assert_eq!(
+        (moves[0].cause, moves[0].proof),
+        (Cause::Discard, Proof::Event)
+    );
+    assert!(ledger.take_unread().is_empty());
+}
+
+#[test]
+fn what_was_discarded_and_touched_again_before_the_reading_is_two_moves() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    ledger.apply(&Event::Look(look(how::ZAP, 1, 28)));
+    let moves = ledger.apply(&fault(VA, pte(9), 0));
+    let story: Vec<_> = moves.iter().map(|m| (m.cause, m.from, m.to)).collect();
+    assert_eq!(
+        story,
+        [
+            (Cause::Discard, present(7), PageState::Absent),
+            (Cause::FirstTouch, PageState::Absent, present(9))
+        ]
+    );
+}
+
+#[test]
+fn a_replaced_page_is_copy_on_write_where_it_was_there_when_the_fault_came() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    let Event::Fault(mut f) = fault(VA, pte(9), 0) else {
+        unreachable!()
+    };
+    f.flags = fault::PROTECTION;
+    assert_eq!(ledger.apply(&Event::Fault(f))[0].cause, Cause::Cow);
+    let mut seeing = Ledger::new(None, PAGING).seeing_removals(true);
+    seeing.seed(VA, PagemapWord(1 << 63 | 7), false);
+    assert_eq!(seeing.apply(&fault(VA, pte(9), 0))[0].cause, Cause::Cow);
+    seeing.seed(VA, PagemapWord(1 << 63 | 7), true);
+    assert_eq!(
+        seeing.apply(&fault(VA, pte(9), 0))[0].cause,
+        Cause::KsmBreak
+    );
+}
+
+#[test]
+fn a_remap_is_what_went_and_what_came_with_the_same_frames() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    let mut remap = look(how::REMAP, 2, 0);
+    remap.other = VA.0 + 64 * PAGE_SIZE;
+    let moves = ledger.apply(&Event::Look(remap));
+    assert_eq!(moves.len(), 2);
+    assert!(moves.iter().all(|m| m.cause == Cause::Remap));
+    assert_eq!((moves[0].va, moves[0].to), (Hex(VA.0), PageState::Absent));
+    assert_eq!((moves[1].va, moves[1].to), (Hex(remap.other), present(7)));
+}
+
+#[test]
+fn the_end_takes_everything_by_its_cause() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    let gone = event::Number {
+        header: header(event::kind::MM_GONE),
+        number: 0,
+    };
+    assert_eq!(ledger.apply(&Event::MmGone(gone))[0].cause, Cause::Exit);
+    assert!(ledger.is_empty());
+}
+
+#[test]
+fn a_page_that_was_never_seen_to_come_is_a_gap_that_is_told() {
+    let mut ledger = Ledger::new(None, PAGING);
+    let moves = ledger.apply(&set(VA, 7));
+    assert_eq!((moves.len(), moves[0].to), (1, present(7)));
+    assert_eq!(moves[0].proof, Proof::Reconciled);
+    assert_eq!(ledger.apply(&remove(VA, 8))[0].from, present(7));
+}
+
+#[test]
+fn an_entry_that_went_without_an_event_does_not_name_the_old_frame() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    ledger.apply(&set(VA, 7));
+    ledger.apply(&fault(VA, pte(50), 0));
+    ledger.apply(&set(VA, 50));
+    let moves = ledger.apply(&remove(VA, 60));
+    assert_eq!((moves[0].from, moves[0].to), (present(50), present(60)));
+}
+
+#[test]
+fn what_is_not_asked_about_does_not_enter() {
+    let range = Range {
+        start: VA.0 + PAGE_SIZE,
+        end: VA.0 + 3 * PAGE_SIZE,
+    };
+    let mut ledger = Ledger::new(None, PAGING).limited_to(&[range]);
+    assert!(ledger.apply(&fault(VA, pte(7), 0)).is_empty());
+    let moves = ledger.apply(&fault(VA, 0x4000_0000 | 0xe7, 1));
+    assert_eq!(
+        (moves.len(), moves[0].va, moves[0].pages),
+        (1, Hex(range.start), 2)
+    );
+    assert_eq!(reread(&mut ledger, &[]).len(), 1);
+}
+
+#[test]
+fn neighbours_with_the_same_story_are_one_move() {
+    let mut ledger = Ledger::new(None, PAGING);
+    let words: Vec<_> = (0..4).map(|i| word(i, 50 + i)).collect();
+    let moves = reread(&mut ledger, &words);
+    assert_eq!((moves.len(), moves[0].pages), (1, 4));
+}

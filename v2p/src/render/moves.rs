@@ -1,0 +1,161 @@
+//! Moves as lines for people: neighbours with the same story, which come one after the other, in one line.
+
+use std::mem::discriminant;
+
+use v2p_common::PAGE_SIZE;
+
+use super::{Clock, Colour, paint, text::state};
+use crate::record::{By, Cause, Move, PageState, Proof};
+
+/// Moves farther apart in time than this are not one story.
+const TOGETHER_NS: u64 = 1_000_000_000;
+
+/// The move that may be continued by the next.
+#[derive(Default)]
+pub(super) struct Moves {
+    last: Option<Run>,
+}
+
+/// Moves of neighbours.
+struct Run {
+    /// The first; its `pages` are those of all.
+    first: Move,
+    mapping: String,
+    /// Whether the frames do not lie one after the other.
+    scattered: bool,
+}
+
+impl Run {
+    fn is_continued_by(&self, next: &Move, mapping: &str) -> bool {
+        let first = &self.first;
+        next.va.0 == first.va.0 + first.pages * PAGE_SIZE
+            && next.cause == first.cause
+            && next.reason == first.reason
+            && next.by == first.by
+            && next.proof == first.proof
+            && discriminant(&next.from) == discriminant(&first.from)
+            && discriminant(&next.to) == discriminant(&first.to)
+            && next.t_ns.abs_diff(first.t_ns) < TOGETHER_NS
+            && mapping == self.mapping
+    }
+
+    fn line(&self, clock: &mut Clock, colour: bool) -> String {
+        let Self {
+            first: m,
+            mapping,
+            scattered,
+        } = self;
+        let pages = match m.pages {
+            1 => String::new(),
+            pages => format!("x{pages}"),
+        };
+        let cause = match m.reason {
+            Some(reason) => format!("{}:{reason}", m.cause),
+            None => m.cause.to_string(),
+        };
+        // Colours have no width: padded before they are put on.
+        let cause = format!("{cause:<20}");
+        let cause = match m.cause {
+            Cause::Migration | Cause::Unknown | Cause::Poison => paint(&cause, Colour::Bad, colour),
+            _ => cause,
+        };
+        let who = match (&m.by, m.proof) {
+            (Some(By { tid, comm }), _) => format!("by {comm} ({tid})"),
+            (None, Proof::Reconciled) => "(compared)".to_owned(),
+            (None, Proof::Event) => String::new(),
+        };
+        let line = format!(
+            "{}  {:>14} {pages:<7} {cause} {:>16} -> {:<16} {who:<28} {mapping}",
+            clock.since_start(m.t_ns),
+            m.va,
+            frames(m.from, *scattered),
+            frames(m.to, *scattered),
+        );
+        line.trim_end().to_owned()
+    }
+}
+
+fn frames(one: PageState, scattered: bool) -> String {
+    let more = matches!(one, PageState::Present { .. } | PageState::Swapped { .. });
+    let dots = if scattered && more { ", .." } else { "" };
+    format!("{}{dots}", state(one))
+}
+
+impl Moves {
+    /// Takes the next move; gives the line of what came before it, where it does not continue that.
+    pub(super) fn add(
+        &mut self,
+        next: &Move,
+        mapping: &str,
+        clock: &mut Clock,
+        colour: bool,
+    ) -> Option<String> {
+        if let Some(run) = &mut self.last
+            && run.is_continued_by(next, mapping)
+        {
+            let pages = run.first.pages;
+            run.scattered |= next.from != run.first.from.advanced(pages)
+                || next.to != run.first.to.advanced(pages);
+            run.first.pages += next.pages;
+            return None;
+        }
+        let before = self.line(clock, colour);
+        self.last = Some(Run {
+            first: *next,
+            mapping: mapping.to_owned(),
+            scattered: false,
+        });
+        before
+    }
+
+    /// The line of what there is.
+    pub(super) fn line(&mut self, clock: &mut Clock, colour: bool) -> Option<String> {
+        self.last.take().map(|run| run.line(clock, colour))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Comm, Hex};
+    use v2p_common::Pfn;
+
+    fn one(i: u64, to: u64) -> Move {
+        Move {
+            seq: Some(i),
+            t_ns: 1_000_000 + i,
+            va: Hex(0x7f00_0000_1000 + i * PAGE_SIZE),
+            pages: 1,
+            from: PageState::Present { pfn: Pfn(100 + i) },
+            to: PageState::Present { pfn: Pfn(to) },
+            cause: Cause::Migration,
+            reason: Some("compaction"),
+            by: Some(By {
+                tid: 5,
+                comm: Comm(*b"kcompactd0\0\0\0\0\0\0"),
+            }),
+            proof: Proof::Event,
+        }
+    }
+
+    #[test]
+    fn neighbours_are_one_line_that_says_whether_their_frames_are_too() {
+        let mut clock = Clock::default();
+        let mut moves = Moves::default();
+        assert_eq!(moves.add(&one(0, 200), "[heap]", &mut clock, false), None);
+        assert_eq!(moves.add(&one(1, 201), "[heap]", &mut clock, false), None);
+        assert_eq!(
+            moves
+                .add(&one(3, 203), "[heap]", &mut clock, false)
+                .unwrap(),
+            "    0.000000  0x7f0000001000 x2      migration:compaction          pfn 100 -> pfn 200          by kcompactd0 (5)            [heap]"
+        );
+        assert_eq!(moves.add(&one(4, 999), "[heap]", &mut clock, false), None);
+        let last = moves.line(&mut clock, false).unwrap();
+        assert!(
+            last.contains("x2 ") && last.contains("pfn 103, .. -> pfn 203, .."),
+            "{last}"
+        );
+        assert_eq!(moves.line(&mut clock, false), None);
+    }
+}

@@ -1,0 +1,191 @@
+//! Which hooks there are, and which of them this kernel lets us have.
+
+use anyhow::Result;
+
+use super::Missing;
+use crate::{
+    bpf::{FaultKind, Programs},
+    process::Process,
+};
+
+/// Raw-tracepoint programs, which have the names of their tracepoints: they load everywhere.
+const TRACEPOINTS: [&str; 7] = [
+    "set_migration_pte",
+    "remove_migration_pte",
+    "set_migration_pmd",
+    "remove_migration_pmd",
+    "mm_migrate_pages",
+    "exit_mmap",
+    "sched_process_exec",
+];
+
+/// The two sides of a merge that KSM tells, from 6.4 on.
+const KSM_TRACEPOINTS: [&str; 2] = ["ksm_merge_one_page", "ksm_merge_with_ksm_page"];
+
+/// Programs, and the kernel functions that they go on: the first that this kernel has and lets us hook.
+const FUNCTIONS: [(&str, &[&str]); 7] = [
+    ("zap_range", &["unmap_page_range", "__zap_vma_range"]),
+    ("unmap_one", &["try_to_unmap_one"]),
+    ("zap_hugetlb", &["__unmap_hugepage_range"]),
+    ("mremap", &["__x64_sys_mremap"]),
+    ("userfaultfd", &["userfaultfd_ioctl"]),
+    ("unuse", &["unuse_pte_range"]),
+    ("ksm_break", &["break_ksm"]),
+];
+
+/// The three places that a huge page is put together in.
+const COLLAPSE: [(&str, &[&str]); 3] = [
+    ("collapse_anonymous", &["collapse_huge_page"]),
+    ("collapse_file", &["collapse_file"]),
+    (
+        "collapse_mapped",
+        &["try_collapse_pte_mapped_thp", "collapse_pte_mapped_thp"],
+    ),
+];
+
+/// Where all of get_user_pages comes by, and, where that has more arguments than a hook may have (6.1), the ways to it.
+const GET_USER_PAGES: &str = "__get_user_pages";
+const WAYS_TO_GET_USER_PAGES: [(&str, &[&str]); 3] = [
+    ("gup", &["__gup_longterm_locked"]),
+    ("populate", &["populate_vma_page_range"]),
+    ("access_remote", &["__access_remote_vm"]),
+];
+
+/// What stands in for the hooks on functions where the kernel refuses those: they cost every process a little.
+const INSTEAD_OF_FUNCTIONS: [&str; 4] = [
+    "sys_exit",
+    "page_fault_user",
+    "page_fault_kernel",
+    "mm_collapse_huge_page",
+];
+
+/// Hooks, as they are made live.
+#[derive(Default)]
+pub(super) struct Hooks {
+    pub(super) live: Vec<String>,
+    pub(super) missing: Vec<Missing>,
+    /// Programs that are live.
+    programs: Vec<&'static str>,
+    pub(super) first_error: Option<anyhow::Error>,
+}
+
+impl Hooks {
+    /// All that tell what becomes of the pages of `process`.
+    pub(super) fn of_a_watch(programs: &mut Programs, process: &Process) -> Self {
+        let mut hooks = Self::of_migrations(programs, process);
+        hooks.tracepoint(programs, "mm_khugepaged_collapse_file");
+        let merges = KSM_TRACEPOINTS.map(|name| hooks.tracepoint(programs, name));
+        for (program, functions) in FUNCTIONS {
+            hooks.function(programs, program, functions);
+        }
+        if !hooks.has("zap_range") {
+            for name in INSTEAD_OF_FUNCTIONS {
+                hooks.tracepoint(programs, name);
+            }
+            return hooks;
+        }
+        if !hooks.function(programs, "gup", &[GET_USER_PAGES]) {
+            for (program, functions) in WAYS_TO_GET_USER_PAGES {
+                hooks.function(programs, program, functions);
+            }
+        }
+        for (program, functions) in COLLAPSE {
+            hooks.function(programs, program, functions);
+        }
+        if !hooks.has("collapse_anonymous") {
+            hooks.tracepoint(programs, "mm_collapse_huge_page");
+        }
+        if merges.contains(&false) {
+            hooks.function(programs, "ksm_merge", &["try_to_merge_one_page"]);
+        }
+        hooks
+    }
+
+    /// Those that tell that a page was moved, and the faults.
+    pub(super) fn of_migrations(programs: &mut Programs, process: &Process) -> Self {
+        let mut hooks = Self::default();
+        for name in TRACEPOINTS {
+            hooks.tracepoint(programs, name);
+        }
+        for (kind, name) in [
+            (FaultKind::Minor, "page-faults-min"),
+            (FaultKind::Major, "page-faults-maj"),
+        ] {
+            let attached = attach_to_all_threads(programs, process, kind);
+            hooks.note(name, name, attached);
+        }
+        hooks
+    }
+
+    /// Whether a program is live.
+    pub(super) fn has(&self, program: &str) -> bool {
+        self.programs.contains(&program)
+    }
+
+    fn tracepoint(&mut self, programs: &mut Programs, name: &'static str) -> bool {
+        let attached = programs.attach_tracepoint(name, name);
+        self.note(name, name, attached)
+    }
+
+    fn function(
+        &mut self,
+        programs: &mut Programs,
+        program: &'static str,
+        functions: &[&'static str],
+    ) -> bool {
+        let mut refused = None;
+        for function in functions {
+            match programs.attach_function(program, function) {
+                Ok(()) => return self.note(program, function, Ok(())),
+                Err(e) => refused = Some((function, e)),
+            }
+        }
+        refused.is_some_and(|(function, e)| self.note(program, function, Err(e)))
+    }
+
+    fn note(&mut self, program: &'static str, hook: &str, attached: Result<()>) -> bool {
+        match attached {
+            Ok(()) => {
+                self.live.push(hook.to_owned());
+                self.programs.push(program);
+                true
+            }
+            Err(e) => {
+                self.missing.push(Missing {
+                    hook: hook.to_owned(),
+                    why: format!("{e:#}"),
+                });
+                self.first_error.get_or_insert(e);
+                false
+            }
+        }
+    }
+}
+
+/// Threads may start threads while we attach: new ones inherit the event from those that have it, the
+/// rest are found by looking again until nothing is new.
+fn attach_to_all_threads(
+    programs: &mut Programs,
+    process: &Process,
+    kind: FaultKind,
+) -> Result<()> {
+    let mut done = Vec::new();
+    loop {
+        let new: Vec<_> = process
+            .threads()
+            .into_iter()
+            .filter(|t| !done.contains(t))
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        for tid in new {
+            let attached = programs.attach_faults(kind, tid);
+            // A thread that ended meanwhile needs no hook.
+            if attached.is_err() && process.threads().contains(&tid) {
+                return attached;
+            }
+            done.push(tid);
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The names of mappings, for people.
+
+use std::time::{Duration, Instant};
+
+use crate::process::maps::{self, Mapping};
+
+/// Mappings that come and go are looked up no oftener than this.
+const REST: Duration = Duration::from_millis(100);
+
+/// The mappings of a process, as of some time ago.
+pub(super) struct Names {
+    pid: u32,
+    mappings: Vec<Mapping>,
+    read: Instant,
+}
+
+impl Names {
+    pub(super) fn new(pid: u32, mappings: Vec<Mapping>) -> Self {
+        Self {
+            pid,
+            mappings,
+            read: Instant::now(),
+        }
+    }
+
+    /// The mappings as they are now, where the process still has some.
+    pub(super) fn update(&mut self) -> &[Mapping] {
+        self.read = Instant::now();
+        if let Ok(now) = maps::mappings(self.pid) {
+            self.mappings = now;
+        }
+        &self.mappings
+    }
+
+    /// The name of the mapping that holds an address; empty where it has none.
+    pub(super) fn of(&mut self, va: u64) -> String {
+        if self.find(va).is_none() && self.read.elapsed() > REST {
+            self.update();
+        }
+        self.find(va).map_or_else(String::new, |m| m.name.clone())
+    }
+
+    fn find(&self, va: u64) -> Option<&Mapping> {
+        let after = self.mappings.partition_point(|m| m.end <= va);
+        self.mappings.get(after).filter(|m| m.start <= va)
+    }
+
+    /// Whether there is a mapping at an address.
+    pub(super) fn has(&self, va: u64) -> bool {
+        self.find(va).is_some()
+    }
+}

@@ -1,0 +1,40 @@
+//! When a watch ends.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::Instant,
+};
+
+/// When to stop.
+pub struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+    deadline: Option<Instant>,
+}
+
+impl Stop {
+    /// Stops at SIGINT, SIGTERM, or after `duration`.
+    ///
+    /// # Errors
+    /// Where the signals cannot be caught.
+    pub fn new(duration: Option<Duration>) -> Result<Self> {
+        let catch = |kind| signal(kind).context("signal handler");
+        Ok(Self {
+            interrupt: catch(SignalKind::interrupt())?,
+            terminate: catch(SignalKind::terminate())?,
+            deadline: duration.and_then(|d| Instant::now().checked_add(d)),
+        })
+    }
+
+    pub(super) async fn reached(&mut self) -> &'static str {
+        let far = Instant::now() + Duration::from_secs(86_400 * 365);
+        tokio::select! {
+            _ = self.interrupt.recv() => "signal",
+            _ = self.terminate.recv() => "signal",
+            () = tokio::time::sleep_until(self.deadline.unwrap_or(far)), if self.deadline.is_some() => "duration",
+        }
+    }
+}
