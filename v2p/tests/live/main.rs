@@ -14,6 +14,7 @@
 
 mod demo;
 mod harness;
+mod machine;
 mod target;
 mod translate;
 mod trouble;

@@ -1,6 +1,6 @@
 //! `v2p translate` on a running kernel, held against what the target itself knows.
 
-use std::{fs, io::Write as _};
+use std::fs;
 
 use libtest_mimic::Trial;
 use serde_json::Value;
@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     Done,
     harness::{self, address, last_json},
+    machine::{Setting, only_in_guests, swap_on_zram},
     target::{HUGE_BASE, PAGES, Target, va},
     trial,
 };
@@ -216,28 +217,6 @@ fn a_huge_page() -> Done {
     Done::Passed
 }
 
-/// A setting of the kernel's, put back whatever becomes of the test.
-struct Setting {
-    path: &'static str,
-    before: String,
-}
-
-impl Setting {
-    /// `None`: this kernel has no such setting.
-    fn change(path: &'static str, value: &str) -> Option<Self> {
-        let before = fs::read_to_string(path).ok()?;
-        fs::write(path, value).ok()?;
-        Some(Self { path, before })
-    }
-}
-
-impl Drop for Setting {
-    fn drop(&mut self) {
-        // What could be written before can be written again; there is no one to tell otherwise.
-        let _ = fs::write(self.path, self.before.trim());
-    }
-}
-
 fn a_hugetlb_page() -> Done {
     let Some(_pool) = Setting::change("/proc/sys/vm/nr_hugepages", "4") else {
         return Done::Skipped("this kernel has no hugetlb".to_owned());
@@ -254,38 +233,6 @@ fn a_hugetlb_page() -> Done {
 fn state_of(target: &Target, i: u64) -> Value {
     let (records, _) = translate(target, &[&format!("{:#x}", va(i))]);
     runs(&records)[0]["state"].clone()
-}
-
-/// Compressed memory as a swap device. Stays: guests are thrown away.
-fn swap_on_zram() -> Result<(), String> {
-    const DISK: &str = "/dev/zram0";
-    const PAGES: u32 = 4096;
-    if harness::expected_devmem().is_none() {
-        return Err("it changes the machine's swap: only in guests".to_owned());
-    }
-    if fs::read_to_string("/proc/swaps")
-        .unwrap_or_default()
-        .contains(DISK)
-    {
-        return Ok(());
-    }
-    fs::write("/sys/block/zram0/disksize", "16M")
-        .map_err(|e| format!("this kernel has no zram: {e}"))?;
-    // union swap_header of include/linux/swap.h: version 1 and the last page at 1024, the magic at the page's end.
-    let mut header = [0u8; 4096];
-    header[1024..1028].copy_from_slice(&1u32.to_ne_bytes());
-    header[1028..1032].copy_from_slice(&(PAGES - 1).to_ne_bytes());
-    header[4086..].copy_from_slice(b"SWAPSPACE2");
-    fs::OpenOptions::new()
-        .write(true)
-        .open(DISK)
-        .and_then(|mut disk| disk.write_all(&header))
-        .unwrap();
-    let path = std::ffi::CString::new(DISK).unwrap();
-    // SAFETY: a path that ends in NUL.
-    let on = unsafe { libc::swapon(path.as_ptr(), 0) };
-    assert_eq!(on, 0, "{}", std::io::Error::last_os_error());
-    Ok(())
 }
 
 fn a_swapped_page() -> Done {
@@ -322,8 +269,8 @@ fn a_guard_region() -> Done {
 }
 
 fn a_poisoned_page() -> Done {
-    if harness::expected_devmem().is_none() {
-        return Done::Skipped("it takes a frame away from the kernel: only in guests".to_owned());
+    if let Err(why) = only_in_guests("takes a frame away from the kernel") {
+        return Done::Skipped(why);
     }
     let mut target = Target::start();
     target.tell("write", 4);

@@ -14,6 +14,7 @@ use std::{
 };
 
 use rustix::{
+    io::Errno,
     mount::{MountFlags, mount},
     system::{RebootCommand, reboot},
     termios::{OptionalActions, tcgetattr, tcsetattr},
@@ -33,10 +34,14 @@ const EXIT: u8 = 3;
 type Wire = Arc<Mutex<File>>;
 
 fn main() {
-    // Under another name it is a command of the guest: `symbol NAME` prints a kernel symbol's address.
+    // Under another name it is a command of the guest.
     let mut words = std::env::args();
-    if words.next().is_some_and(|name| name.ends_with("/symbol")) {
-        return symbol(&words.next().unwrap_or_default());
+    let name = words.next().unwrap_or_default();
+    let word = words.next().unwrap_or_default();
+    match name.rsplit('/').next() {
+        Some("symbol") => std::process::exit(symbol(&word)),
+        Some("modprobe") => std::process::exit(modprobe(&word)),
+        _ => {}
     }
     if let Err(e) = run() {
         eprintln!("guest-init: {e}");
@@ -152,15 +157,48 @@ fn nul_separated(path: &str) -> io::Result<Vec<String>> {
     Ok(text.split_terminator('\0').map(str::to_owned).collect())
 }
 
-fn symbol(name: &str) {
+/// `symbol NAME` prints a kernel symbol's address.
+fn symbol(name: &str) -> i32 {
     let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
     let address = symbols.lines().find_map(|line| {
         let mut words = line.split_whitespace();
         let (address, _kind, found) = (words.next()?, words.next()?, words.next()?);
         (found == name).then_some(address)
     });
-    match address {
-        Some(address) => println!("{address}"),
-        None => std::process::exit(1),
+    address
+        .map(|address| println!("{address}"))
+        .map_or(1, |()| 0)
+}
+
+/// `modprobe NAME` loads a module that the lab has put into the guest, and before it those that it needs.
+fn modprobe(name: &str) -> i32 {
+    match load(name) {
+        Ok(()) => 0,
+        Err(e) => {
+            eprintln!("modprobe: {name}: {e}");
+            1
+        }
     }
+}
+
+fn load(name: &str) -> io::Result<()> {
+    let folder = format!(
+        "/lib/modules/{}",
+        rustix::system::uname().release().to_string_lossy()
+    );
+    // The lab's xtask/src/lab/modules.rs writes it: `FILE: WHAT IT NEEDS`, what is loaded last first.
+    let list = fs::read_to_string(format!("{folder}/modules.dep"))?;
+    let (file, needed) = list
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(file, _)| file.strip_suffix(".ko") == Some(name))
+        .ok_or_else(|| io::Error::other("the lab carries no such module of this kernel"))?;
+    for file in needed.split_whitespace().rev().chain([file]) {
+        let module = File::open(format!("{folder}/{file}"))?;
+        match rustix::system::finit_module(&module, c"", 0) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(io::Error::other(format!("{file}: {e}"))),
+        }
+    }
+    Ok(())
 }

@@ -15,6 +15,9 @@ use super::Job;
 const DIRECTORY: u32 = 0o040_755;
 const EXECUTABLE: u32 = 0o100_755;
 const CHARACTER: u32 = 0o020_600;
+const LINK: u32 = 0o120_777;
+/// Commands of the guest that init is too, under these names.
+const COMMANDS: [&str; 2] = ["/bin/modprobe", "/bin/symbol"];
 
 /// Writes the archive to `path`.
 pub(super) fn write(
@@ -32,6 +35,9 @@ pub(super) fn write(
     archive.directory("/tmp")?;
     let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
     archive.file("/init", &read(init)?)?;
+    for command in COMMANDS {
+        archive.link(command, "/init")?;
+    }
     for (place, source) in files.iter().chain(&job.files) {
         archive.file(place, &read(source)?)?;
     }
@@ -69,6 +75,18 @@ impl<W: Write> Archive<W> {
 
     /// A file and the folders above it.
     fn file(&mut self, place: &str, bytes: &[u8]) -> io::Result<()> {
+        self.above(place)?;
+        self.entry(place, EXECUTABLE, (0, 0), bytes)
+    }
+
+    /// A symbolic link and the folders above it.
+    fn link(&mut self, place: &str, to: &str) -> io::Result<()> {
+        self.above(place)?;
+        self.entry(place, LINK, (0, 0), to.as_bytes())
+    }
+
+    /// The folders above `place`.
+    fn above(&mut self, place: &str) -> io::Result<()> {
         let above: Vec<_> = place
             .match_indices('/')
             .map(|(i, _)| i)
@@ -77,7 +95,7 @@ impl<W: Write> Archive<W> {
         for end in above {
             self.directory(place.get(..end).unwrap_or_default())?;
         }
-        self.entry(place, EXECUTABLE, (0, 0), bytes)
+        Ok(())
     }
 
     fn directory(&mut self, place: &str) -> io::Result<()> {

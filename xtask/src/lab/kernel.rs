@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{apt, built, opened};
+use super::{apt, built, modules, opened};
 use crate::cache;
 
 /// A kernel to boot.
@@ -46,14 +46,16 @@ fn is_series(series: &str) -> bool {
 
 /// Debian's cloud kernel of a series, the newest that there is.
 pub(super) fn stock(series: &str) -> Result<Kernel> {
-    let entry = cache::entry(&format!("stock-{series}"), 500, |folder| {
+    let entry = cache::entry(&format!("debian-{series}"), 500, |folder| {
         fetch(series, folder)
     })?;
     let release = fs::read_to_string(entry.join("release")).context("release")?;
+    let mut files = vec![(format!("/boot/config-{release}"), entry.join("config"))];
+    files.extend(modules::files(&entry.join("modules"), &release)?);
     Ok(Kernel {
         image: entry.join("vmlinuz"),
         description: format!("Debian's {release}, as it is"),
-        files: vec![(format!("/boot/config-{release}"), entry.join("config"))],
+        files,
     })
 }
 
@@ -74,7 +76,7 @@ fn fetch(series: &str, folder: &Path) -> Result<()> {
         (Some(release), _) => (release, vec![format!("linux-image-{release}-unsigned")]),
         (None, Some(release)) => {
             let of = |part: &str| format!("linux-{part}-{release}");
-            (release, vec![of("binary"), of("base")])
+            (release, vec![of("binary"), of("base"), of("modules")])
         }
         (None, None) => bail!(
             "Debian has no cloud kernel {series} (looked in bookworm, bookworm-security, trixie-backports)"
@@ -85,31 +87,30 @@ fn fetch(series: &str, folder: &Path) -> Result<()> {
         let deb = packages.download(&package, debs.path())?;
         apt::unpack(&deb, debs.path())?;
     }
-    take(
-        debs.path(),
-        &["boot/vmlinuz-{}", "usr/lib/modules/{}/vmlinuz"],
-        release,
-        &folder.join("vmlinuz"),
+    let find = |places: &[&str]| find(debs.path(), places, release);
+    let copy = |from: &Path, name: &str| {
+        fs::copy(from, folder.join(name)).with_context(|| from.display().to_string())
+    };
+    copy(
+        &find(&["boot/vmlinuz-{}", "usr/lib/modules/{}/vmlinuz"])?,
+        "vmlinuz",
     )?;
-    take(
-        debs.path(),
-        &["boot/config-{}", "usr/lib/modules/{}/config"],
-        release,
-        &folder.join("config"),
+    copy(
+        &find(&["boot/config-{}", "usr/lib/modules/{}/config"])?,
+        "config",
     )?;
+    let modules = find(&["lib/modules/{}/kernel", "usr/lib/modules/{}/kernel"])?;
+    modules::take(&modules, &folder.join("modules"))?;
     Ok(fs::write(folder.join("release"), release)?)
 }
 
-/// Copies the first of `places` that is there.
-fn take(from: &Path, places: &[&str], release: &str, to: &Path) -> Result<()> {
-    let found = places
+/// The first of `places` that is there.
+fn find(folder: &Path, places: &[&str], release: &str) -> Result<PathBuf> {
+    places
         .iter()
-        .map(|place| from.join(place.replace("{}", release)))
-        .find(|path| path.is_file());
-    let found =
-        found.with_context(|| format!("the packages of {release} have none of {places:?}"))?;
-    fs::copy(&found, to).with_context(|| found.display().to_string())?;
-    Ok(())
+        .map(|place| folder.join(place.replace("{}", release)))
+        .find(|path| path.exists())
+        .with_context(|| format!("the packages of {release} have none of {places:?}"))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod built;
 mod bzimage;
 mod initramfs;
 mod kernel;
+mod modules;
 mod opened;
 mod qemu;
 mod wire;

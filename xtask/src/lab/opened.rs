@@ -94,7 +94,7 @@ fn address_of_function(stock: &Kernel, init: &Path) -> Result<u64> {
         ..Options::default()
     };
     let job = Job {
-        files: vec![("/bin/symbol".to_owned(), init.to_owned())],
+        files: Vec::new(),
         command: vec!["/bin/symbol".to_owned(), FUNCTION.to_owned()],
         environment: Vec::new(),
     };

@@ -1,0 +1,71 @@
+//! What tests change of the whole machine: kept inside guests where it cannot be put back.
+
+use std::{ffi::CString, fs, io::Write as _, process::Command};
+
+use crate::harness;
+
+/// A setting of the kernel's, put back whatever becomes of the test.
+pub(crate) struct Setting {
+    path: String,
+    before: String,
+}
+
+impl Setting {
+    /// `None`: this kernel has no such setting, or does not take the value.
+    pub(crate) fn change(path: &str, value: &str) -> Option<Self> {
+        let before = fs::read_to_string(path).ok()?;
+        fs::write(path, value).ok()?;
+        let path = path.to_owned();
+        Some(Self { path, before })
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        // What could be written before can be written again; there is no one to tell otherwise.
+        let _ = fs::write(&self.path, self.before.trim());
+    }
+}
+
+/// Why a test that changes the machine for good is not run here; guests are thrown away.
+pub(crate) fn only_in_guests(what: &str) -> Result<(), String> {
+    match harness::expected_devmem() {
+        Some(_) => Ok(()),
+        None => Err(format!("it {what}: only in guests")),
+    }
+}
+
+/// Has the kernel load a module that the lab has put into the guest; one that is built in needs none, and what is not there
+/// is seen by its use.
+pub(crate) fn load_module(name: &str) {
+    let _ = Command::new("modprobe").arg(name).output();
+}
+
+/// Compressed memory as a swap device, the first of this guest. Stays.
+pub(crate) fn swap_on_zram() -> Result<(), String> {
+    const DISK: &str = "/dev/zram0";
+    const PAGES: u32 = 4096;
+    only_in_guests("changes the machine's swap")?;
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    if swaps.contains(DISK) {
+        return Ok(());
+    }
+    load_module("zram");
+    fs::write("/sys/block/zram0/disksize", "16M")
+        .map_err(|e| format!("this kernel has no zram: {e}"))?;
+    // union swap_header of include/linux/swap.h: version 1 and the last page at 1024, the magic at the page's end.
+    let mut header = [0u8; 4096];
+    header[1024..1028].copy_from_slice(&1u32.to_ne_bytes());
+    header[1028..1032].copy_from_slice(&(PAGES - 1).to_ne_bytes());
+    header[4086..].copy_from_slice(b"SWAPSPACE2");
+    fs::OpenOptions::new()
+        .write(true)
+        .open(DISK)
+        .and_then(|mut disk| disk.write_all(&header))
+        .unwrap();
+    let path = CString::new(DISK).unwrap();
+    // SAFETY: a path that ends in NUL.
+    let on = unsafe { libc::swapon(path.as_ptr(), 0) };
+    assert_eq!(on, 0, "{}", std::io::Error::last_os_error());
+    Ok(())
+}
