@@ -109,6 +109,25 @@ impl Carrier {
         Ok(word.map(|word| (word, read_walk(&self.control))))
     }
 
+    /// The walk alone for one address of the process of `pagemap`, also in the kernel's half, which pagemap does not have.
+    /// `None`: the process has no address space any more.
+    ///
+    /// # Errors
+    /// As [`Self::both`].
+    pub fn walk(&mut self, pagemap: &Pagemap, va: VirtAddr) -> Result<Option<Walk>> {
+        let not_mm = if pagemap.is_own() { 0 } else { self.own_mm };
+        // The first page is one of every process's addresses, be anything there or not.
+        let word = ask(
+            &self.control,
+            pagemap,
+            VirtAddr(0),
+            request::WALK,
+            va.0,
+            not_mm,
+        )?;
+        Ok(word.map(|_| read_walk(&self.control)))
+    }
+
     /// A walk of our own tables alone.
     ///
     /// # Errors

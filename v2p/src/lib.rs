@@ -7,7 +7,7 @@
 //! - [`kernel`] learns the running kernel: member offsets from BTF, the direct map, its configuration.
 //! - [`bpf`] loads and attaches the eBPF programs; [`carrier`] asks them questions from inside a
 //!   system call of our own; [`tracer`] reads what they report.
-//! - [`translate`] puts the routes side by side.
+//! - [`state`] is what can lie behind a page; [`translate`] puts the routes side by side.
 //! - [`ledger`] turns events into moves, without I/O; [`watch`] feeds it.
 //! - [`devmem`] reads and writes physical memory; [`guard`] is the one way to it for writing.
 //! - [`doctor`] names the check that denied something.
@@ -28,6 +28,7 @@ pub mod page;
 pub mod process;
 pub mod record;
 pub mod render;
+pub mod state;
 pub mod tracer;
 pub mod translate;
 pub mod watch;

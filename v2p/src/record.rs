@@ -2,8 +2,9 @@
 //! form is made from the same record.
 
 use serde::{Serialize, Serializer};
-use v2p_common::{Pfn, event};
+use v2p_common::event;
 
+pub use crate::state::{PageState, SwapPlace};
 use crate::{
     doctor::Denial,
     translate::{self, Totals},
@@ -25,77 +26,9 @@ impl Serialize for Hex {
     }
 }
 
-fn pfn_number<S: Serializer>(pfn: &Pfn, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(pfn.0)
-}
-
-/// What lies behind a page of address space.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(tag = "state", rename_all = "lowercase")]
-pub enum PageState {
-    /// In this frame.
-    Present {
-        /// The frame.
-        #[serde(serialize_with = "pfn_number")]
-        pfn: Pfn,
-    },
-    /// The shared page of zeros.
-    Zero,
-    /// On a swap device, or another entry in swap form: type and offset are the kernel's.
-    Swapped {
-        /// Where; null where the kernel withholds it.
-        swap: Option<SwapPlace>,
-    },
-    /// Being moved at this moment.
-    Migrating {
-        /// The frame that it leaves.
-        #[serde(serialize_with = "pfn_number")]
-        pfn: Pfn,
-    },
-    /// Memory of a device, or mapped by the kernel itself: no page behind it.
-    Device {
-        /// The frame number of its physical address.
-        #[serde(serialize_with = "pfn_number")]
-        pfn: Pfn,
-    },
-    /// Poisoned: touching it is a SIGBUS.
-    Poisoned,
-    /// A guard region.
-    Guard,
-    /// Present, but the kernel withholds the frame.
-    Hidden,
-    /// Nothing.
-    Absent,
-}
-
-impl PageState {
-    /// The state of the page `i` pages further on in one contiguous piece.
-    #[must_use]
-    pub const fn advanced(self, i: u64) -> Self {
-        match self {
-            Self::Present { pfn: Pfn(pfn) } => Self::Present { pfn: Pfn(pfn + i) },
-            Self::Migrating { pfn: Pfn(pfn) } => Self::Migrating { pfn: Pfn(pfn + i) },
-            Self::Device { pfn: Pfn(pfn) } => Self::Device { pfn: Pfn(pfn + i) },
-            Self::Swapped {
-                swap: Some(SwapPlace { device, offset }),
-            } => Self::Swapped {
-                swap: Some(SwapPlace {
-                    device,
-                    offset: offset + i,
-                }),
-            },
-            other => other,
-        }
-    }
-}
-
-/// A swap entry.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-pub struct SwapPlace {
-    /// The swap type: the number of the device.
-    pub device: u8,
-    /// The slot.
-    pub offset: u64,
+/// As serde wants it: what is 0 is left out.
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Why what lies behind a page changed.
@@ -370,6 +303,9 @@ pub enum Record {
         /// Why `auto` did not take both.
         #[serde(skip_serializing_if = "Option::is_none")]
         why: Option<String>,
+        /// Mappings whose pages the route cannot tell; they are not counted.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        left_out: Vec<String>,
         /// Pages of each kind.
         #[serde(flatten)]
         totals: Totals,
@@ -398,6 +334,9 @@ pub enum Record {
         pages: u64,
         /// Mappings that were found.
         mappings: u64,
+        /// Processes that could not be read: what they map is not known.
+        #[serde(skip_serializing_if = "is_zero")]
+        unread: u64,
         /// What /proc/kpageflags says of the frames; null where they differ or it cannot be read.
         flags: Option<Vec<&'static str>>,
     },
@@ -423,6 +362,7 @@ pub enum Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use v2p_common::Pfn;
 
     #[test]
     fn a_move_is_the_json_of_the_contract() {

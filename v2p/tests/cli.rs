@@ -159,9 +159,9 @@ fn every_mistake_is_one_line_with_its_exit_code() {
             "v2p: translate: no mapping is called \"[nothing]\"",
         ),
         case(
-            &["translate", "--pid", "self", "0xffffffffff600000"],
+            &["translate", "--pid", "self", "0xffff888000000000"],
             2,
-            "not all in the user's half",
+            "v2p: translate: 0xffff888000000000 is an address of the kernel's, not of a process",
         ),
         case(
             &["translate", "--pid", "self", "--route", "x"],
@@ -176,7 +176,7 @@ fn every_mistake_is_one_line_with_its_exit_code() {
         case(
             &["translate", "--pid", "1"],
             3,
-            "v2p: translate: /proc/1/pagemap: Permission denied",
+            "v2p: translate: process 1: Permission denied",
         ),
         case(
             &["translate", "--pid", "2147483647"],

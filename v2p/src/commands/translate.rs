@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use v2p_common::{
-    VirtAddr,
+    PAGE_SIZE, VirtAddr,
     pte::{Entry, EntryState, Level},
 };
 
@@ -10,11 +10,12 @@ use crate::{
     cli,
     exit::{self, Failure},
     process::{
-        Pagemap, Process,
+        AddressSpace, Pagemap, Process,
         maps::{self, Asked, Mapping},
     },
-    record::{Hex, PageState, Record},
+    record::{Hex, Record},
     render::Output,
+    state::PageState,
     translate::{
         Page, Route, Totals, Translator,
         run::{Run, Runs},
@@ -26,26 +27,31 @@ use crate::{
 /// # Errors
 /// Exit code 1 where there is no such process or mapping, 3 where the route cannot be taken here.
 pub fn run(args: &cli::Translate, output: &mut Output) -> Result<u8> {
-    let process = Process::open(args.pid).context("translate")?;
-    // Before the mappings: it belongs to this address space, and after an exec gives nothing.
-    let pagemap = Pagemap::of(process.pid).context("translate")?;
-    if process.has_ended() {
-        return Err(ended(args.pid).into());
-    }
-    let mappings = maps::mappings(process.pid).context("translate")?;
-    if mappings.is_empty() {
-        let what = format!(
-            "translate: process {} has no address space: it is a kernel thread, or has ended",
-            args.pid
-        );
-        return Err(Failure::no(what).into());
-    }
-    let selected = maps::select(&mappings, &args.asked).context("translate")?;
-    let mut translator = Translator::new(args.route).context("translate")?;
+    translate(args, output).context("translate")
+}
+
+fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
+    let process = Process::open(args.pid)?;
+    let AddressSpace { pagemap, mappings } = AddressSpace::of(&process)?;
+    let Some(end) = pagemap.end()? else {
+        return Err(gone(&process).into());
+    };
+    let mut selected = maps::select(&mappings, &args.asked, end)?;
+    let mut translator = Translator::new(args.route)?;
     if args.levels {
         let va = one_address(&args.asked)?;
-        levels(&mut translator, &pagemap, va, output)?;
+        if !levels(&mut translator, &pagemap, va, output)? {
+            return Err(gone(&process).into());
+        }
     }
+    let left_out: Vec<_> = selected
+        .extract_if(.., |mapping| !translator.can_tell(mapping))
+        .map(|mapping| mapping.name)
+        .collect();
+    if let (Some(name), false) = (left_out.first(), args.asked.is_empty()) {
+        return Err(not_by_pagemap(name, &translator).into());
+    }
+    let pages = selected.iter().map(Mapping::pages).sum();
     let mut said = Said {
         runs: Runs {
             current: None,
@@ -56,6 +62,7 @@ pub fn run(args: &cli::Translate, output: &mut Output) -> Result<u8> {
         mapping: &[],
         last: None,
     };
+    output.progress(pages);
     for mapping in &selected {
         said.mapping = std::slice::from_ref(mapping);
         let alive = translator.mapping(&pagemap, mapping, &mut |page, pages| {
@@ -64,23 +71,47 @@ pub fn run(args: &cli::Translate, output: &mut Output) -> Result<u8> {
         said.close(output)?;
         if !alive {
             output.flush()?;
-            return Err(ended(args.pid).into());
+            return Err(gone(&process).into());
         }
     }
     output.record(&Record::Translated {
         route: name(translator.route),
         why: translator.why.clone(),
+        left_out,
         totals: said.totals,
     })?;
-    let one_absent =
-        said.totals.pages == 1 && !matches!(said.last, Some(PageState::Present { .. }));
-    Ok(if one_absent { exit::NO } else { exit::YES })
+    Ok(match said.last {
+        Some(state) if said.totals.pages == 1 => code_of(state),
+        _ => exit::YES,
+    })
 }
 
-fn ended(pid: u32) -> Failure {
-    Failure::no(format!(
-        "translate: process {pid} ended, or executed another program, during the reading"
-    ))
+/// The exit code where one page was asked about.
+const fn code_of(state: PageState) -> u8 {
+    match state {
+        PageState::Present { .. } => exit::YES,
+        PageState::Hidden => exit::UNSUPPORTED,
+        _ => exit::NO,
+    }
+}
+
+/// Why a reading gave nothing any more.
+fn gone(process: &Process) -> Failure {
+    let pid = process.pid;
+    Failure::no(if AddressSpace::of(process).is_ok() {
+        format!("process {pid} executed another program during the reading")
+    } else {
+        format!("process {pid} ended during the reading")
+    })
+}
+
+fn not_by_pagemap(name: &str, translator: &Translator) -> Failure {
+    let what =
+        format!("{name} lies in the kernel's half of the addresses, where pagemap has nothing");
+    match &translator.why {
+        Some(why) => Failure::unsupported(format!("{what}, and there is no walk: {why}")),
+        None => Failure::unsupported(what).hint("the page tables tell: --route walk"),
+    }
 }
 
 const fn name(route: Route) -> &'static str {
@@ -103,6 +134,7 @@ struct Said<'a> {
 
 impl Said<'_> {
     fn page(&mut self, page: Page, pages: u64, output: &mut Output) -> Result<()> {
+        output.advance(pages);
         match self.runs.push(page, pages) {
             Some(run) => self.run(&run, output),
             None => Ok(()),
@@ -154,25 +186,24 @@ fn record(run: &Run, mapping: &str) -> Record {
 
 fn one_address(asked: &[Asked]) -> Result<VirtAddr> {
     match asked {
-        [Asked::Range(range)] => Ok(VirtAddr(range.start)),
-        _ => Err(Failure::failed("translate: --levels wants one address")
+        [Asked::Range(range)] if range.end - range.start == PAGE_SIZE => Ok(VirtAddr(range.start)),
+        _ => Err(Failure::failed("--levels wants one address")
             .hint("for example: v2p translate --pid self 0x7f0000001234 --levels")
             .into()),
     }
 }
 
-/// Says the walk for `va`, from the top table down to where it ends.
+/// Says the walk for `va`, from the top table down to where it ends. False: the address space is gone.
 fn levels(
     translator: &mut Translator,
     pagemap: &Pagemap,
     va: VirtAddr,
     output: &mut Output,
-) -> Result<()> {
+) -> Result<bool> {
     let decoder = translator.decoder();
-    let carrier = translator.carrier()?;
-    let (_, walk) = carrier
-        .both(pagemap, va)?
-        .context("the process has no address space")?;
+    let Some(walk) = translator.carrier()?.walk(pagemap, va)? else {
+        return Ok(false);
+    };
     let paging = decoder.paging.context("there is no walk")?;
     let top = if paging.levels == 5 {
         Level::Pgd
@@ -203,7 +234,7 @@ fn levels(
             flags: flags_of(entry, level),
         })?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// With four levels the top table is the kernel's pgd, though it is indexed as a p4d.

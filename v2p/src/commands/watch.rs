@@ -11,8 +11,8 @@ use crate::{
     exit::{self, Failure},
     kernel::{self, privileges::Privileges},
     process::{
-        Pagemap, Process,
-        maps::{self, Asked, Range},
+        AddressSpace, Pagemap, Process,
+        maps::{self, Asked, Mapping, Range, USER_END},
     },
     render::Output,
     tracer::{Target, Tracer, Wanted},
@@ -39,7 +39,7 @@ pub async fn run(args: &cli::Watch, output: &mut Output) -> Result<u8> {
         return Err(no_address_space(pid).into());
     }
     let stop = Stop::new(args.duration)?;
-    let ranges = ranges(args, pid)?;
+    let ranges = ranges(args, &process).context("watch")?;
 
     let mut programs = Programs::load(&kernel::layout::learn()?)?;
     let mut carrier = Carrier::new(&mut programs)?;
@@ -75,33 +75,32 @@ pub async fn run(args: &cli::Watch, output: &mut Output) -> Result<u8> {
 }
 
 /// The addresses that are asked about; empty: all.
-fn ranges(args: &cli::Watch, pid: u32) -> Result<Vec<Range>> {
-    let has_names = args.asked.iter().any(|a| matches!(a, Asked::Name(_)));
-    if has_names && !args.command.is_empty() {
-        return Err(
-            Failure::failed("watch: a command has no mappings before it is started")
+fn ranges(args: &cli::Watch, process: &Process) -> Result<Vec<Range>> {
+    if args.asked.is_empty() {
+        return Ok(Vec::new());
+    }
+    if args.command.is_empty() {
+        let AddressSpace { pagemap, mappings } = AddressSpace::of(process)?;
+        let end = pagemap
+            .end()?
+            .ok_or_else(|| no_address_space(process.pid))?;
+        let pieces = maps::select(&mappings, &args.asked, end)?;
+        return Ok(pieces.iter().map(Mapping::range).collect());
+    }
+    let addresses = args.asked.iter().map(|one| match one {
+        Asked::Range(range) if range.end <= USER_END => Ok(*range),
+        Asked::Range(range) => Err(Failure::failed(format!(
+            "{:#x} is beyond any process's addresses",
+            range.start
+        ))
+        .into()),
+        Asked::Name(_) => Err(
+            Failure::failed("a command has no mappings before it is started")
                 .hint("give addresses, or watch all of it")
                 .into(),
-        );
-    }
-    let mappings = match has_names {
-        true => maps::mappings(pid).context("watch")?,
-        false => Vec::new(),
-    };
-    let mut ranges = Vec::new();
-    for one in &args.asked {
-        match one {
-            Asked::Range(range) => ranges.push(*range),
-            Asked::Name(_) => {
-                let found = maps::select(&mappings, std::slice::from_ref(one)).context("watch")?;
-                ranges.extend(found.iter().map(|m| Range {
-                    start: m.start,
-                    end: m.end,
-                }));
-            }
-        }
-    }
-    Ok(ranges)
+        ),
+    });
+    addresses.collect()
 }
 
 /// Each thread of the target takes four descriptors. Where the limit cannot be raised, attaching says so.

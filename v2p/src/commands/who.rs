@@ -8,12 +8,10 @@ use v2p_common::{PAGE_SIZE, Pfn};
 use crate::{
     cli, exit,
     kernel::privileges::Privileges,
-    process::{
-        FrameFlags, Pagemap, frame_flags,
-        maps::{self, Mapping},
-    },
-    record::{Hex, PageState, Record},
+    process::{AddressSpace, FrameFlags, Process, frame_flags, maps::Mapping},
+    record::{Hex, Record},
     render::Output,
+    state::PageState,
     translate::{Page, Route, Translator},
 };
 
@@ -25,27 +23,37 @@ pub fn run(args: &cli::Who, output: &mut Output) -> Result<u8> {
     Privileges::read()?.require_tracing().context("who")?;
     let mut translator = Translator::new(Route::Walk).context("who")?;
     translator.without_flags();
+    let pids = pids()?;
+    output.progress(pids.len() as u64);
     let mut search = Search {
         wanted: args.frames.iter().copied().collect(),
         translator,
         processes: 0,
         pages: 0,
         mappings: 0,
+        unread: 0,
     };
-    for pid in pids()? {
+    for pid in pids {
         search.process(pid, output)?;
+        output.advance(1);
     }
     let Search {
         processes,
         pages,
         mappings,
+        unread,
         ..
     } = search;
     let flags = flags_of_all(&args.frames);
     if mappings == 0 {
         for pfn in &args.frames {
             output.heading(&format!(
-                "pfn {pfn}: no process maps it; {}",
+                "pfn {pfn}: no process maps it{}; {}",
+                if unread == 0 {
+                    ""
+                } else {
+                    ", as far as they could be read"
+                },
                 what_it_is(*pfn)
             ))?;
         }
@@ -54,6 +62,7 @@ pub fn run(args: &cli::Who, output: &mut Output) -> Result<u8> {
         processes,
         pages,
         mappings,
+        unread,
         flags: flags.map(FrameFlags::names),
     })?;
     Ok(if mappings == 0 { exit::NO } else { exit::YES })
@@ -75,44 +84,46 @@ struct Search {
     processes: u64,
     pages: u64,
     mappings: u64,
+    unread: u64,
 }
 
 impl Search {
-    /// Looks at one process. Kernel threads, and processes that have ended or that we may not read, are none.
+    /// Looks at one process. Kernel threads have no pages, and one that ends, or executes another program, before all of it was
+    /// looked at has left those that it had: nothing is said of them. What we may not read is counted.
     fn process(&mut self, pid: u32, output: &mut Output) -> Result<()> {
-        let (Ok(pagemap), Ok(mappings)) = (Pagemap::of(pid), maps::mappings(pid)) else {
-            return Ok(());
+        let space = Process::open(pid).and_then(|process| AddressSpace::of(&process));
+        let AddressSpace { pagemap, mappings } = match space {
+            Ok(space) => space,
+            Err(e) if exit::code(&e) == exit::NO => return Ok(()),
+            Err(_) => {
+                self.unread += 1;
+                return Ok(());
+            }
         };
-        if mappings.is_empty() {
-            return Ok(());
-        }
-        self.processes += 1;
+        let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let comm = String::from_utf8_lossy(&comm).trim_end().to_owned();
+        let (mut found, mut pages) = (Vec::new(), 0);
         for mapping in &mappings {
-            let mut found = Vec::new();
             let Self {
-                wanted,
-                translator,
-                pages,
-                ..
+                wanted, translator, ..
             } = self;
             let alive = translator.mapping(&pagemap, mapping, &mut |page, n| {
                 if let Some(pfn) = frame(&page) {
-                    *pages += n;
+                    pages += n;
                     if wanted.contains(&pfn) {
-                        found.push(page);
+                        found.push(record(pid, &comm, mapping, pfn, &page));
                     }
                 }
                 Ok(())
             })?;
-            for page in found {
-                self.mappings += 1;
-                output.record(&record(pid, mapping, &page))?;
-            }
             if !alive {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
+        self.processes += 1;
+        self.pages += pages;
+        self.mappings += found.len() as u64;
+        found.iter().try_for_each(|record| output.record(record))
     }
 }
 
@@ -124,12 +135,11 @@ const fn frame(page: &Page) -> Option<Pfn> {
     }
 }
 
-fn record(pid: u32, mapping: &Mapping, page: &Page) -> Record {
-    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+fn record(pid: u32, comm: &str, mapping: &Mapping, pfn: Pfn, page: &Page) -> Record {
     Record::Mapping {
-        pfn: frame(page).map_or(0, |pfn| pfn.0),
+        pfn: pfn.0,
         pid,
-        comm: comm.trim_end().to_owned(),
+        comm: comm.to_owned(),
         va: Hex(page.va.0),
         name: mapping.name.clone(),
         page_size: page.page_size,

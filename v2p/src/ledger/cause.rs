@@ -2,7 +2,7 @@
 
 use v2p_common::event::{Look, how, zap};
 
-use crate::record::{Cause, PageState};
+use crate::{record::Cause, state::PageState};
 
 /// What is known to have been done to a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

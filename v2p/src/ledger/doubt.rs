@@ -9,7 +9,7 @@ use std::{
 use v2p_common::control::BLOCK_PAGES;
 
 use super::{Change, cause::Deed};
-use crate::record::{Cause, PageState};
+use crate::{record::Cause, state::PageState};
 
 const BLOCK: u64 = BLOCK_PAGES as u64;
 

@@ -26,7 +26,8 @@ use self::{
 };
 use crate::{
     process::maps::{Range, USER_END},
-    record::{By, Cause, Comm, Hex, Move, PageState, Proof},
+    record::{By, Cause, Comm, Hex, Move, Proof},
+    state::PageState,
     translate::page::Decoder,
 };
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use v2p_common::{Pfn, control::BLOCK_PAGES};
 
-use crate::record::{PageState, SwapPlace};
+use crate::state::{PageState, SwapPlace};
 
 /// Pages in a block, as page numbers go.
 const BLOCK: u64 = BLOCK_PAGES as u64;

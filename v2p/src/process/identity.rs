@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use rustix::{
     io::Errno,
-    process::{Pid, PidfdFlags, pidfd_open},
+    process::{Pid, PidfdFlags, pidfd_open, test_kill_process},
 };
 use tokio::io::unix::AsyncFd;
 
@@ -27,26 +27,23 @@ impl Process {
     /// # Errors
     /// Exit code 1 where there is none, 2 where the number is that of a thread or no number of a process.
     pub fn open(pid: u32) -> Result<Self> {
-        let gone = || Failure::no(format!("process {pid}: there is none"));
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let raw =
             raw.ok_or_else(|| Failure::failed(format!("{pid} is not the number of a process")))?;
-        let pidfd = match pidfd_open(raw, PidfdFlags::empty()) {
-            Ok(fd) => fd,
-            Err(Errno::SRCH) => return Err(gone().into()),
+        match pidfd_open(raw, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Self { pid, pidfd }),
             // pidfd_open wants a thread group's leader: EINVAL, from 6.15 on ENOENT.
-            Err(Errno::INVAL | Errno::NOENT)
-                if fs::exists(format!("/proc/{pid}")).unwrap_or(false) =>
-            {
-                let what = format!("{pid} is a thread, not a process");
-                return Err(Failure::failed(what)
-                    .hint(format!("its process is the Tgid in /proc/{pid}/status"))
-                    .into());
+            Err(Errno::INVAL | Errno::NOENT) if exists(raw) => Err(a_thread(pid).into()),
+            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => {
+                Err(Failure::no(format!("process {pid}: there is none")).into())
             }
-            Err(Errno::INVAL | Errno::NOENT) => return Err(gone().into()),
-            Err(e) => return Err(e).context(format!("pidfd_open of process {pid}")),
-        };
-        Ok(Self { pid, pidfd })
+            Err(e) => Err(e).context(format!("pidfd_open of process {pid}")),
+        }
+    }
+
+    /// Whether it is ourselves.
+    pub fn is_own(&self) -> bool {
+        self.pid == std::process::id()
     }
 
     /// The process, to be waited for: readable once it has ended.
@@ -78,6 +75,26 @@ impl Process {
             tv_nsec: 0,
         };
         poll(&mut fds, Some(&at_once)).is_ok_and(|n| n > 0)
+    }
+}
+
+/// Whether a process or a thread has the number, also one that we may not do anything to.
+fn exists(pid: Pid) -> bool {
+    !matches!(test_kill_process(pid), Err(Errno::SRCH))
+}
+
+fn a_thread(tid: u32) -> Failure {
+    let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    let process = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Tgid:"))
+        .map(str::trim);
+    match process {
+        Some(process) => Failure::failed(format!("{tid} is a thread of process {process}")).hint(
+            format!("all threads of a process share its memory: --pid {process}"),
+        ),
+        None => Failure::failed(format!("{tid} is a thread, not a process"))
+            .hint("this /proc does not show of which: run as root"),
     }
 }
 

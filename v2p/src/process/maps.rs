@@ -1,13 +1,17 @@
 //! The mappings of a process, and which of them a RANGE means.
 
+use std::{fs, io, path::Path};
+
 use anyhow::Result;
-use procfs::process::MMapPath;
+use v2p_common::{PAGE_SIZE, VirtAddr};
 
 use crate::exit::Failure;
 
 /// End of user addresses with five levels of page tables (Documentation/arch/x86/x86_64/mm.rst); what is above it, also
 /// `[vsyscall]`, is the kernel's.
 pub const USER_END: u64 = 1 << 56;
+/// Where the kernel's half of the address space starts, with as many levels (there too).
+const KERNEL_START: u64 = 0xff00_0000_0000_0000;
 
 /// A range of virtual addresses, end excluded, in whole pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,12 +34,30 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// Its addresses.
+    pub const fn range(&self) -> Range {
+        Range {
+            start: self.start,
+            end: self.end,
+        }
+    }
+
+    /// How many base pages it has.
+    pub const fn pages(&self) -> u64 {
+        (self.end - self.start) / PAGE_SIZE
+    }
+
     /// Whether frames may lie here that pagemap does not show: memory of devices, and pages that the kernel
     /// maps itself (VM_PFNMAP, which the walker of pagemap takes for a hole: mm/pagewalk.c).
     pub fn may_hide_frames(&self) -> bool {
         ["/dev/", "[vvar", "[vdso", "anon_inode:"]
             .iter()
             .any(|start| self.name.starts_with(start))
+    }
+
+    /// Whether it lies in the kernel's half of the address space, which pagemap does not show: `[vsyscall]`.
+    pub const fn is_kernels(&self) -> bool {
+        self.start >= USER_END
     }
 
     /// Whether `name` means this mapping: all of its name, or the file name at its end.
@@ -68,65 +90,76 @@ pub enum Asked {
 /// # Errors
 /// Exit code 1 where the process has ended, 3 where we may not read it.
 pub fn mappings(pid: u32) -> Result<Vec<Mapping>> {
-    use procfs::ProcError;
-    let read = i32::try_from(pid).map_err(|_| ProcError::NotFound(None));
-    let maps = read
-        .and_then(procfs::process::Process::new)
-        .and_then(|process| process.maps())
-        .map_err(|e| match e {
-            ProcError::NotFound(_) => Failure::no(format!("process {pid} has ended")),
-            ProcError::PermissionDenied(_) => {
-                Failure::unsupported(format!("/proc/{pid}/maps: permission denied"))
-                    .hint("it needs ptrace rights on the process: run as root")
-            }
-            e => Failure::failed(format!("/proc/{pid}/maps: {e}")),
-        })?;
-    let mapping = |map: procfs::process::MemoryMap| Mapping {
-        start: map.address.0,
-        end: map.address.1,
-        name: name(&map.pathname),
-    };
-    Ok(maps
-        .into_iter()
-        .map(mapping)
-        .filter(|m| m.start < USER_END)
-        .collect())
+    let path = format!("/proc/{pid}/maps");
+    let mut mappings = read(Path::new(&path)).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => Failure::no(format!("process {pid} has ended")),
+        io::ErrorKind::PermissionDenied => Failure::unsupported(format!("{path}: {e}"))
+            .hint("it needs ptrace rights on the process: run as root"),
+        _ => Failure::failed(format!("{path}: {e}")),
+    })?;
+    mappings.retain(|mapping| !mapping.is_kernels());
+    Ok(mappings)
 }
 
-fn name(path: &MMapPath) -> String {
-    match path {
-        MMapPath::Path(path) => path.to_string_lossy().into_owned(),
-        MMapPath::Heap => "[heap]".to_owned(),
-        MMapPath::Stack => "[stack]".to_owned(),
-        MMapPath::TStack(tid) => format!("[stack:{tid}]"),
-        MMapPath::Vdso => "[vdso]".to_owned(),
-        MMapPath::Vvar => "[vvar]".to_owned(),
-        MMapPath::Vsyscall => "[vsyscall]".to_owned(),
-        MMapPath::Rollup => "[rollup]".to_owned(),
-        MMapPath::Anonymous => String::new(),
-        MMapPath::Vsys(key) => format!("/SYSV{key:08x}"),
-        MMapPath::Other(other) => format!("[{other}]"),
-    }
+/// The mappings that the file `maps` of a process tells, by address. None where it has no address space.
+///
+/// # Errors
+/// Those of the kernel.
+pub(super) fn read(path: &Path) -> io::Result<Vec<Mapping>> {
+    let bytes = fs::read(path)?;
+    let lines = bytes.split(|byte| *byte == b'\n');
+    lines
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            parse(line).ok_or_else(|| {
+                io::Error::other(format!("not understood: {}", String::from_utf8_lossy(line)))
+            })
+        })
+        .collect()
+}
+
+/// One line: `START-END PERMS OFFSET DEV INODE`, then blanks and the name, which may have any bytes but a newline, which
+/// the kernel writes as `\012` (show_map_vma, fs/proc/task_mmu.c).
+fn parse(line: &[u8]) -> Option<Mapping> {
+    let line = String::from_utf8_lossy(line);
+    let (addresses, rest) = line.split_once(' ')?;
+    let (start, end) = addresses.split_once('-')?;
+    let name = rest.splitn(5, ' ').nth(4).unwrap_or_default();
+    Some(Mapping {
+        start: u64::from_str_radix(start, 16).ok()?,
+        end: u64::from_str_radix(end, 16).ok()?,
+        name: name.trim_start_matches(' ').to_owned(),
+    })
 }
 
 /// What of `mappings` is asked about, in order; addresses that no mapping has come as a mapping
-/// of no name, so that their absence is told too.
+/// of no name, so that their absence is told too. `end`: where the process's addresses end.
 ///
 /// # Errors
-/// Exit code 1 where no mapping has a name that was asked for.
-pub fn select(mappings: &[Mapping], asked: &[Asked]) -> Result<Vec<Mapping>> {
+/// Exit code 1 where no mapping has a name that was asked for, 2 where an address can be no process's.
+pub fn select(mappings: &[Mapping], asked: &[Asked], end: VirtAddr) -> Result<Vec<Mapping>> {
     if asked.is_empty() {
         return Ok(mappings.to_vec());
     }
     let mut selected = Vec::new();
     for one in asked {
         match one {
-            Asked::Range(range) => selected.extend(covered(mappings, *range)),
+            Asked::Range(range) => {
+                let pieces = covered(mappings, *range);
+                let beyond = |piece: &Mapping| piece.end > end.0 && piece.name == NOT_MAPPED;
+                if pieces.iter().any(beyond) {
+                    return Err(beyond_the_end(*range, end).into());
+                }
+                selected.extend(pieces);
+            }
             Asked::Name(name) => {
                 let before = selected.len();
                 selected.extend(mappings.iter().filter(|m| m.is_called(name)).cloned());
                 if selected.len() == before {
-                    return Err(Failure::no(format!("no mapping is called {name:?}")).into());
+                    let what = format!("no mapping is called {name:?}");
+                    return Err(Failure::no(what)
+                        .hint("the names are those in /proc/PID/maps, or the last part of a path")
+                        .into());
                 }
             }
         }
@@ -134,12 +167,25 @@ pub fn select(mappings: &[Mapping], asked: &[Asked]) -> Result<Vec<Mapping>> {
     Ok(selected)
 }
 
+fn beyond_the_end(Range { start, end }: Range, VirtAddr(last): VirtAddr) -> Failure {
+    Failure::failed(if start >= KERNEL_START {
+        format!("{start:#x} is an address of the kernel's, not of a process")
+    } else if start >= last {
+        format!("{start:#x} is beyond the process's addresses, which end at {last:#x}")
+    } else {
+        format!("{start:#x}..{end:#x} goes beyond the process's addresses, which end at {last:#x}")
+    })
+}
+
+/// What stands for a name where nothing is mapped; no name of the kernel's is like it.
+const NOT_MAPPED: &str = "(not mapped)";
+
 /// `range` in pieces: mappings and the gaps between them.
 fn covered(mappings: &[Mapping], range: Range) -> Vec<Mapping> {
     let gap = |start, end| Mapping {
         start,
         end,
-        name: "(not mapped)".to_owned(),
+        name: NOT_MAPPED.to_owned(),
     };
     let mut pieces = Vec::new();
     let mut at = range.start;
@@ -175,7 +221,7 @@ mod tests {
             start: 0x1000,
             end: 0x7000,
         });
-        let pieces = select(&maps, &[range]).unwrap();
+        let pieces = select(&maps, &[range], VirtAddr(USER_END)).unwrap();
         let shape: Vec<_> = pieces
             .iter()
             .map(|m| (m.start, m.end, m.name.as_str()))
@@ -200,11 +246,79 @@ mod tests {
             mapping(1, 2, "[heap]"),
             mapping(2, 3, ""),
         ];
-        let called = |name: &str| select(&maps, &[Asked::Name(name.to_owned())]);
+        let called =
+            |name: &str| select(&maps, &[Asked::Name(name.to_owned())], VirtAddr(USER_END));
         assert_eq!(called("my lib.so (deleted)").unwrap().len(), 1);
         assert_eq!(called("/usr/lib/my lib.so (deleted)").unwrap().len(), 1);
         assert_eq!(called("[heap]").unwrap().len(), 1);
         assert!(called("").is_err());
         assert!(called("lib").is_err());
+    }
+
+    #[test]
+    fn addresses_of_no_process_are_refused_and_vsyscall_is_not() {
+        const VSYSCALL: u64 = 0xffff_ffff_ff60_0000;
+        let maps = [
+            mapping(0x1000, 0x2000, "a"),
+            mapping(VSYSCALL, VSYSCALL + 0x1000, "[vsyscall]"),
+        ];
+        let end = VirtAddr(0x7fff_ffff_f000);
+        let range = |start, end| Asked::Range(Range { start, end });
+        let refused = |asked| select(&maps, &[asked], end).unwrap_err().to_string();
+        for (from, to, says) in [
+            (
+                end.0,
+                end.0 + 0x1000,
+                "beyond the process's addresses, which end at 0x7ffffffff000",
+            ),
+            (
+                end.0 - 0x1000,
+                end.0 + 0x1000,
+                "goes beyond the process's addresses",
+            ),
+            (
+                1 << 63,
+                (1 << 63) + 0x1000,
+                "beyond the process's addresses",
+            ),
+            (
+                0xffff_8880_0000_0000,
+                0xffff_8880_0000_1000,
+                "an address of the kernel's",
+            ),
+            (VSYSCALL, VSYSCALL + 0x2000, "an address of the kernel's"),
+        ] {
+            let error = refused(range(from, to));
+            assert!(error.contains(says), "{from:#x}: {error}");
+        }
+        let found = select(&maps, &[range(VSYSCALL, VSYSCALL + 0x1000)], end).unwrap();
+        assert_eq!(found, maps[1..]);
+        assert!(select(&maps, &[range(end.0 - 0x1000, end.0)], end).is_ok());
+    }
+
+    #[test]
+    fn any_name_is_read_as_it_stands() {
+        let name = |line: &[u8]| parse(line).map(|m| (m.start, m.end, m.name));
+        let line = b"7f00-7f01 r--p 00000000 00:00 0                          ";
+        let with = |name: &[u8]| [line, name].concat();
+        for text in [
+            "/a b\\012c (deleted)",
+            "/SYSV",
+            "/SYSV00000000 (deleted)",
+            "[anon:x y]",
+            "/x  ",
+        ] {
+            assert_eq!(
+                name(&with(text.as_bytes())),
+                Some((0x7f00, 0x7f01, text.to_owned()))
+            );
+        }
+        assert_eq!(name(&with(b"/\xff")).unwrap().2, "/\u{fffd}");
+        assert_eq!(
+            name(b"7f00-7f01 r--p 00000000 00:00 0 "),
+            Some((0x7f00, 0x7f01, String::new()))
+        );
+        assert_eq!(name(b"7f00-7f01"), None);
+        assert_eq!(name(b"7g00-7f01 r--p 0 0 0"), None);
     }
 }

@@ -7,12 +7,16 @@ use std::{
         fd::{AsFd, BorrowedFd},
         unix::fs::FileExt as _,
     },
+    path::Path,
 };
 
 use anyhow::{Context as _, Result};
-use v2p_common::{VirtAddr, pagemap::PagemapWord};
+use v2p_common::{PAGE_SIZE, VirtAddr, pagemap::PagemapWord};
 
+use super::maps::USER_END;
 use crate::exit::Failure;
+
+const OWN: &str = "/proc/self/pagemap";
 
 /// Words in a pread of [`Pagemap::words`]: 16 MiB of address space.
 const CHUNK: usize = 4096;
@@ -34,31 +38,63 @@ impl Pagemap {
         if pid == std::process::id() {
             return Self::of_self();
         }
-        Self::open(format!("/proc/{pid}/pagemap"), false)
-    }
-
-    /// Opens our own.
-    ///
-    /// # Errors
-    /// As [`Self::of`].
-    pub fn of_self() -> Result<Self> {
-        Self::open("/proc/self/pagemap".to_owned(), true)
-    }
-
-    fn open(path: String, own: bool) -> Result<Self> {
-        let file = File::open(&path).map_err(|e| match e.kind() {
+        let path = format!("/proc/{pid}/pagemap");
+        let done = Self::open(Path::new(&path));
+        Ok(done.map_err(|e| match e.kind() {
             io::ErrorKind::PermissionDenied => Failure::unsupported(format!("{path}: {e}"))
                 .hint("it needs ptrace rights on the process: run as root"),
-            io::ErrorKind::NotFound if own => Failure::unsupported(format!("{path}: {e}"))
-                .hint("mount /proc; the kernel needs CONFIG_PROC_PAGE_MONITOR=y"),
             // A kernel thread, or a process that is just ending, has no address space to open.
             _ if e.raw_os_error() == Some(libc::ESRCH) => {
                 Failure::no(format!("{path}: the process has no address space"))
             }
             io::ErrorKind::NotFound => Failure::no(format!("{path}: there is no such process")),
             _ => Failure::failed(format!("{path}: {e}")),
-        })?;
-        Ok(Self { file, path, own })
+        })?)
+    }
+
+    /// Opens our own.
+    ///
+    /// # Errors
+    /// Exit code 3 where this kernel or this /proc has none.
+    pub fn of_self() -> Result<Self> {
+        Ok(Self::open(Path::new(OWN)).map_err(|e| {
+            Failure::unsupported(format!("{OWN}: {e}"))
+                .hint("mount /proc; the kernel needs CONFIG_PROC_PAGE_MONITOR=y")
+        })?)
+    }
+
+    /// Opens the one at `path`. ESRCH: the task has no address space.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            file: File::open(path)?,
+            path: path.display().to_string(),
+            own: path == Path::new(OWN),
+        })
+    }
+
+    /// Where the addresses of the process end (`task_size` of its mm): reads beyond give nothing. `None`: the address space
+    /// is gone.
+    ///
+    /// # Errors
+    /// Those of the read.
+    pub fn end(&self) -> Result<Option<VirtAddr>> {
+        let (mut below, mut beyond) = (0, USER_END / PAGE_SIZE);
+        if self.word(VirtAddr(0))?.is_none() {
+            return Ok(None);
+        }
+        while beyond - below > 1 {
+            let middle = below.midpoint(beyond);
+            match self.word(VirtAddr(middle * PAGE_SIZE))? {
+                Some(_) => below = middle,
+                None => beyond = middle,
+            }
+        }
+        // It may have gone meanwhile.
+        let alive = self.word(VirtAddr(0))?.is_some();
+        Ok(alive.then_some(VirtAddr(beyond * PAGE_SIZE)))
     }
 
     /// Whether this is our own.
@@ -110,7 +146,7 @@ impl Pagemap {
         let mut buffer = vec![0u8; 8 * CHUNK];
         let mut va = start.page();
         while va < end {
-            let pages = (end.0 - va.0).div_ceil(v2p_common::PAGE_SIZE);
+            let pages = (end.0 - va.0).div_ceil(PAGE_SIZE);
             let want = usize::try_from(pages).unwrap_or(CHUNK).min(CHUNK) * 8;
             let Some(buffer) = buffer.get_mut(..want) else {
                 break;
@@ -125,7 +161,7 @@ impl Pagemap {
             let (words, _) = buffer.get(..n).unwrap_or_default().as_chunks::<8>();
             for word in words {
                 each(va, PagemapWord(u64::from_ne_bytes(*word)));
-                va = VirtAddr(va.0.saturating_add(v2p_common::PAGE_SIZE));
+                va = VirtAddr(va.0.saturating_add(PAGE_SIZE));
             }
         }
         Ok(true)
@@ -156,6 +192,13 @@ mod tests {
             word.state(),
             PagemapState::Present(_) | PagemapState::Hidden
         ));
+    }
+
+    #[test]
+    fn our_addresses_end_where_the_cpus_user_half_does_or_before() {
+        let end = Pagemap::of_self().unwrap().end().unwrap().unwrap();
+        let on_the_stack = 0u64;
+        assert!(end.0 > std::ptr::from_ref(&on_the_stack) as u64 && end.0 <= USER_END);
     }
 
     #[test]

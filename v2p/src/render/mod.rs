@@ -2,14 +2,18 @@
 
 mod demo;
 mod moves;
+mod progress;
 mod text;
 
-use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
+use std::{
+    borrow::Cow,
+    io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _},
+};
 
 use anyhow::{Context as _, Result};
 use clap::ColorChoice;
 
-use self::{moves::Moves, text::Clock};
+use self::{moves::Moves, progress::Progress, text::Clock};
 
 pub use self::demo::DemoText;
 
@@ -22,6 +26,7 @@ pub struct Output {
     stdout: BufWriter<StdoutLock<'static>>,
     clock: Clock,
     moves: Moves,
+    progress: Progress,
 }
 
 impl Output {
@@ -42,6 +47,7 @@ impl Output {
             stdout: BufWriter::new(io::stdout().lock()),
             clock: Clock::default(),
             moves: Moves::default(),
+            progress: Progress::default(),
         }
     }
 
@@ -93,7 +99,7 @@ impl Output {
         if self.json {
             return Ok(());
         }
-        let line = paint(text, Colour::Heading, self.colour);
+        let line = paint(&printable(text), Colour::Heading, self.colour);
         self.line(&line)
     }
 
@@ -110,7 +116,24 @@ impl Output {
     }
 
     fn line(&mut self, line: &str) -> Result<()> {
-        writeln!(self.stdout, "{line}").context("stdout")
+        let Self {
+            stdout, progress, ..
+        } = self;
+        progress
+            .aside(|| writeln!(stdout, "{line}"))
+            .context("stdout")
+    }
+
+    /// From now on, text comes with a bar on stderr that shows how much of `total` is done, where it takes long.
+    pub fn progress(&mut self, total: u64) {
+        if !self.json {
+            self.progress = Progress::of(total);
+        }
+    }
+
+    /// So much more is done.
+    pub fn advance(&mut self, more: u64) {
+        self.progress.advance(more);
     }
 
     /// Has everything seen that was said.
@@ -151,6 +174,18 @@ impl Output {
     fn coloured(&self, text: &str, colour: Colour) -> String {
         paint(text, colour, self.colour)
     }
+}
+
+/// A name of somebody else's choice, so that it cannot steer the terminal.
+fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = |c: char| match c.is_control() {
+        true => c.escape_default().collect(),
+        false => String::from(c),
+    };
+    Cow::Owned(text.chars().map(escaped).collect())
 }
 
 /// What a colour means.

@@ -5,7 +5,10 @@ use std::mem::discriminant;
 use v2p_common::PAGE_SIZE;
 
 use super::{Clock, Colour, paint, text::state};
-use crate::record::{By, Cause, Move, PageState, Proof};
+use crate::{
+    record::{By, Cause, Move, Proof},
+    state::PageState,
+};
 
 /// Moves farther apart in time than this are not one story.
 const TOGETHER_NS: u64 = 1_000_000_000;

@@ -2,7 +2,7 @@
 
 use v2p_common::Pfn;
 
-use super::{Colour, paint};
+use super::{Colour, paint, printable};
 use crate::{
     record::{Hex, PageState, Record},
     translate::{Totals, Verdict},
@@ -89,9 +89,12 @@ impl Clock {
                     flags.join(" ")
                 )
             }
-            Record::Translated { route, why, totals } => {
-                totals_line(route, why.as_deref(), totals, colour)
-            }
+            Record::Translated {
+                route,
+                why,
+                left_out,
+                totals,
+            } => totals_line(route, why.as_deref(), left_out, totals, colour),
             Record::Mapping {
                 pfn,
                 pid,
@@ -101,6 +104,7 @@ impl Clock {
                 page_size,
             } => {
                 let size = size_name(*page_size);
+                let (comm, name) = (printable(comm), printable(name));
                 format!("pfn {pfn:<10} {pid:>8}  {comm:<16} {va:>18}  {size:<3} {name}")
                     .trim_end()
                     .to_owned()
@@ -109,13 +113,18 @@ impl Clock {
                 processes,
                 pages,
                 mappings,
+                unread,
                 flags,
             } => {
                 let flags = flags
                     .as_ref()
                     .map_or_else(|| "unknown".to_owned(), |flags| flags.join(","));
+                let unread = match unread {
+                    0 => String::new(),
+                    n => format!("; {n} processes could not be read"),
+                };
                 format!(
-                    "{mappings} mappings in {processes} processes ({pages} pages compared); the frame: {flags}"
+                    "{mappings} mappings in {processes} processes ({pages} pages compared){unread}; the frame: {flags}"
                 )
             }
             // Moves have lines of their own, for many; the demo tells its story step by step.
@@ -166,7 +175,13 @@ fn run_line(
     line.trim_end().to_owned()
 }
 
-fn totals_line(route: &str, why: Option<&str>, totals: &Totals, colour: bool) -> String {
+fn totals_line(
+    route: &str,
+    why: Option<&str>,
+    left_out: &[String],
+    totals: &Totals,
+    colour: bool,
+) -> String {
     let kinds = [
         ("present", totals.present),
         ("swapped", totals.swapped),
@@ -186,6 +201,10 @@ fn totals_line(route: &str, why: Option<&str>, totals: &Totals, colour: bool) ->
     let mut line = format!("{} pages by {route}: {}", totals.pages, counts.join(", "));
     if let Some(why) = why {
         line.push_str(&format!("; not by a walk too: {why}"));
+    }
+    if !left_out.is_empty() {
+        let names = left_out.join(", ");
+        line.push_str(&format!("; left out, since pagemap ends below: {names}"));
     }
     if route == "both" {
         let differ = format!("; {} disagree, {} moved", totals.disagree, totals.moved);

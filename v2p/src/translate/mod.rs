@@ -4,10 +4,12 @@
 //! ([`page`]) -> runs ([`run`]) -> the caller's sink. Nothing is kept: memory is constant.
 
 mod both;
+mod kernel_half;
 pub mod page;
 pub mod parts;
 pub mod reader;
 pub mod run;
+mod settle;
 
 pub use both::{Agreement, Both};
 pub use page::{Page, Verdict};

@@ -9,7 +9,7 @@ use v2p_common::{
 
 use crate::{
     process::FrameFlags,
-    record::{PageState, SwapPlace},
+    state::{PageState, SwapPlace},
 };
 
 /// What two routes say together, or that only one was asked.
@@ -163,6 +163,7 @@ impl Decoder {
         let by_walk = walked.map(|(level, entry)| self.entry(level, entry, va));
         let (state, verdict) = match (by_word, by_walk) {
             (Some(a), Some((b, _))) if a == b => (a, Verdict::Agree),
+            (Some(a), Some((b, _))) if withheld(a, b) => (b, Verdict::Single),
             (Some(a), Some(_)) => (a, Verdict::Disagree),
             (Some(a), None) => (a, Verdict::Single),
             (None, Some((b, _))) => (b, Verdict::Single),
@@ -218,19 +219,37 @@ impl Decoder {
         })
     }
 
-    /// Two routes that differ go on differing: what that means. Pagemap takes memory of devices, and pages that
-    /// the kernel maps itself, for holes (VM_PFNMAP); the walk shows them.
+    /// Two routes that differ go on differing: what that means. Pagemap takes for holes what only the walk shows:
+    /// memory of devices, and pages that the kernel maps itself (VM_PFNMAP); and of hugetlb all that is not
+    /// present, a migration or a poisoned page (pagemap_hugetlb_range, fs/proc/task_mmu.c, 6.1 to 6.18).
     pub fn settle(&self, page: Page, word: PagemapWord, walked: (Level, Entry)) -> Page {
         let (by_walk, page_size) = self.entry(walked.0, walked.1, page.va);
-        match (self.word(word), by_walk) {
-            (PageState::Absent, PageState::Present { pfn }) => Page {
-                state: PageState::Device { pfn },
-                page_size,
-                verdict: Verdict::Single,
-                ..page
-            },
-            _ => page,
+        let state = match (self.word(word), by_walk) {
+            (PageState::Absent, PageState::Present { pfn }) => PageState::Device { pfn },
+            (PageState::Absent, PageState::Migrating { .. } | PageState::Poisoned) => by_walk,
+            _ => return page,
+        };
+        Page {
+            state,
+            page_size,
+            verdict: Verdict::Single,
+            ..page
         }
+    }
+}
+
+/// Whether pagemap's answer `word` is the one that it gives for `walked` to those from whom it withholds frames and slots.
+const fn withheld(word: PageState, walked: PageState) -> bool {
+    match word {
+        PageState::Hidden => matches!(walked, PageState::Present { .. } | PageState::Zero),
+        PageState::Swapped { swap: None } => matches!(
+            walked,
+            PageState::Swapped { .. }
+                | PageState::Migrating { .. }
+                | PageState::Poisoned
+                | PageState::Guard
+        ),
+        _ => false,
     }
 }
 
@@ -271,134 +290,4 @@ impl Page {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DECODER: Decoder = Decoder {
-        paging: Some(Paging {
-            levels: 4,
-            physical_mask: (1 << 52) - 1,
-        }),
-        zero_pfn: Some(Pfn(5)),
-    };
-    const VA: VirtAddr = VirtAddr(0x7f00_0000_3000);
-
-    fn swap_entry(kind: u64, offset: u64) -> Entry {
-        Entry(kind << 59 | (!offset << 14) >> 5)
-    }
-
-    fn both(word: u64, level: Level, entry: Entry) -> Page {
-        DECODER.page(VA, Some(PagemapWord(word)), Some((level, entry)))
-    }
-
-    #[test]
-    fn two_routes_that_name_one_frame_agree() {
-        let page = both(1 << 63 | 1 << 56 | 9, Level::Pte, Entry(9 << 12 | 0x67));
-        assert_eq!(
-            (page.state, page.verdict),
-            (PageState::Present { pfn: Pfn(9) }, Verdict::Agree)
-        );
-        assert_eq!(page.page_size, Some(4096));
-        assert_eq!(page.marks.names().collect::<Vec<_>>(), ["exclusive"]);
-    }
-
-    #[test]
-    fn the_short_way_says_what_the_long_way_does_or_nothing() {
-        let words = [
-            None,
-            Some(0),
-            Some(1 << 63 | 9),
-            Some(1 << 63 | 5),
-            Some(1 << 63 | 10),
-            Some(1 << 62 | 7 << 5),
-            Some(1 << 63),
-        ];
-        let entries = [
-            None,
-            Some(0),
-            Some(9 << 12 | 0x67),
-            Some(5 << 12 | 0x25),
-            Some(swap_entry(0, 7).0),
-            Some((!9u64 << 12) & ((1 << 52) - 1) & !0xfff | 0x100),
-        ];
-        let mut said = 0;
-        for word in words.map(|w| w.map(PagemapWord)) {
-            for entry in entries {
-                let short = DECODER.plain(VA, word, entry, entry.is_some());
-                let long = DECODER.page(VA, word, entry.map(|e| (Level::Pte, Entry(e))));
-                if let Some(short) = short {
-                    assert_eq!(short, long, "{word:x?} {entry:x?}");
-                    said += 1;
-                }
-            }
-        }
-        assert!(said >= 3, "{said}");
-    }
-
-    #[test]
-    fn a_page_inside_a_huge_one_has_the_huge_leaf() {
-        let page = both(1 << 63 | 0x4_0003, Level::Pmd, Entry(0x4000_0000 | 0xe7));
-        assert_eq!(
-            (page.pfn(), page.page_size, page.verdict),
-            (Some(Pfn(0x4_0003)), Some(2 << 20), Verdict::Agree)
-        );
-    }
-
-    #[test]
-    fn swap_the_zero_page_guards_and_poison_are_told_apart() {
-        let swapped = |device, offset| PageState::Swapped {
-            swap: Some(SwapPlace { device, offset }),
-        };
-        let word = |kind: u64, offset: u64| 1 << 62 | offset << 5 | kind;
-        let cases = [
-            (1 << 63 | 5, Entry(5 << 12 | 0x25), PageState::Zero),
-            (word(0, 7), swap_entry(0, 7), swapped(0, 7)),
-            (word(3, 7), swap_entry(3, 7), swapped(3, 7)),
-            (word(31, 4), swap_entry(31, 4), PageState::Guard),
-            (word(31, 2), swap_entry(31, 2), PageState::Poisoned),
-            (word(31, 1), swap_entry(31, 1), PageState::Absent),
-            (
-                word(28, 77),
-                swap_entry(28, 77),
-                PageState::Migrating { pfn: Pfn(77) },
-            ),
-            (0, Entry(0), PageState::Absent),
-        ];
-        for (word, entry, state) in cases {
-            let page = both(word, Level::Pte, entry);
-            assert_eq!(
-                (page.state, page.verdict),
-                (state, Verdict::Agree),
-                "{word:#x}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_is_withheld_is_never_a_frame_or_a_slot() {
-        let hidden = DECODER.page(VA, Some(PagemapWord(1 << 63)), None);
-        assert_eq!((hidden.state, hidden.pfn()), (PageState::Hidden, None));
-        let swapped = DECODER.page(VA, Some(PagemapWord(1 << 62)), None);
-        assert_eq!(swapped.state, PageState::Swapped { swap: None });
-    }
-
-    #[test]
-    fn the_frames_flags_tell_poison_and_devices_from_migration() {
-        let mut page = both(1 << 62 | 77 << 5 | 28, Level::Pte, swap_entry(28, 77));
-        assert_eq!(page.frame_to_ask(), Some(Pfn(77)));
-        page.add_frame(FrameFlags::HWPOISON);
-        assert_eq!(page.state, PageState::Poisoned);
-    }
-
-    #[test]
-    fn what_only_the_walk_shows_is_a_devices() {
-        let walked = (Level::Pte, Entry(0xfe00_0000 | 0x67));
-        let page = DECODER.page(VA, Some(PagemapWord(0)), Some(walked));
-        assert_eq!(page.verdict, Verdict::Disagree);
-        let settled = DECODER.settle(page, PagemapWord(0), walked);
-        assert_eq!(
-            (settled.state, settled.verdict),
-            (PageState::Device { pfn: Pfn(0xf_e000) }, Verdict::Single)
-        );
-    }
-}
+mod tests;

@@ -11,13 +11,15 @@ use v2p_common::{
 use super::{
     page::{Decoder, Page, Verdict},
     parts::{Part, Scanner},
+    settle::{settle, walk_alone},
 };
 use crate::{
     bpf::Programs,
     carrier::Carrier,
+    exit::Failure,
     kernel, page,
     process::{FlagsFile, FrameFlags, Nodes, Pagemap, maps::Mapping},
-    record::PageState,
+    state::PageState,
 };
 
 /// Which way from an address to its frame.
@@ -39,9 +41,6 @@ const BLOCKS: usize = 64;
 const SPARSE: u64 = 16;
 /// Bytes from which on it pays to step over empty tables instead of reading through them.
 const STEP_FROM: u64 = 64 << 20;
-/// How often two routes that differ are asked again.
-const RETRIES: usize = 3;
-
 /// Translates, one process after the other.
 pub struct Translator {
     /// The route taken: never `Auto`.
@@ -107,8 +106,19 @@ impl Translator {
     /// # Errors
     /// Exit code 3 where there is no walk.
     pub fn carrier(&mut self) -> Result<&mut Carrier> {
-        let walker = self.walker.as_mut();
-        Ok(&mut walker.context("this route has no page-table walk")?.carrier)
+        match &mut self.walker {
+            Some(walker) => Ok(&mut walker.carrier),
+            None => Err(match &self.why {
+                Some(why) => Failure::unsupported(format!("there is no walk: {why}")),
+                None => Failure::failed("--route pagemap does not walk the page tables"),
+            }
+            .into()),
+        }
+    }
+
+    /// Whether the page tables are walked.
+    pub const fn walks(&self) -> bool {
+        self.walker.is_some()
     }
 
     /// The decoder of this kernel's words and entries.
@@ -121,11 +131,14 @@ impl Translator {
     /// absent ones. False: the address space is gone.
     ///
     /// # Errors
-    /// Those of the reading and of `sink`.
+    /// Those of the reading and of `sink`; also where [`Self::can_tell`] says no.
     pub fn mapping<F>(&mut self, pagemap: &Pagemap, mapping: &Mapping, sink: &mut F) -> Result<bool>
     where
         F: FnMut(Page, u64) -> Result<()>,
     {
+        if mapping.is_kernels() {
+            return self.kernel_half(pagemap, mapping, sink);
+        }
         let mut at = mapping.start;
         // As long as there is much to read, it is read; a scan of it all would only come on top.
         while at < mapping.end {
@@ -335,20 +348,20 @@ impl Translator {
                 let walked = table
                     .as_ref()
                     .map(|table| entry_of(table.as_ref()?, first + i));
-                let mut page = match walked {
-                    // The kernel did not come by this block with the lock: it is asked again below.
-                    Some(None) => Page {
-                        verdict: Verdict::Disagree,
-                        ..decoder.page(va, word, None)
-                    },
-                    Some(walked) => decoder.page(va, word, walked),
-                    None => decoder.page(va, word, None),
+                let compared = walked.is_some_and(|walked| walked.is_some());
+                let page = decoder.page(va, word, walked.flatten());
+                // Also where the kernel did not come by this block with the lock, or its tables could not be read.
+                let unsure = page.verdict == Verdict::Disagree || !compared;
+                let page = match walker {
+                    Some(walker) if unsure && by_walk => {
+                        walk_alone(va, &mut walker.carrier, decoder, pagemap)?
+                    }
+                    Some(walker) if unsure => {
+                        settle(page, compared, &mut walker.carrier, decoder, pagemap)?
+                    }
+                    _ => Some(page),
                 };
-                if page.verdict == Verdict::Disagree
-                    && let Some(walker) = walker
-                {
-                    settle(&mut page, walker, decoder, pagemap, by_walk)?;
-                }
+                let Some(page) = page else { return Ok(false) };
                 each(page)?;
             }
             at = block_end;
@@ -383,40 +396,6 @@ impl Translator {
         }
         Ok(())
     }
-}
-
-/// Asks again about a page on which the routes differ.
-fn settle(
-    page: &mut Page,
-    walker: &mut Walker,
-    decoder: &Decoder,
-    pagemap: &Pagemap,
-    by_walk: bool,
-) -> Result<()> {
-    for _ in 0..RETRIES {
-        let Some((word, walk)) = walker.carrier.both(pagemap, page.va)? else {
-            return Ok(());
-        };
-        let Some(end) = walk.end else { continue };
-        let walked = (end.level, end.entry);
-        if by_walk {
-            *page = decoder.page(page.va, None, Some(walked));
-            break;
-        }
-        let again = decoder.page(page.va, Some(word), Some(walked));
-        if again.verdict == Verdict::Agree {
-            *page = Page {
-                verdict: Verdict::Moved,
-                ..again
-            };
-            break;
-        }
-        *page = decoder.settle(again, word, walked);
-        if matches!(page.state, PageState::Device { .. }) {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// Where the chunk ends that holds `at`.

@@ -4,7 +4,7 @@ use serde::Serialize;
 use v2p_common::PAGE_SIZE;
 
 use super::page::{Page, Verdict};
-use crate::record::PageState;
+use crate::state::PageState;
 
 /// Pages that go together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -14,6 +14,7 @@
 
 mod demo;
 mod harness;
+mod input;
 mod machine;
 mod target;
 mod translate;
@@ -36,6 +37,7 @@ fn main() {
         watch::trials(),
         walk::trials(),
         translate::trials(),
+        input::trials(),
         trouble::trials(),
     ];
     let trials = trials.into_iter().flatten().collect();

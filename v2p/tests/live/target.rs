@@ -233,6 +233,22 @@ impl Target {
         self.child.id()
     }
 
+    /// One of its threads that is not the main one.
+    pub(crate) fn a_thread(&self) -> u32 {
+        let mut threads = std::fs::read_dir(format!("/proc/{}/task", self.pid()))
+            .unwrap()
+            .map(|entry| {
+                entry
+                    .unwrap()
+                    .file_name()
+                    .to_str()
+                    .unwrap()
+                    .parse()
+                    .unwrap()
+            });
+        threads.find(|tid| *tid != self.pid()).expect("a worker")
+    }
+
     /// Has `command` done to page `i`; gives the frame that the page then has, 0 for none.
     pub(crate) fn tell(&mut self, command: &str, i: u64) -> u64 {
         let commands = self.commands.as_mut().expect("not ended yet");

@@ -1,0 +1,128 @@
+//! The address space of a process: its pagemap and its mappings, both of one and the same program.
+
+use std::{io, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+use procfs::process::StatFlags;
+
+use super::{
+    Pagemap, Process,
+    maps::{self, Mapping},
+};
+use crate::exit::Failure;
+
+/// How often a process is looked at again that executes one program after the other.
+const ATTEMPTS: usize = 10;
+
+/// What a process has of memory.
+pub struct AddressSpace {
+    /// Where its pages are.
+    pub pagemap: Pagemap,
+    /// What it has mapped, by address, also what of it lies in the kernel's half (`[vsyscall]`).
+    pub mappings: Vec<Mapping>,
+}
+
+impl AddressSpace {
+    /// That of `process`.
+    ///
+    /// # Errors
+    /// Exit code 1 where it has none: it has ended, or is a kernel thread; 3 where we may not read it.
+    pub fn of(process: &Process) -> Result<Self> {
+        for _ in 0..ATTEMPTS {
+            for root in roots(process) {
+                // What the program is, before and after: pagemap stays with the address space that there was when it was
+                // opened, and the mappings of another program would be mixed with it.
+                let before = layout(&root);
+                let found = open(&root).map_err(|e| (e, process));
+                let Self { pagemap, mappings } = match found {
+                    Ok(found) => found,
+                    // A thread that has ended has no memory, but another may.
+                    Err((e, _)) if e.raw_os_error() == Some(libc::ESRCH) => continue,
+                    Err((e, process)) => return Err(explain(&e, process).into()),
+                };
+                // Also that the number was not another's meanwhile.
+                if !mappings.is_empty() && before == layout(&root) && !process.has_ended() {
+                    return Ok(Self { pagemap, mappings });
+                }
+            }
+            if process.has_ended() || is_kernel_thread(process.pid) {
+                break;
+            }
+        }
+        Err(none(process).into())
+    }
+}
+
+/// Where /proc has the process's memory: at its main thread, or where that has ended, at one of the others.
+fn roots(process: &Process) -> impl Iterator<Item = PathBuf> {
+    let main = PathBuf::from(match process.is_own() {
+        true => "/proc/self".to_owned(),
+        false => format!("/proc/{}", process.pid),
+    });
+    let pid = process.pid;
+    let others = process.threads().into_iter().filter(move |tid| *tid != pid);
+    let tasks = main.join("task");
+    std::iter::once(main).chain(others.map(move |tid| tasks.join(tid.to_string())))
+}
+
+fn open(root: &std::path::Path) -> io::Result<AddressSpace> {
+    let pagemap = Pagemap::open(&root.join("pagemap"))?;
+    let mappings = maps::read(&root.join("maps"))?;
+    Ok(AddressSpace { pagemap, mappings })
+}
+
+/// Where the program of the process, its arguments and its stack lie: an exec changes it.
+fn layout(root: &std::path::Path) -> Option<[u64; 4]> {
+    let process = procfs::process::Process::new_with_root(root.to_owned()).ok()?;
+    let stat = process.stat().ok()?;
+    Some([
+        stat.startcode,
+        stat.endcode,
+        stat.startstack,
+        stat.arg_start.unwrap_or(0),
+    ])
+}
+
+/// Why a file of the process cannot be opened.
+fn explain(e: &io::Error, process: &Process) -> Failure {
+    let pid = process.pid;
+    match e.kind() {
+        _ if process.has_ended() => none(process),
+        io::ErrorKind::PermissionDenied => Failure::unsupported(format!("process {pid}: {e}"))
+            .hint("it needs ptrace rights on the process: run as root"),
+        io::ErrorKind::NotFound if process.is_own() => {
+            Failure::unsupported(format!("/proc/self/pagemap: {e}"))
+                .hint("mount /proc; the kernel needs CONFIG_PROC_PAGE_MONITOR=y")
+        }
+        io::ErrorKind::NotFound => {
+            Failure::unsupported(format!("process {pid}: it exists, but this /proc does not show it"))
+                .hint("/proc is mounted with hidepid, or is another PID namespace's: run as root, or mount one of your own")
+        }
+        _ => Failure::failed(format!("process {pid}: {e}")),
+    }
+}
+
+/// Why there is no address space.
+fn none(process: &Process) -> Failure {
+    let pid = process.pid;
+    Failure::no(if process.has_ended() {
+        let zombie = std::fs::exists(format!("/proc/{pid}")).unwrap_or(false);
+        let more = if zombie {
+            ": it is a zombie, which its parent has not waited for"
+        } else {
+            ""
+        };
+        format!("process {pid} has ended{more}")
+    } else if is_kernel_thread(pid) {
+        format!("process {pid} is a kernel thread: it has no address space")
+    } else {
+        format!("process {pid} has no address space: it is ending")
+    })
+}
+
+fn is_kernel_thread(pid: u32) -> bool {
+    let stat = i32::try_from(pid)
+        .context("a number of a process")
+        .and_then(|pid| Ok(procfs::process::Process::new(pid)?.stat()?));
+    stat.is_ok_and(|stat| stat.flags & StatFlags::PF_KTHREAD.bits() != 0)
+}

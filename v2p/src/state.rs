@@ -1,0 +1,77 @@
+//! What can lie behind a page of address space.
+
+use serde::{Serialize, Serializer};
+use v2p_common::Pfn;
+
+fn pfn_number<S: Serializer>(pfn: &Pfn, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(pfn.0)
+}
+
+/// What lies behind a page of address space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum PageState {
+    /// In this frame.
+    Present {
+        /// The frame.
+        #[serde(serialize_with = "pfn_number")]
+        pfn: Pfn,
+    },
+    /// The shared page of zeros.
+    Zero,
+    /// On a swap device, or another entry in swap form: type and offset are the kernel's.
+    Swapped {
+        /// Where; null where the kernel withholds it.
+        swap: Option<SwapPlace>,
+    },
+    /// Being moved at this moment.
+    Migrating {
+        /// The frame that it leaves.
+        #[serde(serialize_with = "pfn_number")]
+        pfn: Pfn,
+    },
+    /// Memory of a device, or mapped by the kernel itself: no page behind it.
+    Device {
+        /// The frame number of its physical address.
+        #[serde(serialize_with = "pfn_number")]
+        pfn: Pfn,
+    },
+    /// Poisoned: touching it is a SIGBUS.
+    Poisoned,
+    /// A guard region.
+    Guard,
+    /// Present, but the kernel withholds the frame.
+    Hidden,
+    /// Nothing.
+    Absent,
+}
+
+impl PageState {
+    /// The state of the page `i` pages further on in one contiguous piece.
+    #[must_use]
+    pub const fn advanced(self, i: u64) -> Self {
+        match self {
+            Self::Present { pfn: Pfn(pfn) } => Self::Present { pfn: Pfn(pfn + i) },
+            Self::Migrating { pfn: Pfn(pfn) } => Self::Migrating { pfn: Pfn(pfn + i) },
+            Self::Device { pfn: Pfn(pfn) } => Self::Device { pfn: Pfn(pfn + i) },
+            Self::Swapped {
+                swap: Some(SwapPlace { device, offset }),
+            } => Self::Swapped {
+                swap: Some(SwapPlace {
+                    device,
+                    offset: offset + i,
+                }),
+            },
+            other => other,
+        }
+    }
+}
+
+/// A swap entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct SwapPlace {
+    /// The swap type: the number of the device.
+    pub device: u8,
+    /// The slot.
+    pub offset: u64,
+}
