@@ -8,6 +8,8 @@ use crate::{PAGE_SHIFT, PageSize, Pfn, VirtAddr};
 const PRESENT: u64 = 1 << 0;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
+/// Software bit 1.
+const SPECIAL: u64 = 1 << 9;
 const PSE: u64 = 1 << 7;
 /// Means PROT_NONE only while PRESENT is clear; else it is the global bit.
 const PROTNONE: u64 = 1 << 8;
@@ -144,6 +146,13 @@ impl Entry {
     /// The old PFN of a migration entry: its offset less the young and dirty bits.
     pub const fn migration_pfn(self, paging: Paging) -> Pfn {
         Pfn(((!self.0 << 5) >> 14) & paging.migration_pfn_mask())
+    }
+
+    /// Whether a present entry of a page table is marked as having no page behind it that the kernel keeps account of: a
+    /// device's memory, a page that the kernel maps itself, or the zero page (`_PAGE_SPECIAL`, set by pte_mkspecial in
+    /// arch/x86/include/asm/pgtable.h, 6.1 to 7.3).
+    pub const fn is_special(self) -> bool {
+        self.0 & PRESENT != 0 && self.0 & SPECIAL != 0
     }
 
     /// Whether two readings are the same entry but for the accessed and dirty bits,

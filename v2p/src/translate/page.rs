@@ -107,7 +107,13 @@ impl Decoder {
         match entry.state(level, paging.physical_mask) {
             EntryState::Leaf(Pfn(first)) => {
                 let size = level.page_size().map(v2p_common::PageSize::bytes);
-                (self.present(Pfn(first + inside)), size)
+                let state = match self.present(Pfn(first + inside)) {
+                    PageState::Present { pfn } if level == Level::Pte && entry.is_special() => {
+                        PageState::Device { pfn }
+                    }
+                    state => state,
+                };
+                (state, size)
             }
             EntryState::SwapEntry { kind, offset } => {
                 (self.swap_form(kind, offset.wrapping_add(inside)), None)
@@ -164,6 +170,12 @@ impl Decoder {
         let (state, verdict) = match (by_word, by_walk) {
             (Some(a), Some((b, _))) if a == b => (a, Verdict::Agree),
             (Some(a), Some((b, _))) if withheld(a, b) => (b, Verdict::Single),
+            // Pagemap has no word for it where the mapping may have other pages too (VM_MIXEDMAP).
+            (Some(PageState::Present { pfn: a }), Some((PageState::Device { pfn: b }, _)))
+                if a == b =>
+            {
+                (PageState::Device { pfn: b }, Verdict::Agree)
+            }
             (Some(a), Some(_)) => (a, Verdict::Disagree),
             (Some(a), None) => (a, Verdict::Single),
             (None, Some((b, _))) => (b, Verdict::Single),
@@ -192,7 +204,9 @@ impl Decoder {
     ) -> Option<Page> {
         let mask = self.paging.map_or(0, |paging| paging.physical_mask) & !0xfff;
         let by_walk = match entry {
-            Some(entry) if walked && entry & 1 != 0 => Some((entry & mask) >> PAGE_SHIFT),
+            Some(entry) if walked && entry & 1 != 0 && !Entry(entry).is_special() => {
+                Some((entry & mask) >> PAGE_SHIFT)
+            }
             None if !walked => None,
             _ => return None,
         };
@@ -226,7 +240,10 @@ impl Decoder {
         let (by_walk, page_size) = self.entry(walked.0, walked.1, page.va);
         let state = match (self.word(word), by_walk) {
             (PageState::Absent, PageState::Present { pfn }) => PageState::Device { pfn },
-            (PageState::Absent, PageState::Migrating { .. } | PageState::Poisoned) => by_walk,
+            (
+                PageState::Absent,
+                PageState::Device { .. } | PageState::Migrating { .. } | PageState::Poisoned,
+            ) => by_walk,
             _ => return page,
         };
         Page {
@@ -241,7 +258,10 @@ impl Decoder {
 /// Whether pagemap's answer `word` is the one that it gives for `walked` to those from whom it withholds frames and slots.
 const fn withheld(word: PageState, walked: PageState) -> bool {
     match word {
-        PageState::Hidden => matches!(walked, PageState::Present { .. } | PageState::Zero),
+        PageState::Hidden => matches!(
+            walked,
+            PageState::Present { .. } | PageState::Device { .. } | PageState::Zero
+        ),
         PageState::Swapped { swap: None } => matches!(
             walked,
             PageState::Swapped { .. }
@@ -282,6 +302,9 @@ impl Page {
             // The huge zero page has a frame of its own; its flag is the only sign (kpageflags bit 24).
             PageState::Present { .. } if flags.has(FrameFlags::ZERO_PAGE) => {
                 self.state = PageState::Zero
+            }
+            PageState::Present { pfn } if flags.has(FrameFlags::NOPAGE) => {
+                self.state = PageState::Device { pfn }
             }
             PageState::Present { .. } => self.frame = Some(flags),
             _ => {}

@@ -2,7 +2,9 @@
 //! there, not the addresses that are reserved.
 //!
 //! PAGEMAP_SCAN (Documentation/admin-guide/mm/pagemap.rst, Linux 6.7) tells them; where the kernel has none, a walk
-//! per block that steps over empty upper tables does, and without eBPF all is read.
+//! per block that steps over empty upper tables does, and without eBPF all is read. No file of /proc can take its place there: the sums
+//! of smaps leave out zero pages, device memory and markers (smaps_pte_entry, fs/proc/task_mmu.c, 6.1), so that a mapping of which
+//! it says 0 need not be empty.
 
 use std::{io, os::fd::AsFd as _};
 
@@ -68,7 +70,8 @@ pub struct Scanner {
 
 impl Scanner {
     /// Hands the populated parts between `start` and `end` to `each`, in order. False: this kernel cannot tell,
-    /// and nothing was handed out.
+    /// and nothing was handed out. Of an address space that is gone nothing is handed out either: the caller must ask whether
+    /// it was there all the while.
     ///
     /// # Errors
     /// Those of `each`, and of the call other than that the kernel does not have it.

@@ -165,7 +165,12 @@ impl Translator {
                 break;
             }
         }
-        for part in self.parts(pagemap, mapping, at)? {
+        let parts = self.parts(pagemap, mapping, at)?;
+        // Where nothing was found since the address space is gone, that is no page's absence.
+        if at < mapping.end && pagemap.word(VirtAddr(at))?.is_none() {
+            return Ok(false);
+        }
+        for part in parts {
             self.absent(at, part.start, sink)?;
             if !self.part(pagemap, part, sink)? {
                 return Ok(false);

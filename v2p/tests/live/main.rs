@@ -16,6 +16,9 @@ mod demo;
 mod harness;
 mod input;
 mod machine;
+mod memory;
+mod midway;
+mod states;
 mod target;
 mod translate;
 mod trouble;
@@ -37,6 +40,8 @@ fn main() {
         watch::trials(),
         walk::trials(),
         translate::trials(),
+        states::trials(),
+        midway::trials(),
         input::trials(),
         trouble::trials(),
     ];

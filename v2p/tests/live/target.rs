@@ -4,6 +4,7 @@
 use std::{
     ffi::OsStr,
     io::{self, BufRead as _, BufReader, Write as _},
+    os::unix::process::CommandExt as _,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     ptr,
     sync::mpsc::{Receiver, Sender, channel},
@@ -11,25 +12,17 @@ use std::{
 };
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-use v2p::{
-    common::{VirtAddr, pagemap::PagemapState},
-    inject,
-    process::Pagemap,
-};
+use v2p::{common::VirtAddr, inject, process::Pagemap};
+
+use crate::memory;
 
 /// Set: this program is a target.
 pub(crate) const KIND: &str = "V2P_LIVE_TARGET";
 /// Where every target has its pages, so that two of them have them at the same addresses.
 pub(crate) const BASE: u64 = 0x6000_0000_0000;
-/// Where it has a huge page, once it was told to.
-pub(crate) const HUGE_BASE: u64 = 0x6100_0000_0000;
-/// 6.13 and later (include/uapi/asm-generic/mman-common.h).
-const MADV_GUARD_INSTALL: libc::c_int = 102;
-const MADV_HWPOISON: libc::c_int = 100;
-const MADV_PAGEOUT: libc::c_int = 21;
 /// How many it has.
 pub(crate) const PAGES: u64 = 64;
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 
 /// The address of page `i`.
 pub(crate) fn va(i: u64) -> u64 {
@@ -70,13 +63,14 @@ pub(crate) fn run(_kind: &OsStr) {
                 worker.send(va(i)).expect("the worker lives");
                 done.recv().expect("the worker lives");
             }
-            "guard" => answer = Some(advise(place, MADV_GUARD_INSTALL)),
-            "poison" => answer = Some(advise(place, MADV_HWPOISON)),
-            "pageout" => answer = Some(page_out(place)),
-            "thp" => answer = Some(map_huge(MapFlags::PRIVATE)),
-            "hugetlb" => answer = Some(map_huge(MapFlags::PRIVATE | MapFlags::HUGETLB)),
-            "reserve" => answer = Some(reserve(i)),
-            other => panic!("{other:?}?"),
+            "guard" => answer = Some(memory::guard(place)),
+            "poison" => answer = Some(memory::poison(place)),
+            "pageout" => answer = Some(memory::page_out(place)),
+            "exec" => {
+                let error = Command::new(std::env::current_exe().unwrap()).exec();
+                panic!("exec: {error}");
+            }
+            other => answer = Some(memory::make(other, i)),
         }
         if let Some(answer) = answer {
             say(&answer.to_string());
@@ -86,76 +80,7 @@ pub(crate) fn run(_kind: &OsStr) {
     }
 }
 
-/// 1: the kernel took the advice.
-fn advise(place: *mut u8, advice: libc::c_int) -> u64 {
-    // SAFETY: a page of the targets' mapping, which is not touched afterwards.
-    u64::from(unsafe { libc::madvise(place.cast(), 4096, advice) } == 0)
-}
-
-/// 1: the page went out to swap.
-fn page_out(place: *mut u8) -> u64 {
-    let pagemap = Pagemap::of_self().unwrap();
-    let page = VirtAddr(place as u64);
-    for _ in 0..100 {
-        // A page that was just written may still be in a batch of another CPU, which only this drains
-        // (lru_add_drain_all in sysctl_compaction_handler, mm/compaction.c).
-        let _ = std::fs::write("/proc/sys/vm/compact_memory", "1");
-        advise(place, MADV_PAGEOUT);
-        let word = pagemap.word(page).unwrap().unwrap();
-        if matches!(word.state(), PagemapState::SwapEntry { .. }) {
-            return 1;
-        }
-        thread::sleep(std::time::Duration::from_millis(10));
-    }
-    0
-}
-
-/// 1: there is a huge page at its place.
-fn map_huge(flags: MapFlags) -> u64 {
-    let (len, access) = (2 << 20, ProtFlags::READ | ProtFlags::WRITE);
-    // SAFETY: a new mapping at an address that nothing has.
-    let mapped = unsafe {
-        mmap_anonymous(
-            HUGE_BASE as *mut _,
-            len,
-            access,
-            flags | MapFlags::FIXED_NOREPLACE,
-        )
-    };
-    let Ok(start) = mapped else { return 0 };
-    // SAFETY: our own mapping. For hugetlb it is an error that does not matter.
-    let _ = unsafe { rustix::mm::madvise(start, len, rustix::mm::Advice::LinuxHugepage) };
-    write_to(HUGE_BASE);
-    // All of it is there after the first touch.
-    let last = VirtAddr(HUGE_BASE + (len as u64) - 4096);
-    let word = Pagemap::of_self().unwrap().word(last).unwrap().unwrap();
-    u64::from(word.pfn().is_some())
-}
-
-/// Reserves a TiB and writes `pages` pages all over it; gives its address.
-fn reserve(pages: u64) -> u64 {
-    const LEN: u64 = 1 << 40;
-    let (len, access) = (
-        usize::try_from(LEN).unwrap(),
-        ProtFlags::READ | ProtFlags::WRITE,
-    );
-    // SAFETY: a new mapping touches nothing that exists.
-    let mapped = unsafe {
-        mmap_anonymous(
-            ptr::null_mut(),
-            len,
-            access,
-            MapFlags::PRIVATE | MapFlags::NORESERVE,
-        )
-    };
-    let start = mapped.expect("a TiB of addresses");
-    // SAFETY: our own mapping; huge pages would be more than are counted.
-    let _ = unsafe { rustix::mm::madvise(start, len, rustix::mm::Advice::LinuxNoHugepage) };
-    (0..pages).for_each(|i| write_to(start as u64 + i * (LEN / pages) / 4096 * 4096));
-    start as u64
-}
-
-fn write_to(address: u64) {
+pub(crate) fn write_to(address: u64) {
     // SAFETY: inside a mapping of ours that lives as long as the process.
     unsafe { ptr::write_volatile(address as *mut u8, 1) };
 }
@@ -266,6 +191,18 @@ impl Target {
     pub(crate) fn move_page(&self, i: u64) -> u64 {
         inject::move_page(self.pid(), VirtAddr(va(i))).expect("the page moves");
         pfn(&Pagemap::of(self.pid()).unwrap(), i)
+    }
+
+    /// Has it execute itself anew.
+    pub(crate) fn execute(&mut self) {
+        writeln!(self.commands.as_mut().expect("not ended yet"), "exec 0").unwrap();
+        assert_eq!(self.answer(), "ready");
+    }
+
+    /// Ends it, and waits until it has.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Has it end by itself, and leaves it a zombie until the test is over.

@@ -8,8 +8,7 @@ use serde_json::Value;
 use crate::{
     Done,
     harness::{self, address, last_json},
-    machine::{Setting, only_in_guests, swap_on_zram},
-    target::{HUGE_BASE, PAGES, Target, va},
+    target::{PAGES, Target, va},
     trial,
 };
 
@@ -22,15 +21,6 @@ pub(crate) fn trials() -> Vec<Trial> {
             every_process,
         ),
         trial("levels_lead_to_the_frame_of_the_run", levels),
-        trial("a_transparent_huge_page_is_one_leaf", a_huge_page),
-        trial("a_hugetlb_page_is_one_leaf", a_hugetlb_page),
-        trial("a_swapped_page_has_its_device_and_slot", a_swapped_page),
-        trial("a_guard_region_is_told", a_guard_region),
-        trial("a_poisoned_page_is_told", a_poisoned_page),
-        trial(
-            "what_the_kernel_maps_itself_is_no_page",
-            what_the_kernel_maps,
-        ),
         trial("a_terabyte_that_is_reserved_costs_nothing", a_terabyte),
         trial("who_finds_every_process_that_maps_a_frame", who),
         trial("one_page_that_is_not_there_is_an_answer_of_no", one_absent),
@@ -38,7 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// All records of a translation, and its exit code.
-fn translate(target: &Target, more: &[&str]) -> (Vec<Value>, Option<i32>) {
+pub(crate) fn translate(target: &Target, more: &[&str]) -> (Vec<Value>, Option<i32>) {
     let pid = target.pid().to_string();
     let output = harness::run(&[&["translate", "--json", "--pid", &pid], more].concat());
     let text = String::from_utf8_lossy(&output.stdout);
@@ -51,7 +41,7 @@ fn translate(target: &Target, more: &[&str]) -> (Vec<Value>, Option<i32>) {
     (records, output.status.code())
 }
 
-fn runs(records: &[Value]) -> Vec<&Value> {
+pub(crate) fn runs(records: &[Value]) -> Vec<&Value> {
     records.iter().filter(|r| r["type"] == "run").collect()
 }
 
@@ -189,107 +179,6 @@ fn levels() -> Done {
         );
     }
     assert_eq!(runs(&records)[0]["pfn"], pfn);
-    Done::Passed
-}
-
-/// 2 MiB at the targets' place for huge pages, mapped by one leaf. (6.1 gives the pages inside a huge one fewer
-/// flags than its first, so they may be two runs.)
-fn assert_huge(target: &Target) {
-    let (records, _) = translate(target, &[&format!("{HUGE_BASE:#x}+2M")]);
-    let runs = runs(&records);
-    for run in &runs {
-        assert_eq!(
-            (&run["page_size"], &run["verdict"]),
-            (&Value::from(2 << 20), &Value::from("agree")),
-            "{run}"
-        );
-    }
-    assert_eq!(runs[0]["pfn"].as_u64().unwrap() % 512, 0);
-    assert_eq!(records.last().unwrap()["present"], 512);
-}
-
-fn a_huge_page() -> Done {
-    let mut target = Target::start();
-    if target.tell("thp", 0) == 0 {
-        return Done::Skipped("this kernel gave no transparent huge page".to_owned());
-    }
-    assert_huge(&target);
-    Done::Passed
-}
-
-fn a_hugetlb_page() -> Done {
-    let Some(_pool) = Setting::change("/proc/sys/vm/nr_hugepages", "4") else {
-        return Done::Skipped("this kernel has no hugetlb".to_owned());
-    };
-    // Ends before the pool is put back.
-    let mut target = Target::start();
-    if target.tell("hugetlb", 0) == 0 {
-        return Done::Skipped("this kernel gave no hugetlb page".to_owned());
-    }
-    assert_huge(&target);
-    Done::Passed
-}
-
-fn state_of(target: &Target, i: u64) -> Value {
-    let (records, _) = translate(target, &[&format!("{:#x}", va(i))]);
-    runs(&records)[0]["state"].clone()
-}
-
-fn a_swapped_page() -> Done {
-    if let Err(why) = swap_on_zram() {
-        return Done::Skipped(why);
-    }
-    let mut target = Target::start();
-    target.tell("write", 4);
-    assert_eq!(target.tell("pageout", 4), 1);
-    for route in ["pagemap", "walk", "both"] {
-        let (records, code) = translate(&target, &["--route", route, &format!("{:#x}", va(4))]);
-        let run = runs(&records)[0];
-        assert_eq!(
-            (&run["state"], code),
-            (&Value::from("swapped"), Some(1)),
-            "{route}: {run}"
-        );
-        assert_eq!(run["swap"]["device"], 0, "{route}: {run}");
-        assert!(run["swap"]["offset"].as_u64() > Some(0), "{route}: {run}");
-        assert_eq!(run["pfn"], Value::Null, "{route}: {run}");
-    }
-    Done::Passed
-}
-
-fn a_guard_region() -> Done {
-    let mut target = Target::start();
-    target.tell("write", 4);
-    if target.tell("guard", 4) == 0 {
-        return Done::Skipped("this kernel has no guard regions (6.13)".to_owned());
-    }
-    // Before 6.18 pagemap has no bit for it, but the marker is there.
-    assert_eq!(state_of(&target, 4), "guard");
-    Done::Passed
-}
-
-fn a_poisoned_page() -> Done {
-    if let Err(why) = only_in_guests("takes a frame away from the kernel") {
-        return Done::Skipped(why);
-    }
-    let mut target = Target::start();
-    target.tell("write", 4);
-    if target.tell("poison", 4) == 0 {
-        return Done::Skipped("this kernel cannot poison pages (CONFIG_MEMORY_FAILURE)".to_owned());
-    }
-    assert_eq!(state_of(&target, 4), "poisoned");
-    Done::Passed
-}
-
-fn what_the_kernel_maps() -> Done {
-    let target = Target::start();
-    let pid = target.pid().to_string();
-    let output = harness::run(&["translate", "--json", "--pid", &pid, "[vvar]"]);
-    let end = last_json(&output);
-    // A device's page up to 6.18; from 7.x on a page like others.
-    let shown = end["device"].as_u64().unwrap() + end["present"].as_u64().unwrap();
-    assert!(shown > 0, "{end}");
-    assert_eq!(end["disagree"], 0, "{end}");
     Done::Passed
 }
 

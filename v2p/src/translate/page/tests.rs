@@ -167,3 +167,19 @@ fn what_only_the_walk_shows_is_a_devices() {
         (PageState::Device { pfn: Pfn(0xf_e000) }, Verdict::Single)
     );
 }
+
+#[test]
+fn a_special_entry_is_a_device_or_the_zero_page() {
+    let special = Entry(0xf_e000 << 12 | 0x200 | 0x67);
+    let walked = DECODER.page(VA, None, Some((Level::Pte, special)));
+    let state = PageState::Device { pfn: Pfn(0xf_e000) };
+    assert_eq!((walked.state, walked.verdict), (state, Verdict::Single));
+    let page = both(1 << 63 | 0xf_e000, Level::Pte, special);
+    assert_eq!((page.state, page.verdict), (state, Verdict::Agree));
+    assert_eq!(DECODER.plain(VA, None, Some(special.0), true), None);
+    let page = both(1 << 63 | 5, Level::Pte, Entry(5 << 12 | 0x200 | 0x25));
+    assert_eq!(
+        (page.state, page.verdict),
+        (PageState::Zero, Verdict::Agree)
+    );
+}

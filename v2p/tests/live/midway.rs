@@ -1,0 +1,365 @@
+//! What changes while it is read: a target that ends or executes another program, processes that come and go, pages that move.
+
+use std::{
+    collections::HashSet,
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Child, Output, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use libtest_mimic::Trial;
+use serde_json::Value;
+use v2p::{
+    common::VirtAddr,
+    process::{Pagemap, maps::Mapping},
+    state::PageState,
+    translate::{Page, Route, Translator, Verdict},
+};
+
+use crate::{
+    Done,
+    harness::{self, PATIENCE},
+    machine::Setting,
+    memory::{HUGE, HUGE_BASE},
+    target::{PAGE, PAGES, Target, va},
+    trial,
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("a_target_that_ends_half_way_is_said", ends),
+        trial(
+            "a_target_that_executes_another_program_half_way_is_said",
+            executes,
+        ),
+        trial("who_leaves_out_what_ends_half_way", who_among_others),
+        trial("a_bar_is_shown_to_a_person_who_waits", a_bar),
+        trial(
+            "a_small_page_in_migration_is_told",
+            small_pages_in_migration,
+        ),
+        trial("a_huge_page_in_migration_is_told", a_huge_page_in_migration),
+        trial(
+            "a_hugetlb_page_in_migration_is_told",
+            a_hugetlb_page_in_migration,
+        ),
+    ]
+}
+
+/// A translation that has said its first line and waits, since nobody reads more: what is left is more than a pipe holds.
+struct Halfway {
+    child: Child,
+    stdout: BufReader<std::process::ChildStdout>,
+    start: u64,
+}
+
+impl Halfway {
+    fn of(target: &mut Target, route: &str, stderr: Stdio) -> Self {
+        let start = target.tell("reserve", 1500);
+        let range = format!("{start:#x}+1024G");
+        let pid = target.pid().to_string();
+        let json: &[&str] = if route == "text" {
+            &[]
+        } else {
+            &["--json", "--route", route]
+        };
+        let mut child = harness::v2p()
+            .args(["translate", "--each", "--pid", &pid, &range])
+            .args(json)
+            .env("TERM", "xterm")
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::with_capacity(512, child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert!(!line.is_empty());
+        Self {
+            child,
+            stdout,
+            start,
+        }
+    }
+
+    /// Lets it go on; gives the lines after the first, and how it ended.
+    fn finish(mut self) -> (Vec<String>, Output) {
+        let lines = self.stdout.by_ref().lines().map(Result::unwrap).collect();
+        (lines, self.child.wait_with_output().unwrap())
+    }
+}
+
+/// Half way, `change` is done to the target: what was said before stands, the rest is an error.
+fn assert_cut_off(change: impl Fn(&mut Target), says: &str) {
+    for route in ["walk", "both"] {
+        let mut target = Target::start();
+        let pid = target.pid();
+        let halfway = Halfway::of(&mut target, route, Stdio::piped());
+        let start = halfway.start;
+        change(&mut target);
+        let (lines, output) = halfway.finish();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            errors,
+            format!("v2p: translate: process {pid} {says} during the reading\n")
+        );
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        for line in &lines {
+            let run: Value = serde_json::from_str(line).unwrap();
+            // Nothing of another program, and no end that would say that all was read.
+            assert_eq!(run["type"], "run", "{line}");
+            let at = harness::address(&run["va"]) - start;
+            let expected = if at.is_multiple_of((1 << 40) / 1500 / PAGE * PAGE) {
+                "present"
+            } else {
+                "absent"
+            };
+            assert!(
+                at < 1 << 40 && (run["state"] == expected || expected == "present"),
+                "{line}"
+            );
+            assert_ne!(run["verdict"], "disagree", "{line}");
+        }
+    }
+}
+
+fn ends() -> Done {
+    assert_cut_off(Target::kill, "ended");
+    Done::Passed
+}
+
+fn executes() -> Done {
+    assert_cut_off(Target::execute, "executed another program");
+    Done::Passed
+}
+
+fn who_among_others() -> Done {
+    let mut target = Target::start();
+    let pfn = format!("pfn:{}", target.tell("write", 6));
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                assert!(harness::run(&["--version"]).status.success());
+            }
+        });
+        for _ in 0..5 {
+            let output = harness::run(&["who", "--json", &pfn]);
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let whole = output.stderr.is_empty() && text.lines().count() == 2;
+            if !whole || output.status.code() != Some(0) {
+                over.store(true, Ordering::Relaxed);
+                panic!("{text}{}", String::from_utf8_lossy(&output.stderr));
+            }
+            let mapping: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+            assert_eq!(mapping["pid"], target.pid(), "{text}");
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    Done::Passed
+}
+
+fn a_bar() -> Done {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let opened = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)
+        .and_then(|master| grantpt(&master).map(|()| master))
+        .and_then(|master| unlockpt(&master).map(|()| master))
+        .and_then(|master| Ok((ptsname(&master, Vec::new())?, master)));
+    let slave = opened
+        .map_err(std::io::Error::from)
+        .and_then(|(name, master)| {
+            let path = name.to_string_lossy().into_owned();
+            Ok((
+                master,
+                std::fs::OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .open(path)?,
+            ))
+        });
+    let (master, slave) = match slave {
+        Ok(pair) => pair,
+        Err(e) => return Done::Skipped(format!("there are no terminals here: {e}")),
+    };
+    // It takes more than a second since nobody reads what it says.
+    let wait = || thread::sleep(Duration::from_millis(1100));
+    let mut target = Target::start();
+    let halfway = Halfway::of(&mut target, "text", slave.into());
+    wait();
+    assert!(halfway.finish().1.status.success());
+    let mut shown = Vec::new();
+    // Its end is an error: nobody has the other side any more.
+    let _ = std::fs::File::from(master).read_to_end(&mut shown);
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(
+        shown.contains('%') && shown.contains(" of about "),
+        "{shown:?}"
+    );
+
+    for route in ["text", "both"] {
+        let mut target = Target::start();
+        let halfway = Halfway::of(&mut target, route, Stdio::piped());
+        wait();
+        let output = halfway.finish().1;
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "no bar, since nobody looks"
+        );
+    }
+    Done::Passed
+}
+
+/// Moves the pages at `addresses` of process `pid` to `node`: move_pages(2).
+fn move_pages(pid: u32, addresses: &[u64], node: i32) {
+    let nodes = vec![node; addresses.len()];
+    let mut status = vec![0i32; addresses.len()];
+    let (count, how) = (addresses.len(), 1 << 1); // MPOL_MF_MOVE
+    // SAFETY: the three arrays have as many elements as the count says, and outlive the call. What does not move stays.
+    unsafe {
+        libc::syscall(
+            libc::SYS_move_pages,
+            pid,
+            count,
+            addresses.as_ptr(),
+            nodes.as_ptr(),
+            status.as_mut_ptr(),
+            how,
+        )
+    };
+}
+
+/// While the pages at `addresses` are moved between two nodes, to and fro, reads them by both routes until one was seen in
+/// migration; gives that page. Every page must be in a frame that it had, or leave one, and the routes must not disagree.
+fn in_migration(target: &Target, addresses: &[u64]) -> Result<Page, String> {
+    let nodes = std::fs::read_to_string("/sys/devices/system/node/has_memory").unwrap_or_default();
+    if !matches!(nodes.trim(), "0-1" | "0,1") {
+        return Err("there are not two NUMA nodes to move pages between".to_owned());
+    }
+    let pagemap = Pagemap::of(target.pid()).unwrap();
+    let (start, end) = (addresses[0], addresses[addresses.len() - 1] + PAGE);
+    let mapping = Mapping {
+        start,
+        end,
+        name: String::new(),
+    };
+    let frames = Mutex::new(HashSet::new());
+    let note = |frames: &mut HashSet<_>| {
+        pagemap
+            .words(VirtAddr(start), VirtAddr(end), |va, word| {
+                frames.extend(word.pfn().map(|pfn| (va.0, pfn)));
+            })
+            .unwrap();
+    };
+    note(&mut frames.lock().unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let _inside = runtime.enter();
+    let mut translator = Translator::new(Route::Both).map_err(|e| format!("{e:#}"))?;
+    let over = AtomicBool::new(false);
+    let (mut seen, mut readings) = (Vec::new(), 0u64);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for node in [1, 0].into_iter().cycle() {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                move_pages(target.pid(), addresses, node);
+                note(&mut frames.lock().unwrap());
+            }
+        });
+        let deadline = Instant::now() + PATIENCE / 2;
+        let in_migration = |page: &Page| matches!(page.state, PageState::Migrating { .. });
+        while !seen.iter().any(in_migration) && Instant::now() < deadline {
+            let each = &mut |page, _| {
+                seen.push(page);
+                Ok(())
+            };
+            // A panic here would leave the mover at work for ever.
+            if !translator
+                .mapping(&pagemap, &mapping, each)
+                .unwrap_or(false)
+            {
+                break;
+            }
+            readings += 1;
+            if !seen
+                .iter()
+                .any(|page| page.verdict == Verdict::Disagree || in_migration(page))
+            {
+                seen.clear();
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let frames = frames.into_inner().unwrap();
+    for page in &seen {
+        assert_ne!(page.verdict, Verdict::Disagree, "{page:x?}");
+        let known = match page.state {
+            PageState::Present { pfn } | PageState::Migrating { pfn } => {
+                frames.contains(&(page.va.0, pfn))
+            }
+            _ => false,
+        };
+        assert!(known, "{page:x?}");
+    }
+    let found = seen
+        .into_iter()
+        .find(|page| matches!(page.state, PageState::Migrating { .. }));
+    found.ok_or_else(|| format!("no page was met in migration in {readings} readings"))
+}
+
+fn done(found: Result<Page, String>, verdicts: &[Verdict]) -> Done {
+    match found {
+        Ok(page) => {
+            assert!(verdicts.contains(&page.verdict), "{page:x?}");
+            Done::Passed
+        }
+        Err(why) => Done::Skipped(why),
+    }
+}
+
+fn small_pages_in_migration() -> Done {
+    let mut target = Target::start();
+    (0..PAGES).for_each(|i| _ = target.tell("write", i));
+    let addresses: Vec<_> = (0..PAGES).map(va).collect();
+    done(
+        in_migration(&target, &addresses),
+        &[Verdict::Agree, Verdict::Moved],
+    )
+}
+
+fn a_huge_page_in_migration() -> Done {
+    let mut target = Target::start();
+    if target.tell("thp", 0) == 0 {
+        return Done::Skipped("this kernel gave no transparent huge page".to_owned());
+    }
+    done(
+        in_migration(&target, &huge_page()),
+        &[Verdict::Agree, Verdict::Moved],
+    )
+}
+
+fn a_hugetlb_page_in_migration() -> Done {
+    let Some(_pool) = Setting::change("/proc/sys/vm/nr_hugepages", "8") else {
+        return Done::Skipped("this kernel has no hugetlb".to_owned());
+    };
+    let mut target = Target::start();
+    if target.tell("hugetlb", 0) == 0 {
+        return Done::Skipped("this kernel gave no hugetlb page".to_owned());
+    }
+    // Where pagemap has no word for it, the walk alone can tell.
+    let verdicts = [Verdict::Agree, Verdict::Moved, Verdict::Single];
+    done(in_migration(&target, &huge_page()), &verdicts)
+}
+
+/// The first and the last page of the huge one: moving one moves all.
+fn huge_page() -> [u64; 2] {
+    [HUGE_BASE, HUGE_BASE + HUGE - PAGE]
+}
