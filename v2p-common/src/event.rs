@@ -27,7 +27,7 @@ pub mod kind {
 pub mod how {
     /// Entries were taken out of a range; `detail` is [`super::zap`].
     pub const ZAP: u32 = 1;
-    /// One folio was unmapped by reclaim or for poison; `detail` is 1 for anonymous memory, 0 for a file's.
+    /// Pages were unmapped by reclaim or for poison; `detail` is one of [`super::memory`].
     pub const UNMAP_ONE: u32 = 2;
     /// Pages may have been put into a range for somebody who needed them there: get_user_pages, mlock, populate,
     /// UFFDIO_COPY.
@@ -40,6 +40,16 @@ pub mod how {
     pub const KSM_BREAK: u32 = 6;
     /// A huge page may have taken the place of base pages in a range.
     pub const COLLAPSE: u32 = 7;
+}
+
+/// What memory a folio is, for [`how::UNMAP_ONE`].
+pub mod memory {
+    /// A file's.
+    pub const FILE: u64 = 0;
+    /// Anonymous.
+    pub const ANONYMOUS: u64 = 1;
+    /// It was not looked at.
+    pub const ANY: u64 = 2;
 }
 
 /// The bits of `detail` for [`how::ZAP`].

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use v2p_common::{
     PAGE_SIZE,
     control::Control,
-    event::{how, zap},
+    event::{how, memory, zap},
     layout::KernelLayout,
 };
 
@@ -168,7 +168,12 @@ fn returned(regs: u64, result: u64) -> Option<()> {
                 flag::COLLAPSE => how::COLLAPSE,
                 _ => return None,
             };
-            look(control, how, first, whole(second), number)
+            let detail = if how == how::UNMAP_ONE {
+                memory::ANY
+            } else {
+                number
+            };
+            look(control, how, first, whole(second), detail)
         }
         _ => None,
     }

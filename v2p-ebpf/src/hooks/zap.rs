@@ -6,7 +6,7 @@
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 use v2p_common::{
     PAGE_SIZE,
-    event::{how, zap},
+    event::{how, memory, zap},
     layout::KernelLayout,
 };
 
@@ -71,13 +71,17 @@ fn unmap_one(ctx: FExitContext) -> u32 {
 fn unmapped(ctx: &FExitContext) -> Option<()> {
     let control = control_of(mm_of_vma(ctx.arg(1))?)?;
     let folio: u64 = ctx.arg(0);
-    let anonymous = kread::word(folio + maps::layout().page_mapping)? & 1;
+    // PAGE_MAPPING_ANON (include/linux/page-flags.h, 6.1 to 7.3).
+    let memory = match kread::word(folio + maps::layout().page_mapping)? & 1 {
+        0 => memory::FILE,
+        _ => memory::ANONYMOUS,
+    };
     look(
         control,
         how::UNMAP_ONE,
         ctx.arg(2),
         PAGE_SIZE << order(folio),
-        anonymous,
+        memory,
     )
 }
 

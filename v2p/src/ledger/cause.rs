@@ -1,6 +1,6 @@
 //! Why a page changed: what was done, and what lay there before and after, give the cause. Pure.
 
-use v2p_common::event::{Look, how, zap};
+use v2p_common::event::{Look, how, memory, zap};
 
 use crate::{record::Cause, state::PageState};
 
@@ -9,8 +9,8 @@ use crate::{record::Cause, state::PageState};
 pub(super) enum Deed {
     /// Entries were taken out, in the system call of this number; none: by a kernel thread.
     Zap(Option<u64>),
-    /// Reclaim or poison took a page out of this entry: an anonymous one, or a file's.
-    Unmap { anonymous: bool },
+    /// Reclaim or poison took a page out of this entry: an anonymous one, or a file's; none: that is not known.
+    Unmap { anonymous: Option<bool> },
     /// Somebody needed the page there.
     Fill,
     /// Entries went elsewhere.
@@ -47,7 +47,11 @@ impl Deed {
                 Self::Zap((number != zap::NO_CALL).then_some(number))
             }
             how::UNMAP_ONE => Self::Unmap {
-                anonymous: look.detail != 0,
+                anonymous: match look.detail {
+                    memory::FILE => Some(false),
+                    memory::ANONYMOUS => Some(true),
+                    _ => None,
+                },
             },
             how::FILL => Self::Fill,
             how::REMAP => Self::Remap,
@@ -75,8 +79,20 @@ impl Deed {
             (Self::Zap(call), _, Absent) => Some(zapped(call)),
             (Self::Unmap { .. }, _, Swapped { .. }) => Some(Cause::SwapOut),
             (Self::Unmap { .. }, _, Poisoned) => Some(Cause::Poison),
-            (Self::Unmap { anonymous: true }, _, Absent) => Some(Cause::Discard),
-            (Self::Unmap { anonymous: false }, _, Absent) => Some(Cause::Reclaim),
+            (
+                Self::Unmap {
+                    anonymous: Some(true),
+                },
+                _,
+                Absent,
+            ) => Some(Cause::Discard),
+            (
+                Self::Unmap {
+                    anonymous: Some(false),
+                },
+                _,
+                Absent,
+            ) => Some(Cause::Reclaim),
             (Self::Fill, _, _) => filled(from, to, merged),
             (Self::Remap, _, _) => Some(Cause::Remap),
             (Self::Merge, Present { .. }, Present { .. } | Zero) => Some(Cause::KsmMerge),
@@ -146,8 +162,12 @@ mod tests {
 
     #[test]
     fn a_deed_and_what_came_of_it_give_the_cause() {
-        let anonymous = Deed::Unmap { anonymous: true };
-        let file = Deed::Unmap { anonymous: false };
+        let anonymous = Deed::Unmap {
+            anonymous: Some(true),
+        };
+        let file = Deed::Unmap {
+            anonymous: Some(false),
+        };
         for (deed, from, to, cause) in [
             (Deed::Zap(Some(call::MUNMAP)), A, Absent, Some(Cause::Unmap)),
             (Deed::Zap(Some(28)), A, Absent, Some(Cause::Discard)),

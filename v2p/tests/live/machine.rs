@@ -23,7 +23,12 @@ impl Setting {
 impl Drop for Setting {
     fn drop(&mut self) {
         // What could be written before can be written again; there is no one to tell otherwise.
-        let _ = fs::write(&self.path, self.before.trim());
+        let before = self.before.trim();
+        // Where a file lists what there is, what was chosen stands in brackets.
+        let chosen = before
+            .split_once('[')
+            .and_then(|(_, rest)| rest.split_once(']'));
+        let _ = fs::write(&self.path, chosen.map_or(before, |(chosen, _)| chosen));
     }
 }
 

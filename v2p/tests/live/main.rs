@@ -12,10 +12,12 @@
     reason = "a test fails by panicking"
 )]
 
+mod deeds;
 mod demo;
 mod harness;
 mod input;
 mod machine;
+mod mechanism;
 mod memory;
 mod midway;
 mod states;
@@ -38,6 +40,7 @@ fn main() {
     let trials = [
         demo::trials(),
         watch::trials(),
+        mechanism::trials(),
         walk::trials(),
         translate::trials(),
         states::trials(),

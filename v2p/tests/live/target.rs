@@ -14,7 +14,7 @@ use std::{
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use v2p::{common::VirtAddr, inject, process::Pagemap};
 
-use crate::memory;
+use crate::{deeds, memory};
 
 /// Set: this program is a target.
 pub(crate) const KIND: &str = "V2P_LIVE_TARGET";
@@ -48,8 +48,12 @@ pub(crate) fn run(_kind: &OsStr) {
     let (worker, done) = start_worker();
     say("ready");
     for line in io::stdin().lines().map_while(Result::ok) {
-        let (command, i) = line.split_once(' ').expect("COMMAND PAGE");
-        let i: u64 = i.parse().expect("a page number");
+        let (command, rest) = line.split_once(' ').expect("COMMAND PAGE");
+        if let Some(answer) = deeds::obey(command, rest) {
+            say(&answer.to_string());
+            continue;
+        }
+        let i: u64 = rest.parse().expect("a page number");
         let place = va(i) as *mut u8;
         let mut answer = None;
         match command {
@@ -185,6 +189,82 @@ impl Target {
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();
         line.trim().to_owned()
+    }
+
+    /// Has it make a system call; gives the result, an error as a negative number.
+    pub(crate) fn call(&mut self, number: libc::c_long, arguments: &[u64]) -> i64 {
+        let words: Vec<_> = arguments.iter().map(u64::to_string).collect();
+        self.order(&format!("call {number} {}", words.join(" ")))
+            .cast_signed()
+    }
+
+    /// The same for calls that must not fail.
+    pub(crate) fn must(&mut self, number: libc::c_long, arguments: &[u64]) -> u64 {
+        let result = self.call(number, arguments);
+        assert!(result >= 0, "system call {number}: error {}", -result);
+        result.cast_unsigned()
+    }
+
+    /// Has it write words into its scratch memory, from the start; gives their address.
+    pub(crate) fn scratch(&mut self, words: &[u64]) -> u64 {
+        let words: Vec<_> = words.iter().map(u64::to_string).collect();
+        self.order(&format!("scratch {}", words.join(" ")))
+    }
+
+    /// Has it write a byte to every page.
+    pub(crate) fn fill(&mut self, start: u64, pages: u64) {
+        self.order(&format!("fill {start} {pages}"));
+    }
+
+    /// Has it make a child, which shares its pages; gives its number.
+    pub(crate) fn fork(&mut self) -> u32 {
+        u32::try_from(self.order("fork -")).unwrap()
+    }
+
+    /// Has its child write a byte.
+    pub(crate) fn have_child_write(&mut self, va: u64) {
+        self.order(&format!("child {va}"));
+    }
+
+    /// Has it read a byte.
+    pub(crate) fn touch(&mut self, va: u64) {
+        self.order(&format!("touch {va}"));
+    }
+
+    /// A word of its memory.
+    pub(crate) fn peek(&mut self, va: u64) -> u64 {
+        self.order(&format!("peek {va}"))
+    }
+
+    /// Has it map `pages` pages of a file of its own at the place for files, private.
+    pub(crate) fn private_file(&mut self, pages: u64) {
+        self.order(&format!("private-file {pages}"));
+    }
+
+    /// Has it map `pages` pages of shared memory at the place for files; gives the descriptor.
+    pub(crate) fn shared_memory(&mut self, pages: u64) -> u64 {
+        self.order(&format!("shared-memory {pages}"))
+    }
+
+    /// Has it ask the kernel to reclaim a page until it is gone, or for a second.
+    pub(crate) fn page_out(&mut self, va: u64) {
+        self.order(&format!("page-out {va}"));
+    }
+
+    /// Has it use a page until its frame changes, or for some seconds.
+    pub(crate) fn spin(&mut self, va: u64, seconds: u64) {
+        self.order(&format!("spin {va} {seconds}"));
+    }
+
+    /// The frame of its page `i`.
+    pub(crate) fn frame(&self, i: u64) -> u64 {
+        pfn(&Pagemap::of(self.pid()).unwrap(), i)
+    }
+
+    fn order(&mut self, line: &str) -> u64 {
+        let commands = self.commands.as_mut().expect("not ended yet");
+        writeln!(commands, "{line}").unwrap();
+        self.answer().parse().unwrap()
     }
 
     /// Moves its page `i`, from outside; gives the frame that the page then has.

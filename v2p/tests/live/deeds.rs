@@ -1,0 +1,175 @@
+//! The target's side: does what a test spells out, a system call at a time.
+
+use std::{
+    io::{Read as _, Write as _},
+    os::fd::IntoRawFd as _,
+    ptr,
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    mm::{MapFlags, ProtFlags, mmap, mmap_anonymous},
+    pipe::pipe,
+};
+
+use v2p::{
+    common::{VirtAddr, pagemap::PagemapWord},
+    process::Pagemap,
+};
+
+use crate::{
+    memory::FILE_BASE,
+    target::{PAGE, write_to},
+};
+
+/// Where a target has a page for the arguments of system calls.
+pub(crate) const SCRATCH: u64 = 0x6600_0000_0000;
+
+/// How to reach the child: orders, and what it says when one is done.
+static CHILD: Mutex<Option<(std::fs::File, std::fs::File)>> = Mutex::new(None);
+
+/// Obeys, where the command is one of these.
+pub(crate) fn obey(command: &str, rest: &str) -> Option<u64> {
+    let words: Vec<u64> = rest
+        .split(' ')
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    Some(match (command, words.as_slice()) {
+        ("call", [number, arguments @ ..]) => call(*number, arguments),
+        ("scratch", words) => scratch(words),
+        ("fill", [start, pages]) => {
+            (0..*pages).for_each(|i| write_to(start + i * PAGE));
+            1
+        }
+        ("touch", [start]) => {
+            // SAFETY: the test has mapped it.
+            unsafe { ptr::read_volatile(*start as *const u8) };
+            1
+        }
+        // SAFETY: the test has mapped it.
+        ("peek", [va]) => unsafe { ptr::read_volatile(*va as *const u64) },
+        ("private-file", [pages]) => private_file(*pages),
+        ("shared-memory", [pages]) => shared_memory(*pages),
+        ("page-out", [va]) => until_gone(*va),
+        ("spin", [va, seconds]) => spin(*va, *seconds),
+        ("fork", _) => fork(),
+        ("child", [va]) => have_child_write(*va),
+        _ => return None,
+    })
+}
+
+fn call(number: u64, arguments: &[u64]) -> u64 {
+    let argument = |i: usize| arguments.get(i).copied().unwrap_or(0);
+    let number = libc::c_long::try_from(number).unwrap();
+    let [a, b, c, d, e, f] = [0, 1, 2, 3, 4, 5].map(argument);
+    // SAFETY: the test takes care that it does nothing to memory that this program lives in.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    let result = match result {
+        -1 => i64::from(-std::io::Error::last_os_error().raw_os_error().unwrap()),
+        result => result,
+    };
+    result.cast_unsigned()
+}
+
+fn scratch(words: &[u64]) -> u64 {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+    // SAFETY: nothing else is ever there; what was there before is no longer needed.
+    unsafe { mmap_anonymous(SCRATCH as *mut _, 4096, access, flags) }.unwrap();
+    for (i, word) in words.iter().enumerate() {
+        // SAFETY: inside the page; tests write a handful of words.
+        unsafe { ptr::write_volatile((SCRATCH as *mut u64).add(i), *word) };
+    }
+    SCRATCH
+}
+
+/// A file that nobody else has, mapped private at its place. It has just been written: that it is clean and can be
+/// dropped takes a sync.
+fn private_file(pages: u64) -> u64 {
+    let path = format!("/tmp/v2p-target-{}", std::process::id());
+    let len = usize::try_from(pages * PAGE).unwrap();
+    std::fs::write(&path, vec![1; len]).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    file.sync_all().unwrap();
+    std::fs::remove_file(path).unwrap();
+    map_file(&file, len, MapFlags::PRIVATE);
+    1
+}
+
+/// Shared memory at the place for files; its descriptor stays open.
+fn shared_memory(pages: u64) -> u64 {
+    let file = rustix::fs::memfd_create("target", rustix::fs::MemfdFlags::empty()).unwrap();
+    let file = std::fs::File::from(file);
+    file.set_len(pages * PAGE).unwrap();
+    map_file(
+        &file,
+        usize::try_from(pages * PAGE).unwrap(),
+        MapFlags::SHARED,
+    );
+    file.into_raw_fd().try_into().unwrap()
+}
+
+fn map_file(file: &std::fs::File, len: usize, flags: MapFlags) {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    let flags = flags | MapFlags::FIXED_NOREPLACE;
+    // SAFETY: a new mapping at an address that nothing has.
+    unsafe { mmap(FILE_BASE as *mut _, len, access, flags, file, 0) }.unwrap();
+}
+
+fn word(va: u64) -> PagemapWord {
+    let word = Pagemap::of_self().unwrap().word(VirtAddr(va));
+    word.unwrap().unwrap()
+}
+
+fn until_gone(va: u64) -> u64 {
+    const MADV_PAGEOUT: u64 = 21;
+    for _ in 0..100 {
+        call(libc::SYS_madvise.cast_unsigned(), &[va, PAGE, MADV_PAGEOUT]);
+        if word(va).pfn().is_none() {
+            return 1;
+        }
+        // It may still be in a batch of another CPU.
+        thread::sleep(Duration::from_millis(10));
+    }
+    0
+}
+
+fn spin(va: u64, seconds: u64) -> u64 {
+    let (before, start) = (word(va).pfn(), Instant::now());
+    while word(va).pfn() == before && start.elapsed().as_secs() < seconds {
+        (0..1_000_000).for_each(|_| write_to(va));
+    }
+    1
+}
+
+/// A child that writes where it is told to, until there are no more orders. It makes system calls and writes to memory only:
+/// other threads are not in it.
+fn fork() -> u64 {
+    let (orders, our_orders) = pipe().unwrap();
+    let (our_news, news) = pipe().unwrap();
+    // SAFETY: see above.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0);
+    if child != 0 {
+        *CHILD.lock().unwrap() = Some((our_orders.into(), our_news.into()));
+        return u64::try_from(child).unwrap();
+    }
+    drop((our_orders, our_news));
+    let mut va = [0; 8];
+    while rustix::io::read(&orders, &mut va) == Ok(8) {
+        write_to(u64::from_ne_bytes(va));
+        let _ = rustix::io::write(&news, &[1]);
+    }
+    // SAFETY: ends this process, at once.
+    unsafe { libc::_exit(0) }
+}
+
+fn have_child_write(va: u64) -> u64 {
+    let mut child = CHILD.lock().unwrap();
+    let (orders, news) = child.as_mut().expect("a child");
+    orders.write_all(&va.to_ne_bytes()).unwrap();
+    news.read_exact(&mut [0]).unwrap();
+    1
+}

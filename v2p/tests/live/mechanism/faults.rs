@@ -1,0 +1,147 @@
+//! Faults: first touch, the zero page, copy-on-write.
+
+use libtest_mimic::Trial;
+
+use super::scene::Scene;
+use crate::{
+    Done,
+    machine::Setting,
+    memory::FILE_BASE,
+    target::{BASE, PAGE, PAGES, va},
+    trial,
+};
+
+const ALL: (u64, u64) = (BASE, PAGES);
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("mechanism_first_touch_by_a_read", first_touch_by_a_read),
+        trial("mechanism_first_touch_by_a_write", first_touch_by_a_write),
+        trial("mechanism_zero_page_replaced", zero_page_replaced),
+        trial("mechanism_cow_in_the_parent", cow_in_the_parent),
+        trial("mechanism_cow_in_the_child", cow_in_the_child),
+        trial("mechanism_cow_of_a_file_page", cow_of_a_file_page),
+        trial("mechanism_fault_around", fault_around),
+        trial("mechanism_large_folio_fault", large_folio_fault),
+        trial("mechanism_populate", populate),
+        trial("mechanism_mlock", mlock),
+    ]
+}
+
+fn first_touch_by_a_read() -> Done {
+    let mut scene = Scene::new(&[ALL], |_| {});
+    scene.act(|target| target.tell("read", 3));
+    let told = scene.end();
+    told.only((va(3), 1), &["first-touch"])
+        .by("first-touch", told.pid);
+    told.by_event("first touch, read");
+    Done::Passed
+}
+
+fn first_touch_by_a_write() -> Done {
+    let mut scene = Scene::new(&[ALL], |_| {});
+    scene.act(|target| target.tell("write", 3));
+    let told = scene.end();
+    told.only((va(3), 1), &["first-touch"])
+        .by("first-touch", told.pid);
+    told.by_event("first touch, write");
+    Done::Passed
+}
+
+fn zero_page_replaced() -> Done {
+    let mut scene = Scene::new(&[ALL], |target| _ = target.tell("read", 3));
+    scene.act(|target| target.tell("write", 3));
+    let told = scene.end();
+    told.only((va(3), 1), &["zero-fill"])
+        .by("zero-fill", told.pid);
+    told.by_event("zero page replaced");
+    Done::Passed
+}
+
+fn cow_in_the_parent() -> Done {
+    let mut scene = Scene::new(&[ALL], |target| {
+        target.tell("write", 3);
+        target.fork();
+    });
+    scene.act(|target| target.tell("write", 3));
+    let told = scene.end();
+    told.only((va(3), 1), &["cow"]).by("cow", told.pid);
+    told.by_event("copy-on-write, parent");
+    Done::Passed
+}
+
+fn cow_in_the_child() -> Done {
+    let write = |target: &mut crate::target::Target| _ = target.tell("write", 3);
+    let mut scene = Scene::of(&[ALL], write, crate::target::Target::fork);
+    // Only the target has a child.
+    scene.target.have_child_write(va(3));
+    let told = scene.end();
+    told.only((va(3), 1), &["cow"]).by("cow", told.pid);
+    told.by_event("copy-on-write, child");
+    Done::Passed
+}
+
+fn cow_of_a_file_page() -> Done {
+    let mut scene = Scene::new(&[(FILE_BASE, 1)], |target| target.private_file(1));
+    scene.act(|target| {
+        target.touch(FILE_BASE);
+        target.fill(FILE_BASE, 1);
+    });
+    let told = scene.end();
+    told.only((FILE_BASE, 1), &["first-touch", "cow"])
+        .by("cow", told.pid);
+    told.by_event("copy-on-write, private file page");
+    Done::Passed
+}
+
+fn fault_around() -> Done {
+    let area = (FILE_BASE, 16);
+    let mut scene = Scene::new(&[area], |target| target.private_file(16));
+    scene.act(|target| target.touch(FILE_BASE + 3 * PAGE));
+    let told = scene.end();
+    // How many neighbours come along is the kernel's business (fault_around_bytes); that none is missing has been seen.
+    told.just((FILE_BASE + 3 * PAGE, 1), &["first-touch"]);
+    assert!(told.moves.iter().all(|m| m["cause"] == "first-touch"));
+    told.in_part("fault-around");
+    Done::Passed
+}
+
+fn large_folio_fault() -> Done {
+    let size = "/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled";
+    let Some(_large) = Setting::change(size, "always") else {
+        return Done::Skipped("this kernel has no large folios for anonymous memory".to_owned());
+    };
+    let mut scene = Scene::new(&[ALL], |_| {});
+    scene.act(|target| target.tell("write", 17));
+    let told = scene.end();
+    if told.moves.len() < 2 && told.moves.iter().all(|m| m["pages"] == 1) {
+        return Done::Skipped("the kernel gave a single page".to_owned());
+    }
+    told.only((va(16), 16), &["first-touch"]);
+    told.in_part("first touch, large folio");
+    Done::Passed
+}
+
+fn populate() -> Done {
+    const POPULATE_WRITE: u64 = 23;
+    let mut scene = Scene::new(&[ALL], |_| {});
+    let done =
+        scene.act(|target| target.call(libc::SYS_madvise, &[va(4), 8 * PAGE, POPULATE_WRITE]));
+    assert_eq!(done, 0);
+    let told = scene.end();
+    told.only((va(4), 8), &["first-touch"])
+        .by("first-touch", told.pid);
+    told.proven("populate");
+    Done::Passed
+}
+
+fn mlock() -> Done {
+    let mut scene = Scene::new(&[ALL], |_| {});
+    let done = scene.act(|target| target.call(libc::SYS_mlock, &[va(4), 8 * PAGE]));
+    assert_eq!(done, 0);
+    let told = scene.end();
+    told.only((va(4), 8), &["first-touch"])
+        .by("first-touch", told.pid);
+    told.proven("mlock");
+    Done::Passed
+}
