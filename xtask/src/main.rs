@@ -52,6 +52,9 @@ struct Guest {
     /// Two NUMA nodes
     #[arg(long)]
     numa: bool,
+    /// Memory
+    #[arg(long, value_name = "MIB", default_value_t = lab::MEMORY)]
+    memory: u32,
     /// Use /dev/kvm (off: many hosts have one that hangs)
     #[arg(long)]
     kvm: bool,
@@ -66,6 +69,7 @@ impl Guest {
             kernel: self.kernel.clone(),
             append: self.append.clone(),
             numa: self.numa,
+            memory: self.memory,
             kvm: self.kvm,
             timeout: Duration::from_secs(self.timeout),
         }

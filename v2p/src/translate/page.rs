@@ -33,7 +33,8 @@ pub struct Page {
     pub va: VirtAddr,
     /// What lies behind it.
     pub state: PageState,
-    /// Bytes that the page-table leaf maps; `None`: the route does not tell, or there is no leaf.
+    /// Bytes that the page-table leaf maps, or that a huge entry in swap form stands for; `None`: the route does not tell, or
+    /// there is no leaf.
     pub page_size: Option<u64>,
     /// Flags of pagemap's word.
     pub marks: Marks,
@@ -116,7 +117,9 @@ impl Decoder {
                 (state, size)
             }
             EntryState::SwapEntry { kind, offset } => {
-                (self.swap_form(kind, offset.wrapping_add(inside)), None)
+                let huge = level.page_size().filter(|_| level != Level::Pte);
+                let state = self.swap_form(kind, offset.wrapping_add(inside));
+                (state, huge.map(v2p_common::PageSize::bytes))
             }
             EntryState::Empty | EntryState::Table(_) => (PageState::Absent, None),
         }
@@ -285,7 +288,15 @@ impl Page {
     /// The frame whose flags say more of the page.
     pub const fn frame_to_ask(&self) -> Option<Pfn> {
         match self.state {
-            PageState::Present { pfn } | PageState::Migrating { pfn } => Some(pfn),
+            PageState::Present { pfn } => Some(pfn),
+            // Of a huge one the first has the flags (folio_set_hugetlb_hwpoison, mm/memory-failure.c, 6.1 to 7.3).
+            PageState::Migrating { pfn: Pfn(pfn) } => {
+                let pages = match self.page_size {
+                    Some(bytes) => bytes >> PAGE_SHIFT,
+                    None => 1,
+                };
+                Some(Pfn(pfn & !(pages - 1)))
+            }
             _ => None,
         }
     }

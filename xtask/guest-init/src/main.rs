@@ -76,6 +76,7 @@ fn mount_all() {
         ("proc", "/proc", "proc"),
         ("sysfs", "/sys", "sysfs"),
         ("devtmpfs", "/dev", "devtmpfs"),
+        ("devpts", "/dev/pts", "devpts"),
         ("tmpfs", "/tmp", "tmpfs"),
         ("securityfs", "/sys/kernel/security", "securityfs"),
         ("debugfs", "/sys/kernel/debug", "debugfs"),

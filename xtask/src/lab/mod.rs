@@ -25,6 +25,9 @@ use crate::{
     setup, shell,
 };
 
+/// MiB of memory that a guest has, if not told otherwise.
+pub(crate) const MEMORY: u32 = 1024;
+
 /// How a guest is to be.
 #[derive(Clone)]
 pub(crate) struct Options {
@@ -34,6 +37,8 @@ pub(crate) struct Options {
     pub(crate) append: String,
     /// Two NUMA nodes.
     pub(crate) numa: bool,
+    /// MiB of memory.
+    pub(crate) memory: u32,
     /// Hardware virtualisation.
     pub(crate) kvm: bool,
     /// When to give up.
@@ -46,6 +51,7 @@ impl Default for Options {
             kernel: "opened-6.12".to_owned(),
             append: String::new(),
             numa: false,
+            memory: MEMORY,
             kvm: false,
             timeout: Duration::from_secs(300),
         }

@@ -110,9 +110,8 @@ fn start(options: &Options, kernel: &Path, initrd: &Path, run: &Path) -> Result<
         "max",
         "-smp",
         "2",
-        "-m",
-        "1G",
     ])
+    .args(["-m", &format!("{}M", options.memory)])
     .args([
         "-nodefaults",
         "-no-user-config",
@@ -134,7 +133,7 @@ fn start(options: &Options, kernel: &Path, initrd: &Path, run: &Path) -> Result<
         for node in ["0", "1"] {
             qemu.args([
                 "-object",
-                &format!("memory-backend-ram,id=m{node},size=512M"),
+                &format!("memory-backend-ram,id=m{node},size={}M", options.memory / 2),
             ]);
             qemu.args([
                 "-numa",

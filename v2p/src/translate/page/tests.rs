@@ -157,6 +157,16 @@ fn the_frames_flags_tell_poison_and_devices_from_migration() {
 }
 
 #[test]
+fn of_a_huge_entry_the_first_frame_tells() {
+    let mut page = DECODER.page(VA, None, Some((Level::Pmd, swap_entry(27, 1024))));
+    assert_eq!(page.state, PageState::Migrating { pfn: Pfn(1027) });
+    assert_eq!(page.page_size, Some(2 << 20));
+    assert_eq!(page.frame_to_ask(), Some(Pfn(1024)));
+    page.add_frame(FrameFlags::HWPOISON);
+    assert_eq!(page.state, PageState::Poisoned);
+}
+
+#[test]
 fn what_only_the_walk_shows_is_a_devices() {
     let walked = (Level::Pte, Entry(0xfe00_0000 | 0x67));
     let page = DECODER.page(VA, Some(PagemapWord(0)), Some(walked));
