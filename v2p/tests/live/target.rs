@@ -74,6 +74,11 @@ pub(crate) fn run(_kind: &OsStr) {
                 let error = Command::new(std::env::current_exe().unwrap()).exec();
                 panic!("exec: {error}");
             }
+            "leave" => {
+                say("1");
+                // SAFETY: ends this thread alone, the main one, which holds nothing that another waits for.
+                unsafe { libc::syscall(libc::SYS_exit, 0) };
+            }
             other => answer = Some(memory::make(other, i)),
         }
         if let Some(answer) = answer {

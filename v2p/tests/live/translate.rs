@@ -1,13 +1,13 @@
 //! `v2p translate` on a running kernel, held against what the target itself knows.
 
-use std::fs;
+use std::{fs, time::Instant};
 
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::{
     Done,
-    harness::{self, address, last_json},
+    harness::{self, PATIENCE, address, last_json},
     target::{PAGES, Target, va},
     trial,
 };
@@ -23,6 +23,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("levels_lead_to_the_frame_of_the_run", levels),
         trial("a_terabyte_that_is_reserved_costs_nothing", a_terabyte),
         trial("who_finds_every_process_that_maps_a_frame", who),
+        trial(
+            "a_process_whose_main_thread_has_ended_is_one",
+            without_main_thread,
+        ),
         trial("one_page_that_is_not_there_is_an_answer_of_no", one_absent),
     ]
 }
@@ -252,6 +256,22 @@ fn who() -> Done {
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains("no process maps it"), "{text}");
     }
+    Done::Passed
+}
+
+/// Its number then has no memory in /proc; its other threads have.
+fn without_main_thread() -> Done {
+    let mut target = Target::start();
+    let pfn = target.tell("write", 4);
+    target.tell("leave", 0);
+    let deadline = Instant::now() + PATIENCE;
+    while fs::File::open(format!("/proc/{}/pagemap", target.pid())).is_ok() {
+        assert!(Instant::now() < deadline, "the main thread has not ended");
+    }
+    let (records, code) = translate(&target, &[&format!("{:#x}", va(4))]);
+    assert_eq!((&runs(&records)[0]["pfn"], code), (&pfn.into(), Some(0)));
+    let output = harness::run(&["who", "--json", &format!("pfn:{pfn}")]);
+    assert_eq!(last_json(&output)["mappings"], 1);
     Done::Passed
 }
 
