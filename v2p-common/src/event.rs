@@ -50,12 +50,16 @@ pub mod memory {
     pub const ANONYMOUS: u64 = 1;
     /// It was not looked at.
     pub const ANY: u64 = 2;
+    /// A file's, and it is being collapsed into a huge page.
+    pub const COLLAPSING: u64 = 3;
 }
 
 /// The bits of `detail` for [`how::ZAP`].
 pub mod zap {
     /// Every entry of the range went, private copies of file pages too.
     pub const WHOLE: u64 = 1 << 32;
+    /// The address space is being taken down.
+    pub const DYING: u64 = 1 << 33;
     /// The low half: number of the system call that the task is in; [`NO_CALL`]: a kernel thread.
     pub const CALL: u64 = 0xffff_ffff;
     /// No system call has this number.

@@ -42,6 +42,16 @@ pub struct KernelLayout {
     pub zap_even_cows: u64,
     /// `skip_cows` in `struct zap_details`. Optional.
     pub zap_skip_cows: u64,
+    /// `old` in `struct pagetable_move_control`, the vma. Optional, as those that follow.
+    pub move_old: u64,
+    /// `old_addr` in it.
+    pub move_old_addr: u64,
+    /// `old_end` in it.
+    pub move_old_end: u64,
+    /// `new_addr` in it.
+    pub move_new_addr: u64,
+    /// `mm_users` in `struct mm_struct`: 0 once it is being taken down.
+    pub mm_users: u64,
     /// `private_data` in `struct file`.
     pub file_private: u64,
     /// `mm` in `struct userfaultfd_ctx`. Optional.
@@ -82,6 +92,11 @@ impl KernelLayout {
         ksm_address: 0,
         zap_even_cows: 0,
         zap_skip_cows: 0,
+        move_old: 0,
+        move_old_addr: 0,
+        move_old_end: 0,
+        move_new_addr: 0,
+        mm_users: 0,
         file_private: 0,
         uffd_mm: 0,
         task_files: 0,

@@ -48,6 +48,10 @@ pub(crate) static PROTECTION: LruHashMap<u32, u64> = LruHashMap::with_max_entrie
 #[map]
 pub(crate) static MOVERS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
 
+/// Threads that are collapsing a file's pages.
+#[map]
+pub(crate) static COLLAPSING: LruHashMap<u32, u64> = LruHashMap::with_max_entries(256, 0);
+
 /// Set by user space before the programs are loaded.
 #[unsafe(no_mangle)]
 static LAYOUT: KernelLayout = KernelLayout::UNSET;

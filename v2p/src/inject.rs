@@ -63,12 +63,23 @@ pub fn move_page(pid: u32, va: VirtAddr) -> Result<&'static str> {
             return Ok("move_pages to another node");
         }
     }
+    move_by_compaction(pid, va)?;
+    Ok("compaction")
+}
+
+/// The same, by compaction in any case.
+///
+/// # Errors
+/// As [`move_page`].
+pub fn move_by_compaction(pid: u32, va: VirtAddr) -> Result<()> {
+    let pagemap = Pagemap::of(pid)?;
+    let before = pfn_of(&pagemap, va)?;
     let deadline = Instant::now() + PATIENCE;
     let mut ballast: Option<Ballast> = None;
     while Instant::now() < deadline {
         fs::write(COMPACT, "1").with_context(|| COMPACT.to_owned())?;
         if pfn_of(&pagemap, va)? != before {
-            return Ok("compaction");
+            return Ok(());
         }
         // There were no holes for it: make some, and more each time.
         let len = ballast.take().map_or(BALLAST, |ballast| 2 * ballast.len);

@@ -1,4 +1,4 @@
-//! What system calls did to the target: mremap and userfaultfd by hooks on their functions, and, where those are refused,
+//! What system calls did to the target: userfaultfd by a hook on its function, and, where those are refused,
 //! all that change the tables by the tracepoint sys_exit.
 //!
 //! That tracepoint fires for every call of every process, so the first thing is to leave.
@@ -71,16 +71,6 @@ const fn is_error(result: u64) -> bool {
 #[inline(always)]
 fn argument(regs: u64, n: usize) -> Option<u64> {
     kread::word(regs + *regs::ARGUMENTS.get(n)?)
-}
-
-/// __x64_sys_mremap (regs), 6.1 to 7.3.
-#[fexit]
-fn mremap(ctx: FExitContext) -> u32 {
-    let result: u64 = ctx.arg(1);
-    if let Some(control) = task::mm().and_then(control_of) {
-        remapped(control, ctx.arg(0), result);
-    }
-    0
 }
 
 /// userfaultfd_ioctl (file, cmd, arg), fs/userfaultfd.c, 6.1 to 7.3.

@@ -1,14 +1,14 @@
 //! Pages that are merged or collapsed into another: KSM and huge pages.
 
 use aya_ebpf::{
-    macros::{fexit, raw_tracepoint},
-    programs::{FExitContext, RawTracePointContext},
+    macros::{fentry, fexit, raw_tracepoint},
+    programs::{FEntryContext, FExitContext, RawTracePointContext},
 };
 use v2p_common::{PAGE_SIZE, VirtAddr, control::BLOCK_BYTES, event::how, layout::KernelLayout};
 
 use crate::{
     hooks::{control_of, look, mm_of_vma},
-    kread, maps,
+    kread, maps, task,
 };
 
 /// (pfn, rmap_item, mm, err), 6.12 to 7.3: merged with the zero page, or the first of a pair.
@@ -99,9 +99,18 @@ fn collapse_anonymous(ctx: FExitContext) -> u32 {
     0
 }
 
+/// collapse_file, before it takes the base pages out of all page tables that map them.
+#[fentry]
+fn collapse_file_begins(_ctx: FEntryContext) -> u32 {
+    // A full map costs the name of a cause, not an event.
+    let _ = maps::COLLAPSING.insert(task::tid(), 1, 0);
+    0
+}
+
 /// collapse_file (mm, addr, ...), mm/khugepaged.c, 6.1 to 7.3.
 #[fexit]
 fn collapse_file(ctx: FExitContext) -> u32 {
+    let _ = maps::COLLAPSING.remove(task::tid());
     collapsed(ctx.arg(0), ctx.arg(1));
     0
 }

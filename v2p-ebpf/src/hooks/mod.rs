@@ -7,6 +7,7 @@ mod fill;
 mod life;
 mod merge;
 mod migration;
+mod remap;
 mod zap;
 
 use v2p_common::{

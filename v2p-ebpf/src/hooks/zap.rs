@@ -33,15 +33,19 @@ fn zap_hugetlb(ctx: FExitContext) -> u32 {
 
 #[inline(always)]
 fn zapped(ctx: &FExitContext, whole: bool) -> Option<()> {
-    let control = control_of(mm_of_vma(ctx.arg(1))?)?;
+    let mm = mm_of_vma(ctx.arg(1))?;
+    let control = control_of(mm)?;
     let (start, end): (u64, u64) = (ctx.arg(2), ctx.arg(3));
     let whole = if whole { zap::WHOLE } else { 0 };
+    // An atomic_t, 32 bits.
+    let users = kread::word(mm + maps::layout().mm_users)? & 0xffff_ffff;
+    let dying = if users == 0 { zap::DYING } else { 0 };
     look(
         control,
         how::ZAP,
         start,
         end.saturating_sub(start),
-        whole | task::system_call(),
+        whole | dying | task::system_call(),
     )
 }
 
@@ -73,6 +77,8 @@ fn unmapped(ctx: &FExitContext) -> Option<()> {
     let folio: u64 = ctx.arg(0);
     // PAGE_MAPPING_ANON (include/linux/page-flags.h, 6.1 to 7.3).
     let memory = match kread::word(folio + maps::layout().page_mapping)? & 1 {
+        // SAFETY: only this thread writes its own value.
+        0 if unsafe { maps::COLLAPSING.get(task::tid()) }.is_some() => memory::COLLAPSING,
         0 => memory::FILE,
         _ => memory::ANONYMOUS,
     };

@@ -17,7 +17,7 @@ use aya::{
     Btf, BtfError, Ebpf, EbpfLoader,
     maps::Map,
     programs::{
-        FExit, PerfEvent, Program, ProgramError, RawTracePoint,
+        PerfEvent, Program, ProgramError, RawTracePoint,
         perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
         raw_trace_point::RawTracePointLinkId,
     },
@@ -51,6 +51,7 @@ pub const RING_BYTES: u32 = 16 << 20;
 /// takes programs, links and maps down.
 pub struct Programs {
     ebpf: Ebpf,
+    layout: KernelLayout,
     control: Rc<SharedControl>,
     tables: Option<SharedTables>,
     /// The carrier's attachment, while there is one.
@@ -136,12 +137,18 @@ impl Programs {
         start_log(&mut ebpf)?;
         Ok(Self {
             ebpf,
+            layout: *layout,
             control,
             tables,
             carrier: None,
             types,
             no_functions: None,
         })
+    }
+
+    /// What the programs were told of this kernel.
+    pub const fn layout(&self) -> &KernelLayout {
+        &self.layout
     }
 
     /// The block shared with the programs.
@@ -154,7 +161,7 @@ impl Programs {
         self.tables.take().context("the tables are taken already")
     }
 
-    /// Loads a program for the return of the kernel's function `function`, and attaches it.
+    /// Loads a program for the start or the return of the kernel's function `function`, and attaches it.
     ///
     /// # Errors
     /// Exit code 3, with the kernel's reason: it refuses such hooks, has no such function, or cannot hook it.
@@ -165,7 +172,13 @@ impl Programs {
         }
         let btf = self.types.get().map_err(|e| unsupported(&what, &*e))?;
         let attached = match self.ebpf.program_mut(program) {
-            Some(Program::FExit(p)) => load_and_attach_fexit(p, function, btf),
+            // What cannot be attached is unloaded, so that it can be tried on another function.
+            Some(Program::FEntry(p)) => p
+                .load(function, btf)
+                .and_then(|()| p.attach().map(|_| ()).or_else(|e| p.unload().and(Err(e)))),
+            Some(Program::FExit(p)) => p
+                .load(function, btf)
+                .and_then(|()| p.attach().map(|_| ()).or_else(|e| p.unload().and(Err(e)))),
             _ => anyhow::bail!("the eBPF object has no function program {program}"),
         };
         attached.map_err(|e| {
@@ -303,16 +316,6 @@ fn load_and_attach_raw(
         p.load()?;
     }
     p.attach(tracepoint)
-}
-
-fn load_and_attach_fexit(p: &mut FExit, function: &str, btf: &Btf) -> Result<(), ProgramError> {
-    p.load(function, btf)?;
-    if let Err(e) = p.attach() {
-        // So that it can be tried on another function.
-        p.unload()?;
-        return Err(e);
-    }
-    Ok(())
 }
 
 fn attach_perf(p: &mut PerfEvent, kind: FaultKind, tid: u32) -> Result<(), ProgramError> {

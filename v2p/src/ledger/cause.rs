@@ -7,10 +7,11 @@ use crate::{record::Cause, state::PageState};
 /// What is known to have been done to a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Deed {
-    /// Entries were taken out, in the system call of this number; none: by a kernel thread.
-    Zap(Option<u64>),
-    /// Reclaim or poison took a page out of this entry: an anonymous one, or a file's; none: that is not known.
-    Unmap { anonymous: Option<bool> },
+    /// Entries were taken out, in the system call of this number; none: by a kernel thread. `dying`: with the whole
+    /// address space.
+    Zap { call: Option<u64>, dying: bool },
+    /// Reclaim, poison or a collapse took out a page of this memory.
+    Unmap(Memory),
     /// Somebody needed the page there.
     Fill,
     /// Entries went elsewhere.
@@ -25,6 +26,17 @@ pub(super) enum Deed {
     Exec,
 }
 
+/// Whose page it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Memory {
+    File,
+    Anonymous,
+    /// A file's, which is being collapsed.
+    Collapsing,
+    /// That is not known.
+    Any,
+}
+
 /// Numbers of system calls (arch/x86/entry/syscalls/syscall_64.tbl).
 mod call {
     pub(super) const MMAP: u64 = 9;
@@ -33,8 +45,8 @@ mod call {
     pub(super) const MREMAP: u64 = 25;
     pub(super) const SHMAT: u64 = 30;
     pub(super) const SHMDT: u64 = 67;
-    pub(super) const EXIT: u64 = 60;
-    pub(super) const EXIT_GROUP: u64 = 231;
+    pub(super) const EXECVE: u64 = 59;
+    pub(super) const EXECVEAT: u64 = 322;
     pub(super) const PROCESS_MRELEASE: u64 = 448;
 }
 
@@ -44,15 +56,17 @@ impl Deed {
         Some(match look.how {
             how::ZAP => {
                 let number = look.detail & zap::CALL;
-                Self::Zap((number != zap::NO_CALL).then_some(number))
+                Self::Zap {
+                    call: (number != zap::NO_CALL).then_some(number),
+                    dying: look.detail & zap::DYING != 0,
+                }
             }
-            how::UNMAP_ONE => Self::Unmap {
-                anonymous: match look.detail {
-                    memory::FILE => Some(false),
-                    memory::ANONYMOUS => Some(true),
-                    _ => None,
-                },
-            },
+            how::UNMAP_ONE => Self::Unmap(match look.detail {
+                memory::FILE => Memory::File,
+                memory::ANONYMOUS => Memory::Anonymous,
+                memory::COLLAPSING => Memory::Collapsing,
+                _ => Memory::Any,
+            }),
             how::FILL => Self::Fill,
             how::REMAP => Self::Remap,
             how::KSM_MERGE => Self::Merge,
@@ -76,23 +90,12 @@ impl Deed {
         use PageState::{Absent, Poisoned, Present, Swapped, Zero};
         match (self, from, to) {
             (_, from, to) if from == to => None,
-            (Self::Zap(call), _, Absent) => Some(zapped(call)),
-            (Self::Unmap { .. }, _, Swapped { .. }) => Some(Cause::SwapOut),
-            (Self::Unmap { .. }, _, Poisoned) => Some(Cause::Poison),
-            (
-                Self::Unmap {
-                    anonymous: Some(true),
-                },
-                _,
-                Absent,
-            ) => Some(Cause::Discard),
-            (
-                Self::Unmap {
-                    anonymous: Some(false),
-                },
-                _,
-                Absent,
-            ) => Some(Cause::Reclaim),
+            (Self::Zap { call, dying }, _, Absent) => Some(zapped(call, dying)),
+            (Self::Unmap(_), _, Swapped { .. }) => Some(Cause::SwapOut),
+            (Self::Unmap(_), _, Poisoned) => Some(Cause::Poison),
+            (Self::Unmap(Memory::Anonymous), _, Absent) => Some(Cause::Discard),
+            (Self::Unmap(Memory::File), _, Absent) => Some(Cause::Reclaim),
+            (Self::Unmap(Memory::Collapsing), _, Absent) => Some(Cause::Collapse),
             (Self::Fill, _, _) => filled(from, to, merged),
             (Self::Remap, _, _) => Some(Cause::Remap),
             (Self::Merge, Present { .. }, Present { .. } | Zero) => Some(Cause::KsmMerge),
@@ -108,13 +111,15 @@ impl Deed {
     }
 }
 
-fn zapped(number: Option<u64>) -> Cause {
+fn zapped(number: Option<u64>, dying: bool) -> Cause {
     match number {
+        Some(call::EXECVE | call::EXECVEAT) => Cause::Exec,
+        _ if dying => Cause::Exit,
         Some(call::MMAP | call::MUNMAP | call::BRK | call::MREMAP | call::SHMAT | call::SHMDT) => {
             Cause::Unmap
         }
         // The OOM reaper is a kernel thread, and nothing else zaps in one.
-        Some(call::EXIT | call::EXIT_GROUP | call::PROCESS_MRELEASE) | None => Cause::Exit,
+        Some(call::PROCESS_MRELEASE) | None => Cause::Exit,
         // madvise and its like, truncation, hole punching.
         Some(_) => Cause::Discard,
     }
@@ -162,18 +167,25 @@ mod tests {
 
     #[test]
     fn a_deed_and_what_came_of_it_give_the_cause() {
-        let anonymous = Deed::Unmap {
-            anonymous: Some(true),
-        };
-        let file = Deed::Unmap {
-            anonymous: Some(false),
-        };
+        let anonymous = Deed::Unmap(Memory::Anonymous);
+        let file = Deed::Unmap(Memory::File);
+        let zap = |call| Deed::Zap { call, dying: false };
+        let end = |call| Deed::Zap { call, dying: true };
         for (deed, from, to, cause) in [
-            (Deed::Zap(Some(call::MUNMAP)), A, Absent, Some(Cause::Unmap)),
-            (Deed::Zap(Some(28)), A, Absent, Some(Cause::Discard)),
-            (Deed::Zap(Some(77)), A, Absent, Some(Cause::Discard)),
-            (Deed::Zap(None), A, Absent, Some(Cause::Exit)),
-            (Deed::Zap(Some(28)), A, B, None),
+            (zap(Some(call::MUNMAP)), A, Absent, Some(Cause::Unmap)),
+            (zap(Some(28)), A, Absent, Some(Cause::Discard)),
+            (zap(Some(77)), A, Absent, Some(Cause::Discard)),
+            (zap(None), A, Absent, Some(Cause::Exit)),
+            (zap(Some(28)), A, B, None),
+            (end(Some(231)), A, Absent, Some(Cause::Exit)),
+            (end(Some(59)), A, Absent, Some(Cause::Exec)),
+            (
+                Deed::Unmap(Memory::Collapsing),
+                A,
+                Absent,
+                Some(Cause::Collapse),
+            ),
+            (Deed::Unmap(Memory::Any), A, Absent, None),
             (anonymous, A, SWAPPED, Some(Cause::SwapOut)),
             (anonymous, A, Absent, Some(Cause::Discard)),
             (file, A, Absent, Some(Cause::Reclaim)),

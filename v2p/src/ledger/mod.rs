@@ -45,6 +45,9 @@ pub struct Ledger {
     /// Whether every removal of a page comes as an event.
     sees_removals: bool,
     decoder: Decoder,
+    /// Whether a frame is known to be bad: its entries look like those of a migration (swap types differ from kernel
+    /// to kernel), but stay.
+    is_bad: fn(Pfn) -> bool,
     paging: Paging,
 }
 
@@ -113,7 +116,27 @@ impl Ledger {
                 paging: Some(paging),
                 zero_pfn,
             },
+            is_bad: |_| false,
             paging,
+        }
+    }
+
+    /// The same, with a way to ask whether a frame is bad.
+    #[must_use]
+    pub const fn knowing_bad_frames(mut self, is_bad: fn(Pfn) -> bool) -> Self {
+        self.is_bad = is_bad;
+        self
+    }
+
+    /// What pagemap's word says.
+    fn state_of_word(&self, word: PagemapWord) -> PageState {
+        self.settled(self.decoder.word(word))
+    }
+
+    fn settled(&self, state: PageState) -> PageState {
+        match state {
+            PageState::Migrating { pfn } if (self.is_bad)(pfn) => PageState::Poisoned,
+            other => other,
         }
     }
 
@@ -158,7 +181,7 @@ impl Ledger {
         if !self.is_asked(page) {
             return;
         }
-        self.pages.put(page, self.decoder.word(word));
+        self.pages.put(page, self.state_of_word(word));
         if merged {
             self.merged.insert(page);
         }
@@ -200,7 +223,8 @@ impl Ledger {
             _ => under_leaf(va, level),
         };
         // Address 0 stands for the first page of any leaf.
-        Some((pages, self.decoder.entry(level, entry, VirtAddr(0)).0))
+        let state = self.decoder.entry(level, entry, VirtAddr(0)).0;
+        Some((pages, self.settled(state)))
     }
 
     /// Takes one event; gives the moves that it shows.
@@ -251,6 +275,7 @@ impl Ledger {
         }
         let change = Change::of(&fault.header);
         let there = fault.flags & fault::PROTECTION != 0;
+        let was_huge = self.is_huge(&pages);
         for page in pages.clone() {
             self.in_transit.remove(&page);
             let to = state.advanced(page - pages.start);
@@ -268,10 +293,14 @@ impl Ledger {
                 from = PageState::Absent;
             }
             let cause = match filled(from, to, merged) {
-                // Nothing else puts a huge page in the place of a base page within a fault: a file's pages were
-                // collapsed, and this is the fault that finds it.
-                Some(Cause::Cow) if level == Level::Pmd && !lies_in_huge(page, from) => {
-                    Cause::Collapse
+                // Nothing puts a huge page in the place of base pages within a fault: they were collapsed, and this is
+                // the fault that finds it. Who did it may be known.
+                Some(Cause::Cow) if level == Level::Pmd && !was_huge => {
+                    let known = self.doubts.explain(page, from, to, merged);
+                    let known = known.filter(|(cause, _)| *cause == Cause::Collapse);
+                    let by = known.map_or(change, |(_, change)| *change);
+                    self.change(page, from, to, Cause::Collapse, &by, moves);
+                    continue;
                 }
                 // It also looks like this where the page was taken away without a word.
                 Some(Cause::Cow | Cause::KsmBreak) if !there && !self.sees_removals => {
@@ -285,6 +314,14 @@ impl Ledger {
         if level == Level::Pte {
             self.doubts.touch(pages.start);
         }
+    }
+
+    /// Whether these pages lie in one huge page, as far as is known.
+    fn is_huge(&self, pages: &Span<u64>) -> bool {
+        let first = self.pages.get(pages.start);
+        let last = pages.end.saturating_sub(1);
+        matches!(first, PageState::Present { pfn } if pfn.0 % 512 == 0)
+            && self.pages.get(last) == first.advanced(last - pages.start)
     }
 
     fn look(&mut self, look: &event::Look, moves: &mut Moves) {
@@ -494,7 +531,7 @@ impl Ledger {
         for (page, word) in words {
             self.compare_absent(at..*page);
             at = page + 1;
-            let (state, known) = (self.decoder.word(*word), self.pages.get(*page));
+            let (state, known) = (self.state_of_word(*word), self.pages.get(*page));
             // In transit from the frame that is known: nothing has moved yet.
             let under_way = matches!(state, PageState::Migrating { .. });
             if state != known && !under_way && self.is_asked(*page) {
@@ -528,11 +565,6 @@ impl Ledger {
         self.doubts.retire();
         moves.0
     }
-}
-
-/// Whether a page lies where it would in a huge one.
-fn lies_in_huge(page: u64, state: PageState) -> bool {
-    matches!(state, PageState::Present { pfn } if pfn.0 % 512 == page % 512)
 }
 
 /// Moves, neighbours with the same story as one.

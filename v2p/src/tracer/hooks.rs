@@ -1,6 +1,7 @@
 //! Which hooks there are, and which of them this kernel lets us have.
 
 use anyhow::Result;
+use v2p_common::layout::KernelLayout;
 
 use super::Missing;
 use crate::{
@@ -23,18 +24,21 @@ const TRACEPOINTS: [&str; 7] = [
 const KSM_TRACEPOINTS: [&str; 2] = ["ksm_merge_one_page", "ksm_merge_with_ksm_page"];
 
 /// Programs, and the kernel functions that they go on: the first that this kernel has and lets us hook.
-const FUNCTIONS: [(&str, &[&str]); 7] = [
+const FUNCTIONS: [(&str, &[&str]); 6] = [
     ("zap_range", &["unmap_page_range", "__zap_vma_range"]),
     ("unmap_one", &["try_to_unmap_one"]),
     ("zap_hugetlb", &["__unmap_hugepage_range"]),
-    ("mremap", &["__x64_sys_mremap"]),
     ("userfaultfd", &["userfaultfd_ioctl"]),
     ("unuse", &["unuse_pte_range"]),
     ("ksm_break", &["break_ksm"]),
 ];
 
-/// The three places that a huge page is put together in.
-const COLLAPSE: [(&str, &[&str]); 3] = [
+/// mremap: its arguments became one struct, for which there is a program of its own.
+const REMAP: &str = "move_page_tables";
+
+/// The places that a huge page is put together in.
+const COLLAPSE: [(&str, &[&str]); 4] = [
+    ("collapse_file_begins", &["collapse_file"]),
     ("collapse_anonymous", &["collapse_huge_page"]),
     ("collapse_file", &["collapse_file"]),
     (
@@ -84,6 +88,11 @@ impl Hooks {
             }
             return hooks;
         }
+        let remap = match programs.layout().move_old {
+            KernelLayout::ABSENT => "remap_range",
+            _ => "remap_control",
+        };
+        hooks.function(programs, remap, &[REMAP]);
         if !hooks.function(programs, "gup", &[GET_USER_PAGES]) {
             for (program, functions) in WAYS_TO_GET_USER_PAGES {
                 hooks.function(programs, program, functions);

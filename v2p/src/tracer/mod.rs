@@ -122,10 +122,9 @@ impl Tracer {
     /// Whether everything that takes a page away is seen as it happens, so that between two events a page stays
     /// what it was.
     pub fn sees_removals(&self) -> bool {
-        ["zap_range", "unmap_one", "mremap"]
-            .iter()
-            .all(|program| self.hooks.has(program))
-            && self.watches_migration()
+        let remap = self.hooks.has("remap_range") || self.hooks.has("remap_control");
+        let removals = ["zap_range", "unmap_one"];
+        remap && removals.iter().all(|program| self.hooks.has(program)) && self.watches_migration()
     }
 
     /// Whether migrations of base pages are seen.

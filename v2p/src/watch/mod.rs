@@ -35,7 +35,7 @@ use crate::{
     ledger::Ledger,
     page,
     process::{
-        Merged, Pagemap, Process,
+        self, FrameFlags, Merged, Pagemap, Process,
         maps::{Range, USER_END},
     },
     record::{Hex, Record},
@@ -164,7 +164,10 @@ impl Session<'_> {
         let names = Names::new(self.ended.get_ref().pid, Vec::new());
         let ledger = Ledger::new(page::zero_pfn()?, self.paging)
             .limited_to(self.ranges)
-            .seeing_removals(self.tracer.sees_removals());
+            .seeing_removals(self.tracer.sees_removals())
+            .knowing_bad_frames(|pfn| {
+                process::frame_flags(pfn).is_ok_and(|flags| flags.has(FrameFlags::HWPOISON))
+            });
         let mut state = State {
             ledger,
             report: Report::new(output, names),
