@@ -24,6 +24,16 @@ fn populate(ctx: FExitContext) -> u32 {
     0
 }
 
+/// faultin_vma_page_range (vma, start, end, write, locked), mm/gup.c, 6.1: MADV_POPULATE_READ and _WRITE.
+#[fexit]
+fn populate_as_advised(ctx: FExitContext) -> u32 {
+    let (start, end): (u64, u64) = (ctx.arg(1), ctx.arg(2));
+    if let Some(mm) = mm_of_vma(ctx.arg(0)) {
+        filled(mm, start, end.saturating_sub(start));
+    }
+    0
+}
+
 /// __access_remote_vm (mm, addr, buf, len, ...), mm/memory.c, 6.1 to 7.3: /proc/PID/mem, ptrace.
 #[fexit]
 fn access_remote(ctx: FExitContext) -> u32 {

@@ -71,26 +71,30 @@ fn migration(ctx: &RawTracePointContext, kind: u32) -> Option<()> {
     Some(())
 }
 
-/// Fires at the end of migrate_pages (mm/migrate.c), in the mover; the reason is its last argument: the seventh in 6.1,
-/// the eighth in 6.12 to 7.3.
+/// Fires at the end of migrate_pages (mm/migrate.c), in the mover. The reason is its last argument: of seven in 6.1. Two
+/// programs, since one that reads an argument too many is not attached, and the verifier wants to know which it reads.
 #[raw_tracepoint(tracepoint = "mm_migrate_pages")]
-fn mm_migrate_pages(ctx: RawTracePointContext) -> u32 {
+fn migrated_of_7(ctx: RawTracePointContext) -> u32 {
+    migrated(ctx.arg(6));
+    0
+}
+
+/// Of eight in 6.12 to 7.3.
+#[raw_tracepoint(tracepoint = "mm_migrate_pages")]
+fn migrated_of_8(ctx: RawTracePointContext) -> u32 {
+    migrated(ctx.arg(7));
+    0
+}
+
+#[inline(always)]
+fn migrated(reason: u64) -> Option<()> {
     let tid = task::tid();
     // SAFETY: only this thread writes its own value.
-    if unsafe { maps::MOVERS.get(tid) }.is_none() {
-        return 0;
-    }
+    unsafe { maps::MOVERS.get(tid) }?;
     let _ = maps::MOVERS.remove(tid);
-    let reason: u64 = match maps::layout().migrate_arguments {
-        7 => ctx.arg(6),
-        8 => ctx.arg(7),
-        _ => return 0,
-    };
-    if let Some(control) = maps::control() {
-        emit::emit(control, kind::MIGRATED, |header| Number {
-            header,
-            number: reason & 0xffff_ffff,
-        });
-    }
-    0
+    emit::emit(maps::control()?, kind::MIGRATED, |header| Number {
+        header,
+        number: reason & 0xffff_ffff,
+    });
+    Some(())
 }

@@ -9,13 +9,12 @@ use crate::{
     process::Process,
 };
 
-/// Raw-tracepoint programs, which have the names of their tracepoints: they load everywhere.
-const TRACEPOINTS: [&str; 7] = [
+/// Raw-tracepoint programs, which have the names of their tracepoints.
+const TRACEPOINTS: [&str; 6] = [
     "set_migration_pte",
     "remove_migration_pte",
     "set_migration_pmd",
     "remove_migration_pmd",
-    "mm_migrate_pages",
     "exit_mmap",
     "sched_process_exec",
 ];
@@ -49,9 +48,10 @@ const COLLAPSE: [(&str, &[&str]); 4] = [
 
 /// Where all of get_user_pages comes by, and, where that has more arguments than a hook may have (6.1), the ways to it.
 const GET_USER_PAGES: &str = "__get_user_pages";
-const WAYS_TO_GET_USER_PAGES: [(&str, &[&str]); 3] = [
+const WAYS_TO_GET_USER_PAGES: [(&str, &[&str]); 4] = [
     ("gup", &["__gup_longterm_locked"]),
     ("populate", &["populate_vma_page_range"]),
+    ("populate_as_advised", &["faultin_vma_page_range"]),
     ("access_remote", &["__access_remote_vm"]),
 ];
 
@@ -116,6 +116,7 @@ impl Hooks {
         for name in TRACEPOINTS {
             hooks.tracepoint(programs, name);
         }
+        hooks.reasons(programs);
         for (kind, name) in [
             (FaultKind::Minor, "page-faults-min"),
             (FaultKind::Major, "page-faults-maj"),
@@ -129,6 +130,24 @@ impl Hooks {
     /// Whether a program is live.
     pub(super) fn has(&self, program: &str) -> bool {
         self.programs.contains(&program)
+    }
+
+    /// What tells the reason of a migration, with as many arguments as this kernel gives it.
+    fn reasons(&mut self, programs: &mut Programs) {
+        const NAME: &str = "mm_migrate_pages";
+        let program = match programs.layout().migrate_arguments {
+            7 => "migrated_of_7",
+            8 => "migrated_of_8",
+            other => {
+                self.missing.push(Missing {
+                    hook: NAME.to_owned(),
+                    why: format!("{other} arguments are not known"),
+                });
+                return;
+            }
+        };
+        let attached = programs.attach_tracepoint(program, NAME);
+        self.note(program, NAME, attached);
     }
 
     fn tracepoint(&mut self, programs: &mut Programs, name: &'static str) -> bool {
