@@ -10,5 +10,6 @@ pub mod event;
 pub mod layout;
 pub mod pagemap;
 pub mod pte;
+pub mod witness;
 
 pub use address::{PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn, PhysAddr, VirtAddr};

@@ -7,6 +7,7 @@ use aya_ebpf::{
 use v2p_common::{
     control::{Control, Table},
     layout::KernelLayout,
+    witness::{Answers, Function},
 };
 
 /// BPF_F_MMAPABLE (include/uapi/linux/bpf.h): user space sees the value in place.
@@ -51,6 +52,16 @@ pub(crate) static MOVERS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(40
 /// Threads that are collapsing a file's pages.
 #[map]
 pub(crate) static COLLAPSING: LruHashMap<u32, u64> = LruHashMap::with_max_entries(256, 0);
+
+/// What the watched functions answered, by [`Function`].
+#[map]
+static ANSWERS: Array<[u64; 3]> = Array::with_max_entries(Function::ALL.len() as u32, 0);
+
+/// The place for a function's answers: an [`Answers`].
+#[inline(always)]
+pub(crate) fn answers(function: u32) -> Option<*mut [u64; size_of::<Answers>() / 8]> {
+    ANSWERS.get_ptr_mut(function)
+}
 
 /// Set by user space before the programs are loaded.
 #[unsafe(no_mangle)]

@@ -2,11 +2,13 @@
 
 mod calls;
 mod carrier;
+mod denial;
 mod faults;
 mod fill;
 mod life;
 mod merge;
 mod migration;
+mod probe;
 mod remap;
 mod zap;
 
