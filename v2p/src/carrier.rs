@@ -229,7 +229,7 @@ impl Carrier {
 }
 
 /// This thread, as the carrier knows it.
-fn own_tid() -> u64 {
+pub(crate) fn own_tid() -> u64 {
     u64::from(
         rustix::thread::gettid()
             .as_raw_nonzero()

@@ -4,7 +4,7 @@ use std::{num::NonZeroU64, time::Duration};
 
 use clap::{Args, ColorChoice, Parser, Subcommand};
 
-use v2p_common::{Pfn, PhysAddr};
+use v2p_common::{Pfn, PhysAddr, VirtAddr};
 
 use crate::{
     process::maps::{Asked, Range},
@@ -49,6 +49,8 @@ pub enum Command {
     Translate(Translate),
     /// Print whose page a physical address is: every process that maps it
     Who(Who),
+    /// Print which check denies /dev/mem or a trace, with the evidence, and what to do
+    Doctor(Doctor),
 }
 
 /// Arguments of `v2p demo`.
@@ -136,6 +138,31 @@ pub struct Who {
     pub frames: Vec<Pfn>,
 }
 
+/// Arguments of `v2p doctor`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Reading and writing are tried on a page of v2p's own. Of other addresses RAM is read, devices are
+mapped without being touched, and nothing is written.
+
+Examples:
+  sudo v2p doctor
+  sudo v2p doctor --pid 1234 --addr 0x7f0000001234
+  sudo v2p doctor --pa 0xfed00000 --json"
+)]
+pub struct Doctor {
+    /// The process whose page is asked about: a number, or `self` for v2p itself
+    #[arg(long, value_name = "PID", value_parser = pid, requires = "addr")]
+    pub pid: Option<u32>,
+
+    /// The address in that process
+    #[arg(long, value_name = "ADDR", value_parser = user_address, requires = "pid")]
+    pub addr: Option<VirtAddr>,
+
+    /// A physical address, or a frame as pfn:N, instead of a page of v2p's own
+    #[arg(long, value_name = "PA|pfn:N", value_parser = frame, conflicts_with = "pid")]
+    pub pa: Option<Pfn>,
+}
+
 const PAGE: u64 = v2p_common::PAGE_SIZE;
 
 /// A physical address in hex with `0x`, or `pfn:N`.
@@ -151,6 +178,14 @@ fn frame(s: &str) -> Result<Pfn, String> {
         return Err(format!("{s:?} is beyond what x86-64 can address"));
     }
     Ok(pfn)
+}
+
+fn user_address(s: &str) -> Result<VirtAddr, String> {
+    let va = address(s)?;
+    match va < USER_END {
+        true => Ok(VirtAddr(va)),
+        false => Err("it is not in the user's half of the address space".into()),
+    }
 }
 
 fn pid(s: &str) -> Result<u32, String> {

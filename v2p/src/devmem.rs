@@ -2,31 +2,54 @@
 //! reading and writing work (arch/x86/mm/pat/memtype.c, 6.1 and 6.12).
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions},
     io,
-    os::unix::fs::FileExt as _,
+    os::{
+        fd::AsFd as _,
+        unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _},
+    },
+    ptr,
 };
 
+use rustix::mm::{MapFlags, ProtFlags};
 use v2p_common::{PAGE_SIZE, PhysAddr};
+
+use crate::page::PAGE_LEN;
 
 /// The path.
 pub const PATH: &str = "/dev/mem";
+
+/// The device's numbers (Documentation/admin-guide/devices.txt).
+const NUMBERS: (u32, u32) = (1, 1);
 
 /// An open /dev/mem.
 pub struct DevMem(File);
 
 impl DevMem {
+    /// Opens it for reading.
+    ///
+    /// # Errors
+    /// Those of open(2), which [`crate::doctor::devmem`] explains; and where something else than the memory device
+    /// lies there.
+    pub fn open() -> io::Result<Self> {
+        Self::open_with(OpenOptions::new().read(true))
+    }
+
     /// Opens it for reading and writing. [`crate::guard`] alone may do so: a wrong write can panic
     /// the kernel.
     ///
     /// # Errors
-    /// Those of open(2); [`crate::doctor::devmem`] explains them.
+    /// As [`Self::open`].
     pub(crate) fn open_for_writing() -> io::Result<Self> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(PATH)
-            .map(Self)
+        Self::open_with(OpenOptions::new().read(true).write(true))
+    }
+
+    fn open_with(options: &OpenOptions) -> io::Result<Self> {
+        // Looked at before it is opened, which does things to some devices; and after, since it may have changed.
+        is_devmem(&fs::metadata(PATH)?)?;
+        let file = options.open(PATH)?;
+        is_devmem(&file.metadata()?)?;
+        Ok(Self(file))
     }
 
     /// Reads `buffer.len()` bytes at `pa`; they must lie in one page.
@@ -52,6 +75,49 @@ impl DevMem {
         }
         let what = format!("only {n} of {} bytes were written", bytes.len());
         Err(io::Error::new(io::ErrorKind::WriteZero, what))
+    }
+
+    /// Whether the page at `pa` can be mapped for reading. It is unmapped again without having been touched: reading
+    /// a device's registers may change its state.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn try_mmap(&self, pa: PhysAddr) -> io::Result<()> {
+        let page = pa.0 & !(PAGE_SIZE - 1);
+        // SAFETY: a new mapping touches nothing that exists.
+        let place = unsafe {
+            rustix::mm::mmap(
+                ptr::null_mut(),
+                PAGE_LEN,
+                ProtFlags::READ,
+                MapFlags::SHARED,
+                self.0.as_fd(),
+                page,
+            )
+        }?;
+        // SAFETY: our own mapping, to which nothing refers.
+        unsafe { rustix::mm::munmap(place, PAGE_LEN) }?;
+        Ok(())
+    }
+}
+
+/// What a file is that is not the memory device; `None`: it is.
+pub(crate) fn what_else(metadata: &Metadata) -> Option<String> {
+    let device = metadata.rdev();
+    let numbers = (rustix::fs::major(device), rustix::fs::minor(device));
+    if !metadata.file_type().is_char_device() {
+        return Some("it is no character device".to_owned());
+    }
+    (numbers != NUMBERS).then(|| {
+        let (major, minor) = numbers;
+        format!("it is device {major}:{minor}, not 1:1")
+    })
+}
+
+fn is_devmem(metadata: &Metadata) -> io::Result<()> {
+    match what_else(metadata) {
+        None => Ok(()),
+        Some(other) => Err(io::Error::new(io::ErrorKind::InvalidInput, other)),
     }
 }
 

@@ -69,11 +69,16 @@ pub fn code(error: &anyhow::Error) -> u8 {
 
 /// What a person reads of an error: `v2p: what: cause`, and a hint where there is one.
 pub fn message(error: &anyhow::Error) -> String {
-    let what = format!("{error:#}").replace('\n', " ");
-    match failure(error).and_then(|f| f.hint.as_deref()) {
-        Some(hint) => format!("v2p: {what}\nhint: {hint}"),
-        None => format!("v2p: {what}"),
+    match cause_and_hint(error) {
+        (what, Some(hint)) => format!("v2p: {what}\nhint: {hint}"),
+        (what, None) => format!("v2p: {what}"),
     }
+}
+
+/// An error in one line, and what to do about it where it knows.
+pub fn cause_and_hint(error: &anyhow::Error) -> (String, Option<String>) {
+    let what = format!("{error:#}").replace('\n', " ");
+    (what, failure(error).and_then(|f| f.hint.clone()))
 }
 
 /// Answers what clap could not parse, or `--help` and `--version`, and gives the exit code.

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
                 Command::Watch(args) => commands::watch::run(args, &mut output).await,
                 Command::Translate(args) => commands::translate::run(args, &mut output),
                 Command::Who(args) => commands::who::run(args, &mut output),
+                Command::Doctor(args) => commands::doctor::run(args, &mut output),
             }
         })
     });

@@ -1,5 +1,6 @@
 //! The only file that names aya: loads the object, attaches programs, hands out ring and control block.
 
+mod denial;
 mod refused;
 mod ring;
 mod shared;
@@ -31,6 +32,7 @@ use self::{refused::unsupported, shared::MappedArray};
 use crate::exit::Failure;
 
 pub use self::{
+    denial::{Kind, Refusal, Watched},
     ring::Ring,
     shared::{SharedControl, SharedTables},
 };

@@ -44,7 +44,7 @@ pub(super) fn unsupported(what: &str, error: &(dyn std::error::Error + 'static))
 }
 
 /// What the verifier said of a program that it refused.
-fn verifier_log(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+pub(super) fn verifier_log(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     match error.downcast_ref() {
         Some(ProgramError::LoadError { verifier_log, .. }) => {
             Some(verifier_log.to_string()).filter(|log| !log.is_empty())

@@ -1,6 +1,7 @@
 //! One file a subcommand, each to be read like a table of contents.
 
 pub mod demo;
+pub mod doctor;
 pub mod translate;
 pub mod watch;
 pub mod who;

@@ -1,174 +1,127 @@
-//! Why /dev/mem could not be opened, read or written, in the order in which the kernel checks
-//! (drivers/char/mem.c, arch/x86/mm/init.c devmem_is_allowed; 6.1 to 7.3).
+//! Why a call on /dev/mem failed: by the same checks that `v2p doctor` goes through.
 
 use std::io;
 
 use v2p_common::PhysAddr;
 
-use super::Denial;
-use crate::kernel::{
-    config::{Config, Setting},
-    lockdown::{self, Lockdown},
-    privileges::{Capability, Privileges},
+use super::{
+    Denial,
+    check::{Access, Check, Errno, Id},
+    facts::{Facts, Target},
+    predict::{Outcome, explains},
 };
-
-/// The name of an error that /dev/mem gives.
-fn name(error: &io::Error) -> Option<&'static str> {
-    Some(match error.raw_os_error()? {
-        libc::EPERM => "EPERM",
-        libc::EACCES => "EACCES",
-        libc::ENOENT => "ENOENT",
-        libc::ENXIO => "ENXIO",
-        libc::EFAULT => "EFAULT",
-        libc::EINVAL => "EINVAL",
-        libc::EROFS => "EROFS",
-        libc::EBUSY => "EBUSY",
-        _ => return None,
-    })
-}
 
 /// Why open(2) of /dev/mem failed with `error`.
 pub fn explain_open(error: &io::Error) -> Denial {
-    let config = Config::of_this_kernel();
-    let denial = |check, what: &str, evidence: String, mend: &str| Denial {
-        check,
-        what: what.to_owned(),
-        evidence,
-        mend: mend.to_owned(),
-        errno: name(error),
-    };
-    let opening = format!("open(/dev/mem, O_RDWR): {error}");
-    match error.raw_os_error() {
-        Some(libc::ENOENT | libc::ENXIO) => match config {
-            Some(config) if config.setting("CONFIG_DEVMEM") == Setting::Off => denial(
-                "config-devmem",
-                "this kernel was built without /dev/mem",
-                config.evidence("CONFIG_DEVMEM"),
-                "use a kernel with CONFIG_DEVMEM=y, or the lab: cargo xtask demo",
-            ),
-            _ => denial(
-                "devmem-node",
-                "there is no working /dev/mem node",
-                opening,
-                "mount devtmpfs on /dev, or: mknod /dev/mem c 1 1",
-            ),
-        },
-        Some(libc::EPERM) => explain_eperm(&denial, opening),
-        _ => denial(
-            "devmem-node",
-            "the /dev/mem node does not let us in",
-            opening,
-            "run it as root; look at the node's mode and at how /dev is mounted (nodev, ro)",
-        ),
+    explain_open_with(&Facts::gather(), error)
+}
+
+fn explain_open_with(facts: &Facts, error: &io::Error) -> Denial {
+    let errno = Errno::of(error);
+    let found = super::open::checks(facts);
+    let call = format!("open(/dev/mem): {error}");
+    match explains(&found, Access::Write, &Outcome::Failed(errno)) {
+        Some(check) => denial(check, errno, &call),
+        None => Denial::of(&unexplained(&call), errno),
     }
 }
 
-fn explain_eperm(
-    denial: &dyn Fn(&'static str, &str, String, &str) -> Denial,
-    opening: String,
-) -> Denial {
-    let rawio = Privileges::read().map(|p| p.has(Capability::SysRawio));
-    if matches!(rawio, Ok(false)) {
-        return denial(
-            "cap-sys-rawio",
-            "CAP_SYS_RAWIO is missing",
-            "bit 17 of CapEff in /proc/self/status is clear".to_owned(),
-            "run it as root, outside containers and user namespaces",
-        );
-    }
-    match Lockdown::read() {
-        Some(Lockdown { mode, evidence }) if mode != "none" => denial(
-            "lockdown",
-            &format!("the kernel is locked down ({mode})"),
-            evidence,
-            "boot without lockdown= and without Secure Boot",
-        ),
-        Some(_) => denial(
-            "container",
-            "something outside the usual checks refuses it: a device cgroup, a user namespace or a security module",
-            opening,
-            "run it as root on the host",
-        ),
-        None => denial(
-            "lockdown",
-            "the kernel is locked down, or a device cgroup or security module refuses it: cannot tell which",
-            format!("{opening}; {} cannot be read", lockdown::PATH),
-            "mount -t securityfs none /sys/kernel/security, and try again",
-        ),
-    }
+/// Every check that is known lets it through: what is left sits outside them.
+pub fn unexplained(call: &str) -> Check {
+    let what = "no check that v2p knows denies it: a security module or a device cgroup may";
+    Check::denies(Id::Container, what, call)
+        .mend("look at `dmesg` and the audit log; run it as root on the host")
 }
 
 /// Why pread(2) or pwrite(2) of RAM at `pa` failed with `error`, after open(2) had worked; `None`: no
 /// check of the kernel denies with that error.
 pub fn explain_access(call: &str, pa: PhysAddr, error: &io::Error) -> Option<Denial> {
-    let call = format!("{call}(/dev/mem) at {:#x}: {error}", pa.0);
-    let (check, what, evidence, mend) = match error.raw_os_error()? {
-        libc::EPERM => (
-            "strict-devmem",
-            "the kernel keeps /dev/mem away from RAM",
-            match Config::of_this_kernel() {
-                Some(config) if config.setting("CONFIG_STRICT_DEVMEM") == Setting::On => {
-                    format!("{call}; {}", config.evidence("CONFIG_STRICT_DEVMEM"))
-                }
-                _ => call,
-            },
-            "use a kernel built with CONFIG_STRICT_DEVMEM=n, or the lab: cargo xtask demo",
-        ),
-        libc::EFAULT => (
-            "not-direct-mapped",
-            "the kernel's direct map does not hold this page, or it is beyond the end of memory",
-            call,
-            "no way round it: the page is kept out of the kernel's reach",
-        ),
-        _ => return None,
+    explain_access_with(&Facts::gather(), call, pa, error)
+}
+
+fn explain_access_with(
+    facts: &Facts,
+    call: &str,
+    pa: PhysAddr,
+    error: &io::Error,
+) -> Option<Denial> {
+    let errno = Errno::of(error)?;
+    let target = Target {
+        pa: Some(pa),
+        is_page: true,
+        is_own: false,
+        mapping: None,
+        // EFAULT for a page of memory has no other cause (read_mem, drivers/char/mem.c).
+        direct_mapped: (errno.0 == libc::EFAULT).then_some(false),
+        own_page_was_read: false,
     };
-    Some(Denial {
-        check,
-        what: what.to_owned(),
+    let access = match call {
+        "pwrite" => Access::Write,
+        _ => Access::Read,
+    };
+    // open(2) has worked: its checks are past.
+    let found = super::address::checks(facts, &target);
+    let call = format!("{call}(/dev/mem) at {:#x}: {error}", pa.0);
+    match explains(&found, access, &Outcome::Failed(Some(errno))) {
+        Some(check) => Some(denial(check, Some(errno), &call)),
+        None if errno.0 == libc::EPERM => Some(Denial::of(&unexplained(&call), Some(errno))),
+        None => None,
+    }
+}
+
+/// The check's, with the call that met it.
+fn denial(check: &Check, errno: Option<Errno>, call: &str) -> Denial {
+    let evidence = match check.id {
+        Id::NotDirectMapped => call.to_owned(),
+        _ => format!("{}; {call}", check.evidence),
+    };
+    Denial {
         evidence,
-        mend: mend.to_owned(),
-        errno: name(error),
-    })
+        ..Denial::of(check, errno)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::tests::{opened, root};
 
-    fn errno(n: i32) -> io::Error {
+    fn error(n: i32) -> io::Error {
         io::Error::from_raw_os_error(n)
     }
 
     #[test]
     fn a_refused_read_of_ram_is_strict_devmem() {
-        let denial = explain_access("pread", PhysAddr(0x1000_0000), &errno(libc::EPERM)).unwrap();
+        let pa = PhysAddr(0x1000_0000);
+        let denial = explain_access_with(&root(), "pread", pa, &error(libc::EPERM)).unwrap();
         assert_eq!(
             (denial.check, denial.errno),
             ("strict-devmem", Some("EPERM"))
         );
         assert!(denial.evidence.contains("0x10000000"));
+        assert!(denial.evidence.contains("CONFIG_STRICT_DEVMEM=y"));
     }
 
     #[test]
     fn a_page_out_of_the_direct_map_is_told_from_a_refusal() {
-        let denial = explain_access("pread", PhysAddr(0x1000_0000), &errno(libc::EFAULT)).unwrap();
+        let pa = PhysAddr(0x1000_0000);
+        let denial = explain_access_with(&opened(), "pread", pa, &error(libc::EFAULT)).unwrap();
         assert_eq!(denial.check, "not-direct-mapped");
     }
 
     #[test]
     fn an_error_that_no_check_makes_is_not_called_a_denial() {
+        let pa = PhysAddr(0x1000);
         let short = io::Error::new(io::ErrorKind::WriteZero, "only 3 of 13 bytes were written");
-        assert_eq!(explain_access("pwrite", PhysAddr(0x1000), &short), None);
-        assert_eq!(
-            explain_access("pwrite", PhysAddr(0x1000), &errno(libc::EIO)),
-            None
-        );
+        assert_eq!(explain_access_with(&root(), "pwrite", pa, &short), None);
+        let eio = error(libc::EIO);
+        assert_eq!(explain_access_with(&root(), "pwrite", pa, &eio), None);
     }
 
     #[test]
-    fn a_node_that_is_not_there_is_named_with_its_config_where_there_is_one() {
-        let denial = explain_open(&errno(libc::ENOENT));
-        assert!(["config-devmem", "devmem-node"].contains(&denial.check));
-        assert_eq!(denial.errno, Some("ENOENT"));
+    fn an_open_that_nothing_explains_is_not_blamed_on_a_check_that_passed() {
+        let denial = explain_open_with(&root(), &error(libc::EACCES));
+        assert_eq!((denial.check, denial.errno), ("container", Some("EACCES")));
+        assert!(denial.what.starts_with("no check that v2p knows"));
     }
 }

@@ -4,6 +4,7 @@
 //! the guard refuses what must not be written, notices a move before the write, and proves after it
 //! where the bytes went.
 
+mod attempt;
 mod verdict;
 
 use std::io;
@@ -11,6 +12,7 @@ use std::io;
 use anyhow::{Context as _, Result};
 use v2p_common::{Pfn, VirtAddr, event::Event};
 
+pub use attempt::{Attempt, Call, attempt};
 use verdict::{Evidence, refusal, verdict};
 
 use crate::{

@@ -8,6 +8,7 @@ use std::{
 use flate2::read::GzDecoder;
 
 /// A kernel configuration and where it was read.
+#[derive(Clone, Debug)]
 pub struct Config {
     text: String,
     /// The file that it came from.
@@ -50,6 +51,15 @@ impl Config {
         Some(Self { text, path })
     }
 
+    /// One of this text.
+    #[cfg(test)]
+    pub(crate) fn for_test(text: &str) -> Self {
+        Self {
+            text: text.to_owned(),
+            path: "test".to_owned(),
+        }
+    }
+
     /// `option` with its `CONFIG_` prefix.
     pub fn setting(&self, option: &str) -> Setting {
         let on = self.text.lines().any(|line| {
@@ -75,10 +85,8 @@ mod tests {
 
     #[test]
     fn an_option_is_not_taken_for_one_whose_name_starts_the_same() {
-        let config = Config {
-            text: "CONFIG_DEVMEM_X=y\n# CONFIG_DEVMEM is not set\nCONFIG_NUMA=y\n".into(),
-            path: "test".into(),
-        };
+        let config =
+            Config::for_test("CONFIG_DEVMEM_X=y\n# CONFIG_DEVMEM is not set\nCONFIG_NUMA=y\n");
         assert_eq!(config.setting("CONFIG_DEVMEM"), Setting::Off);
         assert_eq!(config.setting("CONFIG_NUMA"), Setting::On);
         assert_eq!(

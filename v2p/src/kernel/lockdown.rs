@@ -1,6 +1,13 @@
 //! How far the kernel is locked down (security/lockdown/lockdown.c).
 
-use std::fs;
+use std::{fs, io::Read as _, os::fd::OwnedFd};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags},
+};
+
+use super::config::{Config, Setting};
 
 /// Where the kernel tells, once securityfs is mounted.
 pub const PATH: &str = "/sys/kernel/security/lockdown";
@@ -15,18 +22,76 @@ pub struct Lockdown {
 }
 
 impl Lockdown {
-    /// Reads it; `None`: the file is not there.
+    /// Reads it: from where securityfs is mounted, else from a mount of our own that nobody else sees, else from what
+    /// the kernel was built with. `None`: it cannot be told.
     pub fn read() -> Option<Self> {
-        Self::parse(&fs::read_to_string(PATH).ok()?)
+        if let Ok(text) = fs::read_to_string(PATH) {
+            return Self::parse(&text, PATH);
+        }
+        match private_securityfs().map(|root| read_in(&root)) {
+            Ok(Ok(text)) => Self::parse(&text, "lockdown in securityfs, which is not mounted"),
+            Ok(Err(rustix::io::Errno::NOENT)) => Some(Self::none(
+                "securityfs has no file lockdown: the kernel has no such module",
+            )),
+            _ => Self::built_in(&Config::of_this_kernel()?),
+        }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &str, place: &str) -> Option<Self> {
         let mode = text.split_once('[')?.1.split_once(']')?.0;
         Some(Self {
             mode: mode.to_owned(),
-            evidence: format!("{} ({PATH})", text.trim()),
+            evidence: format!("{} ({place})", text.trim()),
         })
     }
+
+    /// What the configuration alone says. A kernel that is not locked down as built may be so by its command line or
+    /// Secure Boot.
+    fn built_in(config: &Config) -> Option<Self> {
+        if config.setting("CONFIG_SECURITY_LOCKDOWN_LSM") == Setting::Off {
+            return Some(Self::none(&config.evidence("CONFIG_SECURITY_LOCKDOWN_LSM")));
+        }
+        [
+            (
+                "CONFIG_LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY",
+                "confidentiality",
+            ),
+            ("CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY", "integrity"),
+        ]
+        .into_iter()
+        .find(|(option, _)| config.setting(option) == Setting::On)
+        .map(|(option, mode)| Self {
+            mode: mode.to_owned(),
+            evidence: config.evidence(option),
+        })
+    }
+
+    fn none(evidence: &str) -> Self {
+        Self {
+            mode: "none".to_owned(),
+            evidence: evidence.to_owned(),
+        }
+    }
+}
+
+/// securityfs without a place in the tree: seen through this descriptor alone, gone with it (fsmount(2), 5.2).
+fn private_securityfs() -> rustix::io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen("securityfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(&context)?;
+    rustix::mount::fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_RDONLY,
+    )
+}
+
+fn read_in(root: &OwnedFd) -> rustix::io::Result<String> {
+    let file = rustix::fs::openat(root, "lockdown", OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = String::new();
+    fs::File::from(file)
+        .read_to_string(&mut text)
+        .map_err(|_| rustix::io::Errno::IO)?;
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -35,13 +100,18 @@ mod tests {
 
     #[test]
     fn the_mode_is_the_word_in_brackets() {
-        let lockdown = Lockdown::parse("none [integrity] confidentiality\n").unwrap();
+        let lockdown = Lockdown::parse("none [integrity] confidentiality\n", "file").unwrap();
         assert_eq!(lockdown.mode, "integrity");
-        assert!(
-            lockdown
-                .evidence
-                .starts_with("none [integrity] confidentiality (")
-        );
-        assert_eq!(Lockdown::parse("nothing"), None);
+        assert_eq!(lockdown.evidence, "none [integrity] confidentiality (file)");
+        assert_eq!(Lockdown::parse("nothing", "file"), None);
+    }
+
+    #[test]
+    fn without_securityfs_the_configuration_tells_only_what_it_forces() {
+        let built_in = |text: &str| Lockdown::built_in(&Config::for_test(text));
+        let forced = "CONFIG_SECURITY_LOCKDOWN_LSM=y\nCONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY=y\n";
+        assert_eq!(built_in(forced).unwrap().mode, "integrity");
+        assert_eq!(built_in("").unwrap().mode, "none");
+        assert_eq!(built_in("CONFIG_SECURITY_LOCKDOWN_LSM=y\n"), None);
     }
 }

@@ -3,6 +3,7 @@
 pub mod btf;
 pub mod config;
 pub mod direct_map;
+pub mod iomem;
 pub mod layout;
 pub mod lockdown;
 pub mod privileges;

@@ -1,5 +1,7 @@
 //! What this process may do.
 
+use std::fs;
+
 use anyhow::Result;
 
 use crate::exit::Failure;
@@ -12,6 +14,10 @@ pub enum Capability {
     SysRawio = 17,
     /// Shows PFNs; and stands in for CAP_BPF and CAP_PERFMON (include/linux/capability.h, bpf_capable).
     SysAdmin = 21,
+    /// Traces.
+    Perfmon = 38,
+    /// Loads eBPF programs.
+    Bpf = 39,
 }
 
 /// The effective capabilities of this process.
@@ -37,9 +43,19 @@ impl Privileges {
         })
     }
 
+    /// Those of the bits in `effective`.
+    pub const fn new(effective: u64) -> Self {
+        Self { effective }
+    }
+
     /// Whether `capability` is effective.
     pub const fn has(self, capability: Capability) -> bool {
         self.effective >> capability as u32 & 1 != 0
+    }
+
+    /// The line that shows them.
+    pub fn evidence(self) -> String {
+        format!("CapEff: {:016x} (/proc/self/status)", self.effective)
     }
 
     /// What tracing and translating need, or exit code 3.
@@ -54,5 +70,63 @@ impl Privileges {
         Err(Failure::unsupported(what)
             .hint("run it as root: sudo v2p ...")
             .into())
+    }
+}
+
+/// A namespace of this process, and whether it is the one that the system booted with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Namespace {
+    /// As the link says, for instance `user:[4026531837]`.
+    pub link: String,
+    /// The initial one's.
+    pub initial: String,
+}
+
+impl Namespace {
+    /// The user namespace: outside the initial one capabilities count for nothing that is the system's
+    /// (PROC_USER_INIT_INO, include/linux/proc_ns.h, 6.1 to 7.3).
+    pub fn user() -> Option<Self> {
+        Self::read("user", 0xeffffffd)
+    }
+
+    /// The PID namespace (PROC_PID_INIT_INO).
+    pub fn pid() -> Option<Self> {
+        Self::read("pid", 0xeffffffc)
+    }
+
+    fn read(kind: &str, initial: u32) -> Option<Self> {
+        let link = fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
+        Some(Self {
+            link: link.to_string_lossy().into_owned(),
+            initial: format!("{kind}:[{initial}]"),
+        })
+    }
+
+    /// Whether it is the initial one.
+    pub fn is_initial(&self) -> bool {
+        self.link == self.initial
+    }
+
+    /// The link and what it would be.
+    pub fn evidence(&self) -> String {
+        let Self { link, initial } = self;
+        format!("{link}, the system's own is {initial} (/proc/self/ns)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capability_is_its_bit() {
+        // Of root on a machine that takes CAP_SYS_RESOURCE away.
+        let root = Privileges::new(0x1ff_feff_ffff);
+        assert!(root.has(Capability::SysRawio) && root.has(Capability::Bpf));
+        assert!(!Privileges::new(0x1ff_fefd_ffff).has(Capability::SysRawio));
+        assert_eq!(
+            root.evidence(),
+            "CapEff: 000001fffeffffff (/proc/self/status)"
+        );
     }
 }

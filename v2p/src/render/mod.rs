@@ -1,6 +1,7 @@
 //! How records are said: JSON lines for scripts, aligned text for people.
 
 mod demo;
+mod doctor;
 mod moves;
 mod progress;
 mod text;
@@ -12,10 +13,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::ColorChoice;
+use serde::Serialize;
 
 use self::{moves::Moves, progress::Progress, text::Clock};
 
-pub use self::demo::DemoText;
+pub use self::{demo::DemoText, doctor::DoctorText};
 
 use crate::record::Record;
 
@@ -83,7 +85,7 @@ impl Output {
     ///
     /// # Errors
     /// As [`Self::record`].
-    pub fn json(&mut self, record: &Record) -> Result<()> {
+    pub fn json(&mut self, record: &impl Serialize) -> Result<()> {
         if !self.json {
             return Ok(());
         }

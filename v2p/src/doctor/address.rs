@@ -1,0 +1,347 @@
+//! The checks of an address, once /dev/mem is open: pure.
+//!
+//! read(2) and write(2): valid_phys_addr_range, then devmem_is_allowed a page, then the direct map; mmap(2):
+//! valid_mmap_phys_addr_range, devmem_is_allowed, then PAT (drivers/char/mem.c, arch/x86/mm; 6.1 to 7.3).
+
+use v2p_common::{PAGE_SIZE, PhysAddr};
+
+use super::{
+    check::{Check, Effect, Id, Stage},
+    facts::{Facts, Target},
+    open::{has_driver, is_in_user_namespace},
+};
+use crate::kernel::{
+    config::Setting,
+    iomem::{self, Resource},
+    privileges::Capability,
+};
+
+/// Below it RAM is neither shown nor written, and devices are free (devmem_is_allowed, arch/x86/mm/init.c).
+const LOW: u64 = 1 << 20;
+
+/// What lies at the address.
+enum Kind<'a> {
+    Ram,
+    /// The resources that hold it, outermost first.
+    Other(Vec<&'a Resource>),
+    Unknown,
+}
+
+/// All of them, in the kernel's order.
+pub fn checks(facts: &Facts, target: &Target) -> Vec<Check> {
+    let kind = kind(facts, target);
+    vec![
+        sys_admin(facts, target),
+        beyond_memory(facts, target),
+        low_memory(facts, target, &kind),
+        strict_devmem(facts, target, &kind),
+        io_strict_devmem(facts, target, &kind),
+        not_direct_mapped(target, &kind),
+        pat(facts, &kind),
+    ]
+}
+
+/// Whether something else than RAM lies there: a device, as far as anybody knows.
+pub fn is_no_ram(facts: &Facts, target: &Target) -> bool {
+    matches!(kind(facts, target), Kind::Other(found) if !found.is_empty())
+}
+
+fn kind<'a>(facts: &'a Facts, target: &Target) -> Kind<'a> {
+    match (target.is_page, target.pa, &facts.iomem) {
+        (true, ..) => Kind::Ram,
+        (_, Some(pa), Some(iomem)) => {
+            let found = iomem.at(pa);
+            match found.iter().any(|resource| resource.is_ram()) {
+                true => Kind::Ram,
+                false => Kind::Other(found),
+            }
+        }
+        _ => Kind::Unknown,
+    }
+}
+
+fn setting(facts: &Facts, option: &str) -> Option<(Setting, String)> {
+    let config = facts.config.as_ref()?;
+    Some((config.setting(option), config.evidence(option)))
+}
+
+fn no_config(id: Id) -> Check {
+    let what = "cannot tell: the kernel's configuration is nowhere to be read";
+    let places = "no /proc/config.gz, no config in /boot nor /usr/lib/modules";
+    Check::unknown(id, what, places).mend("install the kernel's config file in /boot")
+}
+
+const HIDDEN: &str = "cannot tell: /proc/iomem shows no addresses";
+
+fn hidden(id: Id) -> Check {
+    let evidence = format!("zeros instead of addresses ({})", iomem::PATH);
+    Check::unknown(id, HIDDEN, evidence).mend("run it with CAP_SYS_ADMIN: sudo v2p doctor ...")
+}
+
+fn sys_admin(facts: &Facts, target: &Target) -> Check {
+    let id = Id::CapSysAdmin;
+    let has = facts
+        .privileges
+        .is_some_and(|p| p.has(Capability::SysAdmin));
+    let evidence = facts
+        .privileges
+        .map_or_else(|| "no /proc/self/status".to_owned(), |p| p.evidence());
+    if has && !is_in_user_namespace(facts) {
+        return Check::ok(id, "CAP_SYS_ADMIN: page frame numbers are shown", evidence);
+    }
+    let what = match has {
+        true => {
+            "CAP_SYS_ADMIN counts only inside this user namespace: page frame numbers are hidden"
+        }
+        false => "CAP_SYS_ADMIN is missing: page frame numbers are hidden",
+    };
+    let evidence = format!("bit 21 of {evidence}");
+    let mend = "run it as root, outside containers: sudo v2p ...";
+    match target.pa {
+        None => Check::denies(id, what, evidence)
+            .mend(mend)
+            .has(Stage::Reach, Effect::Fails(None)),
+        Some(_) => Check::limits(id, what, evidence).mend(mend),
+    }
+}
+
+fn beyond_memory(facts: &Facts, target: &Target) -> Check {
+    let id = Id::BeyondMemory;
+    let pa = match target.pa {
+        Some(pa) if !target.is_page => pa,
+        _ => return Check::ok(id, "a page of memory", "it is mapped by a process"),
+    };
+    let no_bits = facts
+        .physical_bits
+        .filter(|bits| *bits < 64 && pa.0 >> bits != 0);
+    let Some(last) = facts.iomem.as_ref().and_then(|iomem| iomem.last_ram()) else {
+        return hidden(id).may_fail(Stage::Copy, libc::EFAULT);
+    };
+    // valid_phys_addr_range compares with high_memory: the end of the last whole page.
+    if pa.0 < (last.end + 1) & !(PAGE_SIZE - 1) {
+        let what = "below the end of memory";
+        return Check::ok(id, what, format!("the last RAM: {}", last.evidence()));
+    }
+    let what = format!("{:#x} lies beyond the end of memory", pa.0);
+    let check = Check::denies(id, what, format!("the last RAM: {}", last.evidence()))
+        .mend("ask for an address in RAM; devices are mapped with mmap(2), not read")
+        .fails(Stage::Copy, libc::EFAULT);
+    match no_bits {
+        Some(_) => check.fails(Stage::Map, libc::EINVAL),
+        None => check,
+    }
+}
+
+fn low_memory(facts: &Facts, target: &Target, kind: &Kind<'_>) -> Check {
+    let id = Id::LowMemory;
+    let pa = target.pa.filter(|_| !target.is_page);
+    let Some(PhysAddr(pa)) = pa.filter(|pa| pa.0 < LOW) else {
+        return Check::ok(id, "not below 1 MiB", "user pages never are, on x86");
+    };
+    let evidence = format!("{pa:#x} is below 0x100000");
+    match (kind, setting(facts, "CONFIG_STRICT_DEVMEM")) {
+        (Kind::Other(_), _) => Check::ok(id, "below 1 MiB, but no RAM", evidence),
+        (Kind::Unknown, _) => hidden(id).has(Stage::Copy, Effect::Unknown(None)),
+        (Kind::Ram, None) => no_config(id).has(Stage::Copy, Effect::Unknown(None)),
+        (Kind::Ram, Some((Setting::Off, line))) => {
+            Check::ok(id, "RAM below 1 MiB, which this kernel shows", line)
+        }
+        (Kind::Ram, Some(_)) if target.own_page_was_read => {
+            let what = "RAM below 1 MiB: shown, since this kernel shows other RAM too";
+            Check::ok(id, what, format!("{evidence}; a page of our own was read"))
+        }
+        (Kind::Ram, Some((_, line))) => {
+            let what = "RAM below 1 MiB: reads give zeros, and writes go nowhere without an error";
+            Check::limits(id, what, format!("{evidence}; {line}"))
+                .mend("none by read and write; mmap(2) reaches the real memory there")
+                .has(Stage::Copy, Effect::Drops)
+        }
+    }
+}
+
+fn strict_devmem(facts: &Facts, target: &Target, kind: &Kind<'_>) -> Check {
+    let id = Id::StrictDevmem;
+    let is_low = !target.is_page && target.pa.is_some_and(|pa| pa.0 < LOW);
+    match (kind, setting(facts, "CONFIG_STRICT_DEVMEM")) {
+        (_, Some((Setting::Off, line))) => Check::ok(id, "RAM is not kept away", line),
+        (Kind::Other(_), _) => Check::ok(id, "no RAM, which is all that it is about", "see above"),
+        (Kind::Ram, _) if is_low => Check::ok(id, "below 1 MiB: see low-memory", "see low-memory"),
+        (_, Some((_, line))) if target.own_page_was_read => {
+            let what = "RAM is not kept away, whatever the configuration says";
+            Check::ok(id, what, format!("a page of our own was read; {line}"))
+        }
+        (Kind::Ram, Some((_, line))) => {
+            Check::denies(id, "the kernel keeps /dev/mem away from RAM", line)
+                .mend(
+                    "use a kernel built with CONFIG_STRICT_DEVMEM=n, or the lab: cargo xtask demo",
+                )
+                .fails(Stage::Reach, libc::EPERM)
+        }
+        (Kind::Unknown, Some(_)) => hidden(id).may_fail(Stage::Reach, libc::EPERM),
+        (_, None) => no_config(id).may_fail(Stage::Reach, libc::EPERM),
+    }
+}
+
+/// What /proc/iomem shows of a claim; it does not show the flag that counts (IORESOURCE_BUSY).
+enum Claim<'a> {
+    None,
+    /// A driver's, inside its device's own range.
+    Driver(&'a Resource),
+    /// A name that may or may not be a claim.
+    Perhaps(&'a Resource),
+}
+
+fn claim<'a>(found: &[&'a Resource]) -> Claim<'a> {
+    let Some((last, above)) = found.split_last() else {
+        return Claim::None;
+    };
+    match above.last() {
+        _ if is_place(last) => Claim::None,
+        Some(parent) if is_device(parent) => Claim::Driver(last),
+        _ => Claim::Perhaps(last),
+    }
+}
+
+/// Whether the resource is a device's range, named after its place: `0000:00:01.0`.
+fn is_device(resource: &Resource) -> bool {
+    let parts: Vec<_> = resource.name.split([':', '.']).collect();
+    parts.len() == 4
+        && parts
+            .iter()
+            .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+fn is_place(resource: &Resource) -> bool {
+    is_device(resource) || resource.name.starts_with("PCI Bus")
+}
+
+fn io_strict_devmem(facts: &Facts, target: &Target, kind: &Kind<'_>) -> Check {
+    let id = Id::IoStrictDevmem;
+    let found = match kind {
+        Kind::Ram => return Check::ok(id, "RAM, and it is about devices", "see strict-devmem"),
+        Kind::Unknown => return hidden(id).may_fail(Stage::Reach, libc::EPERM),
+        Kind::Other(found) => found,
+    };
+    let claim = claim(found);
+    let resource = match claim {
+        Claim::Driver(resource) | Claim::Perhaps(resource) => resource,
+        Claim::None => {
+            let evidence = found.last().map_or_else(
+                || format!("no line holds it ({})", iomem::PATH),
+                |r| r.evidence(),
+            );
+            return Check::ok(id, "no driver claims it", evidence);
+        }
+    };
+    let evidence = resource.evidence();
+    let free = |why: &str| {
+        Check::ok(
+            id,
+            format!("claimed by {}, but {why}", resource.name),
+            &evidence,
+        )
+    };
+    if target.pa.is_some_and(|pa| pa.0 < LOW) {
+        return free("below 1 MiB that does not count");
+    }
+    if facts.is_booted_with("iomem=relaxed") {
+        return free("the kernel was booted with iomem=relaxed");
+    }
+    let Some((strict, _)) = setting(facts, "CONFIG_STRICT_DEVMEM") else {
+        return no_config(id).may_fail(Stage::Reach, libc::EPERM);
+    };
+    let Some((io, line)) = setting(facts, "CONFIG_IO_STRICT_DEVMEM") else {
+        return no_config(id).may_fail(Stage::Reach, libc::EPERM);
+    };
+    if strict == Setting::Off || io == Setting::Off {
+        return free("this kernel allows it");
+    }
+    let evidence = format!("{evidence}; {line}");
+    let mend = "unbind the driver, or boot with iomem=relaxed";
+    match claim {
+        Claim::Driver(_) => {
+            let what = format!("claimed by the driver {}", resource.name);
+            Check::denies(id, what, evidence)
+                .mend(mend)
+                .fails(Stage::Reach, libc::EPERM)
+        }
+        _ => {
+            let what = format!(
+                "it is {}: cannot tell whether that is an exclusive claim",
+                resource.name
+            );
+            Check::unknown(id, what, evidence)
+                .mend(mend)
+                .may_fail(Stage::Reach, libc::EPERM)
+        }
+    }
+}
+
+fn not_direct_mapped(target: &Target, kind: &Kind<'_>) -> Check {
+    let id = Id::NotDirectMapped;
+    let denies = |evidence: String| {
+        let what = "the kernel's direct map does not hold this page";
+        Check::denies(id, what, evidence)
+            .mend("no way round it: the page is kept out of the kernel's reach, and a write would crash it")
+            .fails(Stage::Copy, libc::EFAULT)
+    };
+    let mapping = target.mapping.as_deref();
+    match (kind, target.direct_mapped, mapping) {
+        (Kind::Other(_), ..) => Check::ok(id, "no RAM, so mapped apart", "see above"),
+        (_, Some(false), name) => denies(match name {
+            Some(name) => format!("an eBPF program could not read it there; it is of {name}"),
+            None => "an eBPF program could not read it there".to_owned(),
+        }),
+        (_, Some(true), _) => Check::ok(
+            id,
+            "the kernel's direct map holds it",
+            "an eBPF program read it there",
+        ),
+        (_, None, Some(name)) if name.starts_with("/secretmem") => denies(format!(
+            "it is of {name}, that is memfd_secret(2) (/proc/PID/maps)"
+        )),
+        (_, None, _) if target.is_own => {
+            Check::ok(id, "ordinary memory of our own", "mmap(MAP_ANONYMOUS)")
+        }
+        (_, None, Some(name)) => {
+            let what = "nothing says that the direct map does not hold it";
+            Check::ok(id, what, format!("a page of {name:?} (/proc/PID/maps)"))
+        }
+        (_, None, None) => {
+            let what = "cannot tell whether the direct map holds it: no eBPF program could look";
+            Check::unknown(id, what, "see bpf-tracepoint").may_fail(Stage::Copy, libc::EFAULT)
+        }
+    }
+}
+
+/// phys_mem_access_prot_allowed, arch/x86/mm/pat/memtype.c: without STRICT_DEVMEM and with PAT, 6.1 and 6.12 refuse RAM;
+/// 7.x, whose /dev/mem has no mmap_mem any more, was seen to allow it in its source only.
+fn pat(facts: &Facts, kind: &Kind<'_>) -> Check {
+    let id = Id::Pat;
+    let about = "concerns mmap(2) alone, which v2p does not use";
+    if let Some((false, evidence)) = has_driver(facts) {
+        return Check::ok(id, "there is no /dev/mem to map", evidence);
+    }
+    let strict = setting(facts, "CONFIG_STRICT_DEVMEM");
+    match (kind, strict, facts.has_pat, facts.has_mmap_mem) {
+        (Kind::Other(_), ..) => Check::ok(id, "no RAM, which is all that it is about", about),
+        (_, Some((Setting::On, line)), ..) => {
+            Check::ok(id, "strict-devmem decides before it", line)
+        }
+        _ if facts.is_booted_with("nopat") => Check::ok(
+            id,
+            "off: mmap(2) of RAM is not refused",
+            "nopat (/proc/cmdline)",
+        ),
+        (_, _, Some(false), _) => Check::ok(id, "the processor has none", "flags (/proc/cpuinfo)"),
+        (_, Some((Setting::Off, line)), Some(true), Some(true)) => {
+            let what = "mmap(2) of RAM is refused, as other tools do it; v2p reads and writes";
+            let evidence = format!("pat (/proc/cpuinfo); {line}; no nopat (/proc/cmdline)");
+            Check::limits(id, what, evidence)
+                .mend("use pread and pwrite, or boot with nopat")
+                .fails(Stage::Map, libc::EINVAL)
+        }
+        _ => Check::unknown(id, "cannot tell whether mmap(2) of RAM is refused", about)
+            .may_fail(Stage::Map, libc::EINVAL),
+    }
+}

@@ -1,0 +1,209 @@
+//! What the checks of /dev/mem are made from, gathered in one place: reading, no judging.
+
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+
+use rustix::{
+    fs::{Access, AtFlags, CWD, StatVfsMountFlags},
+    io::Errno as RawErrno,
+};
+use v2p_common::PhysAddr;
+
+use super::check::Errno;
+use crate::{
+    devmem,
+    kernel::{
+        btf::Btf,
+        config::Config,
+        iomem::Iomem,
+        layout::BTF_PATH,
+        lockdown::Lockdown,
+        privileges::{Namespace, Privileges},
+    },
+};
+
+/// What lies at /dev/mem.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Node {
+    /// Nothing that we can see.
+    Absent(Errno),
+    /// Something else than the memory device.
+    Other(String),
+    /// The memory device.
+    Device(Device),
+}
+
+/// The node of the memory device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Device {
+    /// The permission bits.
+    pub mode: u32,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Its file system is mounted so that device nodes do not open.
+    pub nodev: bool,
+    /// Whether the path lets us read: file mode and device cgroup (access(2), which asks the driver nothing).
+    pub read: Result<(), Errno>,
+    /// Whether it lets us write.
+    pub write: Result<(), Errno>,
+}
+
+/// All that is known before anything is tried.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The effective user.
+    pub euid: u32,
+    /// Its capabilities; none where /proc does not tell.
+    pub privileges: Option<Privileges>,
+    /// The user namespace.
+    pub user_namespace: Option<Namespace>,
+    /// The PID namespace.
+    pub pid_namespace: Option<Namespace>,
+    /// Other marks of a container, as evidence.
+    pub container: Vec<String>,
+    /// What the kernel was built with.
+    pub config: Option<Config>,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// How far it is locked down.
+    pub lockdown: Option<Lockdown>,
+    /// What lies at /dev/mem.
+    pub node: Node,
+    /// Whether the kernel has these functions, from its BTF: `read_mem`, then `mmap_mem`.
+    pub has_read_mem: Option<bool>,
+    /// As `has_read_mem`.
+    pub has_mmap_mem: Option<bool>,
+    /// The physical address space; none where it is hidden or cannot be read.
+    pub iomem: Option<Iomem>,
+    /// Bits of a physical address that the processor has.
+    pub physical_bits: Option<u32>,
+    /// Whether the processor has PAT.
+    pub has_pat: Option<bool>,
+}
+
+impl Facts {
+    /// Reads everything; what cannot be read is none.
+    pub fn gather() -> Self {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let btf = fs::read(BTF_PATH).ok();
+        let btf = btf.as_deref().and_then(|blob| Btf::parse(blob).ok());
+        let has = |name| btf.as_ref().map(|btf| btf.arguments_of_function(name).is_some());
+        Self {
+            euid: rustix::process::geteuid().as_raw(),
+            privileges: Privileges::read().ok(),
+            user_namespace: Namespace::user(),
+            pid_namespace: Namespace::pid(),
+            container: container(),
+            config: Config::of_this_kernel(),
+            cmdline: fs::read_to_string("/proc/cmdline").unwrap_or_default(),
+            lockdown: Lockdown::read(),
+            node: node(Path::new(devmem::PATH)),
+            has_read_mem: has("read_mem"),
+            has_mmap_mem: has("mmap_mem"),
+            iomem: Iomem::read().ok().flatten(),
+            physical_bits: physical_bits(&cpuinfo),
+            has_pat: has_pat(&cpuinfo),
+        }
+    }
+
+    /// Whether `word` stands on the kernel's command line.
+    pub fn is_booted_with(&self, word: &str) -> bool {
+        self.cmdline.split_whitespace().any(|other| other == word)
+    }
+}
+
+/// The address that is asked about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// Where; none where the kernel hides it from us.
+    pub pa: Option<PhysAddr>,
+    /// A page of a process, which is RAM whatever /proc/iomem shows.
+    pub is_page: bool,
+    /// A page of our own, which we may write to.
+    pub is_own: bool,
+    /// The mapping's name, where it is a process's.
+    pub mapping: Option<String>,
+    /// Whether the direct map holds it, as an eBPF program found by reading it there.
+    pub direct_mapped: Option<bool>,
+    /// Whether a page of our own could be read through /dev/mem, where that was tried before.
+    pub own_page_was_read: bool,
+}
+
+fn errno(error: RawErrno) -> Errno {
+    Errno(error.raw_os_error())
+}
+
+fn node(path: &Path) -> Node {
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(e) => return Node::Absent(Errno::of(&e).unwrap_or(Errno(libc::EIO))),
+    };
+    if let Some(other) = devmem::what_else(&metadata) {
+        return Node::Other(other);
+    }
+    let may = |access| rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS).map_err(errno);
+    Node::Device(Device {
+        mode: metadata.mode() & 0o7777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        nodev: rustix::fs::statvfs(path)
+            .is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::NODEV)),
+        read: may(Access::READ_OK),
+        write: may(Access::WRITE_OK),
+    })
+}
+
+/// What container runtimes leave behind.
+fn container() -> Vec<String> {
+    let mut marks = Vec::new();
+    for path in [
+        "/.dockerenv",
+        "/run/.containerenv",
+        "/run/systemd/container",
+    ] {
+        if Path::new(path).exists() {
+            marks.push(path.to_owned());
+        }
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let seccomp = status
+        .lines()
+        .find(|line| line.starts_with("Seccomp:") && !line.ends_with('0'));
+    marks.extend(seccomp.map(|line| format!("{} (/proc/self/status)", line.replace('\t', " "))));
+    marks
+}
+
+/// From `address sizes : 46 bits physical, 48 bits virtual`.
+fn physical_bits(cpuinfo: &str) -> Option<u32> {
+    let line = cpuinfo
+        .lines()
+        .find(|line| line.starts_with("address sizes"))?;
+    line.split_once(": ")?.1.split(' ').next()?.parse().ok()
+}
+
+fn has_pat(cpuinfo: &str) -> Option<bool> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("flags"))?;
+    Some(line.split_whitespace().any(|flag| flag == "pat"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_processor_tells_its_address_bits_and_pat() {
+        let cpuinfo = "processor\t: 0\nflags\t\t: fpu pat pse36\naddress sizes\t: 46 bits physical, 48 bits virtual\n";
+        assert_eq!(physical_bits(cpuinfo), Some(46));
+        assert_eq!(has_pat(cpuinfo), Some(true));
+        assert_eq!((physical_bits(""), has_pat("")), (None, None));
+    }
+
+    #[test]
+    fn what_is_not_the_memory_device_is_not_taken_for_it() {
+        let other = |path| node(Path::new(path));
+        assert!(matches!(other("/dev/null"), Node::Other(what) if what.contains("1:3")));
+        assert!(matches!(other("/proc/self/status"), Node::Other(_)));
+        assert_eq!(other("/nonexistent"), Node::Absent(Errno(libc::ENOENT)));
+    }
+}

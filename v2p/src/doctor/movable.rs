@@ -1,0 +1,290 @@
+//! What may move a page here: the kernel's switches, read and judged.
+
+use std::fs;
+
+use serde::Serialize;
+use v2p_common::pagemap::{PagemapState, PagemapWord};
+
+use super::check::{Check, Id};
+use crate::process::FrameFlags;
+
+/// Something that may move pages.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Mover {
+    /// What.
+    pub name: &'static str,
+    /// Whether it does here; null where it cannot be told.
+    pub may: Option<bool>,
+    /// What it does, or would.
+    pub what: &'static str,
+    /// The file and what it says.
+    pub evidence: String,
+    /// How to stop it.
+    pub mend: &'static str,
+}
+
+/// A switch of the kernel: file, and how it is read.
+struct Switch {
+    name: &'static str,
+    path: &'static str,
+    /// `None`: it is not understood.
+    may: fn(&str) -> Option<bool>,
+    what: &'static str,
+    mend: &'static str,
+}
+
+const SWITCHES: [Switch; 9] = [
+    Switch {
+        name: "compaction",
+        path: "/proc/sys/vm/compact_unevictable_allowed",
+        may: is_not_zero,
+        what: "moves mlocked pages too",
+        mend: "sysctl vm.compact_unevictable_allowed=0 (for mlocked pages)",
+    },
+    Switch {
+        name: "proactive compaction",
+        path: "/proc/sys/vm/compaction_proactiveness",
+        may: is_not_zero,
+        what: "compacts in the background, not only when memory is short",
+        mend: "sysctl vm.compaction_proactiveness=0",
+    },
+    Switch {
+        name: "NUMA balancing",
+        path: "/proc/sys/kernel/numa_balancing",
+        may: is_not_zero,
+        what: "moves pages to the node that uses them, mlocked ones too",
+        mend: "sysctl kernel.numa_balancing=0",
+    },
+    Switch {
+        name: "KSM",
+        path: "/sys/kernel/mm/ksm/run",
+        may: |text| Some(text == "1"),
+        what: "merges equal pages that their process marked MADV_MERGEABLE",
+        mend: "echo 2 > /sys/kernel/mm/ksm/run",
+    },
+    Switch {
+        name: "khugepaged",
+        path: "/sys/kernel/mm/transparent_hugepage/enabled",
+        may: |text| Some(!text.contains("[never]")),
+        what: "collapses small pages into huge ones (madvise: only where asked for)",
+        mend: "echo never > /sys/kernel/mm/transparent_hugepage/enabled",
+    },
+    Switch {
+        name: "swap",
+        path: "/proc/swaps",
+        may: |text| Some(text.lines().count() > 1),
+        what: "takes pages out that are not mlocked, and brings them back elsewhere",
+        mend: "swapoff -a",
+    },
+    Switch {
+        name: "CMA",
+        path: "/proc/meminfo",
+        may: |text| field(text, "CmaTotal:").map(|kib| kib > 0).or(Some(false)),
+        what: "pages in its areas make way for whoever asks for contiguous memory",
+        mend: "boot with cma=0",
+    },
+    Switch {
+        name: "hot-remove",
+        path: "/sys/devices/system/memory/block_size_bytes",
+        may: |_| Some(true),
+        what: "moves everything out of a memory block that root sets offline",
+        mend: "set no memory block offline",
+    },
+    Switch {
+        name: "DAMON",
+        path: "/sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds",
+        may: is_not_zero,
+        what: "moves or pages out by access pattern, where root set it up so",
+        mend: "echo 0 > /sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds",
+    },
+];
+
+fn is_not_zero(text: &str) -> Option<bool> {
+    text.parse::<u64>().ok().map(|n| n != 0)
+}
+
+/// The number of a line `NAME N kB`.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+impl Switch {
+    fn read(&self) -> Mover {
+        let text = fs::read_to_string(self.path).map(|text| text.trim().to_owned());
+        self.judge(text.as_deref().map_err(|e| e.kind()))
+    }
+
+    fn judge(&self, text: Result<&str, std::io::ErrorKind>) -> Mover {
+        let (may, said) = match text {
+            Ok(text) => ((self.may)(text), shown(self.path, text)),
+            Err(std::io::ErrorKind::NotFound) => (Some(false), format!("no {}", self.path)),
+            Err(kind) => (None, format!("{}: {kind}", self.path)),
+        };
+        Mover {
+            name: self.name,
+            may,
+            what: self.what,
+            evidence: said,
+            mend: self.mend,
+        }
+    }
+}
+
+/// One line of evidence of what a file said.
+fn shown(path: &str, text: &str) -> String {
+    let line = match path {
+        "/proc/meminfo" => text.lines().find(|line| line.starts_with("CmaTotal")),
+        "/proc/swaps" => text.lines().nth(1),
+        _ => text.lines().next(),
+    };
+    let words: Vec<_> = line.unwrap_or("nothing").split_whitespace().collect();
+    format!("{} ({path})", words.join(" "))
+}
+
+/// All of them, as they stand now.
+pub fn movers() -> Vec<Mover> {
+    SWITCHES.iter().map(Switch::read).collect()
+}
+
+/// The check: which of them may.
+pub fn check(movers: &[Mover]) -> Check {
+    let names = |may| -> Vec<_> {
+        let of = movers.iter().filter(|mover| mover.may == may);
+        of.map(|mover| mover.name).collect()
+    };
+    let (moving, unknown) = (names(Some(true)), names(None));
+    let pin = "what stops them all for our own page is a long-term pin (an io_uring registered buffer); mlock does not";
+    let evidence = match unknown.is_empty() {
+        true => "see each".to_owned(),
+        false => format!("cannot tell: {}", unknown.join(", ")),
+    };
+    match moving.is_empty() {
+        true => Check::ok(Id::Movable, "nothing moves pages by itself here", evidence),
+        false => {
+            let what = format!("may move a page here: {}", moving.join(", "));
+            Check::limits(Id::Movable, what, evidence).mend(pin)
+        }
+    }
+}
+
+/// What holds for one page.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct PageFacts {
+    /// `present`, `hidden`, `swapped`, `absent`, `guard`.
+    pub state: &'static str,
+    /// The frame's flags, by the kernel's names; null where they cannot be read.
+    pub flags: Option<Vec<&'static str>>,
+    /// How often it is mapped; null where that cannot be read.
+    pub mapcount: Option<u64>,
+    /// Always null: the kernel shows nobody whether a page is pinned (/proc/kpagecount counts mappings).
+    pub pinned: Option<bool>,
+    /// What follows for moving it.
+    pub holds: Vec<&'static str>,
+}
+
+impl PageFacts {
+    /// From pagemap's word, and the frame's flags and count.
+    pub fn new(word: PagemapWord, flags: Option<FrameFlags>, mapcount: Option<u64>) -> Self {
+        let state = match word.state() {
+            PagemapState::Present(_) => "present",
+            PagemapState::Hidden => "hidden",
+            PagemapState::SwapEntry { .. } => "swapped",
+            PagemapState::Guard => "guard",
+            PagemapState::Absent => "absent",
+        };
+        let has = |flag| flags.is_some_and(|flags: FrameFlags| flags.has(flag));
+        let mut holds = Vec::new();
+        let mut say = |when: bool, what| {
+            if when {
+                holds.push(what);
+            }
+        };
+        say(
+            has(FrameFlags::HUGE),
+            "a hugetlb page: not moved by compaction, NUMA balancing, KSM or swap",
+        );
+        say(
+            has(FrameFlags::UNEVICTABLE) || has(FrameFlags::MLOCKED),
+            "locked: not swapped out; all else may move it",
+        );
+        say(
+            has(FrameFlags::ZERO_PAGE),
+            "the shared zero page: the first write replaces it",
+        );
+        say(
+            mapcount.is_some_and(|n| n > 1),
+            "mapped more than once: a write may copy it first (after fork, private files)",
+        );
+        say(
+            has(FrameFlags::LRU) && !has(FrameFlags::ANON) && !has(FrameFlags::SWAPBACKED),
+            "a page of a file: reclaim may drop it and bring it back elsewhere",
+        );
+        say(
+            has(FrameFlags::THP),
+            "part of a huge page, moved as a whole",
+        );
+        say(state == "present", "whether it is pinned cannot be known");
+        Self {
+            state,
+            flags: flags.map(FrameFlags::names),
+            mapcount,
+            pinned: None,
+            holds,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+
+    fn judge(name: &str, text: Result<&str, ErrorKind>) -> Mover {
+        let switch = SWITCHES.iter().find(|switch| switch.name == name).unwrap();
+        switch.judge(text)
+    }
+
+    #[test]
+    fn switches_are_read_as_the_kernel_writes_them() {
+        for (name, text, may) in [
+            ("compaction", "1", Some(true)),
+            ("compaction", "0", Some(false)),
+            ("compaction", "?", None),
+            ("KSM", "2", Some(false)),
+            ("khugepaged", "always [madvise] never", Some(true)),
+            ("khugepaged", "always madvise [never]", Some(false)),
+            ("swap", "Filename Type Size Used Priority", Some(false)),
+            (
+                "swap",
+                "Filename Type\n/dev/sda2 partition 1 0 -2",
+                Some(true),
+            ),
+            (
+                "CMA",
+                "MemTotal: 1 kB\nCmaTotal:       65536 kB",
+                Some(true),
+            ),
+            ("CMA", "MemTotal: 1 kB", Some(false)),
+        ] {
+            assert_eq!(judge(name, Ok(text)).may, may, "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_without_the_switch_cannot_and_one_that_hides_it_may() {
+        assert_eq!(judge("KSM", Err(ErrorKind::NotFound)).may, Some(false));
+        let hidden = judge("KSM", Err(ErrorKind::PermissionDenied));
+        assert_eq!(hidden.may, None);
+        assert!(check(&[hidden]).evidence.contains("cannot tell: KSM"));
+    }
+
+    #[test]
+    fn a_locked_page_that_is_shared_is_both() {
+        let flags = FrameFlags(FrameFlags::ANON.0 | FrameFlags::UNEVICTABLE.0);
+        let facts = PageFacts::new(PagemapWord(1 << 63 | 77), Some(flags), Some(2));
+        assert_eq!((facts.state, facts.pinned), ("present", None));
+        assert_eq!(facts.holds.len(), 3, "{facts:?}");
+        assert_eq!(PageFacts::new(PagemapWord(0), None, None).state, "absent");
+    }
+}

@@ -1,0 +1,134 @@
+//! From checks to what an access will meet, and whether it did: pure.
+
+use super::check::{Access, Check, Effect, Errno, Id};
+
+/// What an access will meet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// Nothing is in its way.
+    Allowed,
+    /// Reads give zeros, writes go nowhere.
+    Dropped(Id),
+    /// It fails. Without an error: v2p itself cannot make it.
+    Denied(Id, Option<Errno>),
+    /// This check could not be told.
+    Unknown(Id),
+}
+
+/// What the first of the checks that stops `access` makes of it.
+pub fn predict(checks: &[Check], access: Access) -> Answer {
+    let mut unknown = None;
+    for check in checks {
+        match check.effect_on(access) {
+            Some(Effect::Fails(errno)) => return Answer::Denied(check.id, errno),
+            Some(Effect::Drops) => return Answer::Dropped(check.id),
+            Some(Effect::Unknown(_)) => {
+                unknown.get_or_insert(check.id);
+            }
+            None => {}
+        }
+    }
+    unknown.map_or(Answer::Allowed, Answer::Unknown)
+}
+
+/// What an access met.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It was not made, and why.
+    NotTried(String),
+    /// It did what it was to do.
+    Worked,
+    /// It said that it had, but read zeros, or the write is not there.
+    Dropped,
+    /// It failed.
+    Failed(Option<Errno>),
+}
+
+/// Whether prediction and outcome are the same; `None`: one of them is missing.
+pub fn agree(predicted: Answer, outcome: &Outcome) -> Option<bool> {
+    Some(match (predicted, outcome) {
+        (_, Outcome::NotTried(_)) | (Answer::Unknown(_), _) => return None,
+        (Answer::Allowed, Outcome::Worked) | (Answer::Dropped(_), Outcome::Dropped) => true,
+        (Answer::Denied(_, errno), Outcome::Failed(other)) => errno == *other,
+        _ => false,
+    })
+}
+
+/// The check that explains `outcome`: the predicted one where it agrees, else the first that makes such an error,
+/// whatever it is said to do here.
+pub fn explains<'a>(checks: &'a [Check], access: Access, outcome: &Outcome) -> Option<&'a Check> {
+    let (wanted, perhaps) = match outcome {
+        Outcome::Failed(errno) => (Effect::Fails(*errno), Effect::Unknown(*errno)),
+        Outcome::Dropped => (Effect::Drops, Effect::Unknown(None)),
+        Outcome::Worked | Outcome::NotTried(_) => return None,
+    };
+    let with = |effect| move |check: &&Check| check.effect_on(access) == Some(effect);
+    checks
+        .iter()
+        .find(with(wanted))
+        .or_else(|| checks.iter().find(with(perhaps)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::check::Stage;
+
+    fn checks() -> Vec<Check> {
+        vec![
+            Check::ok(Id::DevmemNode, "", ""),
+            Check::unknown(Id::Lockdown, "", "").may_fail(Stage::Open, libc::EPERM),
+            Check::denies(Id::BeyondMemory, "", "").fails(Stage::Copy, libc::EFAULT),
+            Check::limits(Id::Pat, "", "").fails(Stage::Map, libc::EINVAL),
+        ]
+    }
+
+    #[test]
+    fn the_first_check_on_the_way_decides() {
+        let denied = |id, errno| Answer::Denied(id, Some(Errno(errno)));
+        assert_eq!(
+            predict(&checks(), Access::Read),
+            denied(Id::BeyondMemory, libc::EFAULT)
+        );
+        assert_eq!(
+            predict(&checks(), Access::Mmap),
+            denied(Id::Pat, libc::EINVAL)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_not_called_allowed() {
+        let checks = checks();
+        assert_eq!(
+            predict(&checks[..2], Access::Write),
+            Answer::Unknown(Id::Lockdown)
+        );
+        assert_eq!(predict(&checks[..1], Access::Write), Answer::Allowed);
+    }
+
+    #[test]
+    fn a_disagreement_is_one_of_fact_and_of_errno() {
+        let eperm = Some(Errno(libc::EPERM));
+        let denied = Answer::Denied(Id::StrictDevmem, eperm);
+        assert_eq!(agree(denied, &Outcome::Failed(eperm)), Some(true));
+        assert_eq!(agree(denied, &Outcome::Worked), Some(false));
+        assert_eq!(
+            agree(denied, &Outcome::Failed(Some(Errno(libc::EFAULT)))),
+            Some(false)
+        );
+        assert_eq!(agree(denied, &Outcome::NotTried(String::new())), None);
+        assert_eq!(agree(Answer::Allowed, &Outcome::Dropped), Some(false));
+    }
+
+    #[test]
+    fn an_outcome_is_explained_by_a_check_that_makes_it_or_by_one_that_was_not_told() {
+        let found = |errno| {
+            let outcome = Outcome::Failed(Some(Errno(errno)));
+            explains(&checks(), Access::Read, &outcome).map(|check| check.id)
+        };
+        assert_eq!(found(libc::EFAULT), Some(Id::BeyondMemory));
+        assert_eq!(found(libc::EPERM), Some(Id::Lockdown));
+        assert_eq!(found(libc::EIO), None);
+        assert_eq!(explains(&checks(), Access::Read, &Outcome::Worked), None);
+    }
+}

@@ -1,0 +1,221 @@
+//! What the kernel's own functions answered to our calls, and which check that was.
+
+use serde::Serialize;
+use v2p_common::witness::{Answers, Function};
+
+use super::check::{Errno, Id};
+use crate::{
+    bpf::{Programs, Watched},
+    record::Hex,
+};
+
+/// One function's answer to one of our calls.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Said {
+    /// Our call: `open`, `pread`, `mmap` or `pwrite`.
+    pub call: &'static str,
+    /// The kernel's function.
+    pub function: &'static str,
+    /// Its first argument.
+    pub argument: Hex,
+    /// What it returned.
+    pub answer: i64,
+    #[serde(skip)]
+    of: Function,
+}
+
+impl Said {
+    /// From what the program saw; `None`: the function was not called, or has nothing to do with that call of ours.
+    fn new(call: &'static str, of: Function, answers: Answers) -> Option<Self> {
+        (answers.calls > 0 && is_on_the_way_of(of, call)).then(|| Self {
+            call,
+            function: of.name(),
+            argument: Hex(answers.argument),
+            answer: returned(of, answers.value),
+            of,
+        })
+    }
+
+    /// The answer as the kernel's sources write it.
+    pub fn shown(&self) -> String {
+        match i32::try_from(-self.answer) {
+            Ok(errno) if (1..4096).contains(&errno) => format!("-{}", Errno(errno)),
+            _ => self.answer.to_string(),
+        }
+    }
+
+    /// The check that this answer is, where it denies.
+    fn denies(&self) -> Option<Id> {
+        use Function as F;
+        let fails = self.answer < 0;
+        let is = |errno: i32| self.answer == -i64::from(errno);
+        match self.of {
+            F::DevcgroupCheckPermission | F::SecurityFileOpen => fails.then_some(Id::Container),
+            F::SecurityLockedDown => fails.then_some(Id::Lockdown),
+            // What locks down is asked after the capability, and comes before it in the list.
+            F::OpenPort => is(libc::EPERM).then_some(Id::CapSysRawio),
+            F::MemoryOpen => is(libc::ENXIO).then_some(Id::ConfigDevmem),
+            F::ValidPhysAddrRange | F::ValidMmapPhysAddrRange => is(0).then_some(Id::BeyondMemory),
+            F::IomemIsExclusive => (self.answer == 1).then_some(Id::IoStrictDevmem),
+            F::DevmemIsAllowed => match self.answer {
+                0 => Some(Id::StrictDevmem),
+                2 => Some(Id::LowMemory),
+                _ => None,
+            },
+            F::RangeIsAllowed => is(0).then_some(Id::StrictDevmem),
+            F::ReadMem | F::WriteMem => is(libc::EFAULT).then_some(Id::NotDirectMapped),
+            F::PhysMemAccessProtAllowed => is(0).then_some(Id::Pat),
+            F::MmapMem | F::MmapMemPrepare => None,
+        }
+    }
+}
+
+/// The check that the kernel's functions name for `call`: the first that denies, in the kernel's order.
+pub fn named(said: &[Said], call: &str) -> Option<Id> {
+    said.iter()
+        .filter(|one| one.call == call)
+        .find_map(Said::denies)
+}
+
+/// Functions that our calls come by: others of their callers are none of ours.
+fn is_on_the_way_of(function: Function, call: &str) -> bool {
+    use Function as F;
+    match function {
+        F::DevcgroupCheckPermission
+        | F::SecurityFileOpen
+        | F::SecurityLockedDown
+        | F::OpenPort
+        | F::MemoryOpen => call == "open",
+        F::ValidPhysAddrRange => call == "pread" || call == "pwrite",
+        F::IomemIsExclusive | F::DevmemIsAllowed | F::RangeIsAllowed => call != "open",
+        F::ReadMem => call == "pread",
+        F::WriteMem => call == "pwrite",
+        F::ValidMmapPhysAddrRange
+        | F::PhysMemAccessProtAllowed
+        | F::MmapMem
+        | F::MmapMemPrepare => call == "mmap",
+    }
+}
+
+/// The register as the function's type has it: ssize_t, bool or int.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "the upper half of the register is not defined for int"
+)]
+const fn returned(function: Function, register: u64) -> i64 {
+    match function {
+        Function::ReadMem | Function::WriteMem => register as i64,
+        Function::IomemIsExclusive => (register & 0xff) as i64,
+        _ => register as u32 as i32 as i64,
+    }
+}
+
+/// Watches our calls, where functions take programs.
+pub struct Witness {
+    watched: Option<(Programs, Vec<Function>)>,
+    /// All that was said, in our order and the kernel's.
+    pub said: Vec<Said>,
+}
+
+impl Witness {
+    /// With the programs that are live.
+    pub fn new(programs: Option<Programs>, watched: Watched) -> Self {
+        let live = watched.live;
+        let mut witness = Self {
+            watched: programs
+                .filter(|_| !live.is_empty())
+                .map(|programs| (programs, live)),
+            said: Vec::new(),
+        };
+        witness.forget();
+        witness
+    }
+
+    /// Whether anything is watched.
+    pub const fn is_live(&self) -> bool {
+        self.watched.is_some()
+    }
+
+    /// Takes down what was answered to `call`, which was just made, and starts anew.
+    pub fn note(&mut self, call: &'static str) {
+        let Some((programs, live)) = &self.watched else {
+            return;
+        };
+        let answers = live.iter().filter_map(|function| {
+            let answers = programs.answers(*function).ok()?;
+            Said::new(call, *function, answers)
+        });
+        self.said.extend(answers);
+        self.forget();
+    }
+
+    /// Forgets what was answered to calls that do not count. A map that cannot be written any more ends the watch.
+    pub fn forget(&mut self) {
+        let failed = self
+            .watched
+            .as_mut()
+            .is_some_and(|(programs, _)| programs.forget_answers().is_err());
+        if failed {
+            self.watched = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(call: &'static str, of: Function, value: u64) -> Option<Said> {
+        let answers = Answers {
+            calls: 1,
+            argument: 16,
+            value,
+        };
+        Said::new(call, of, answers)
+    }
+
+    /// -EPERM as an int in a register whose upper half is something else.
+    const EPERM: u64 = 0xdead_0000_ffff_ffff;
+
+    #[test]
+    fn an_int_is_read_without_the_registers_upper_half() {
+        let locked = said("open", Function::SecurityLockedDown, EPERM).unwrap();
+        assert_eq!((locked.answer, locked.shown()), (-1, "-EPERM".to_owned()));
+        let read = said("pread", Function::ReadMem, u64::MAX - 13).unwrap();
+        assert_eq!(read.shown(), "-EFAULT");
+        let bytes = said("pread", Function::ReadMem, 64).unwrap();
+        assert_eq!(bytes.shown(), "64");
+    }
+
+    #[test]
+    fn lockdown_is_told_from_a_missing_capability_by_who_was_asked() {
+        let port = said("open", Function::OpenPort, EPERM);
+        let locked = said("open", Function::SecurityLockedDown, EPERM);
+        let both: Vec<_> = [locked, port.clone()].into_iter().flatten().collect();
+        assert_eq!(named(&both, "open"), Some(Id::Lockdown));
+        let port: Vec<_> = port.into_iter().collect();
+        assert_eq!(named(&port, "open"), Some(Id::CapSysRawio));
+        assert_eq!(named(&port, "pread"), None);
+    }
+
+    #[test]
+    fn a_claimed_device_is_told_from_ram_and_low_memory_from_both() {
+        let of = |value, exclusive| -> Vec<_> {
+            let said = [
+                said("mmap", Function::IomemIsExclusive, exclusive),
+                said("mmap", Function::DevmemIsAllowed, value),
+            ];
+            said.into_iter().flatten().collect()
+        };
+        assert_eq!(named(&of(0, 1), "mmap"), Some(Id::IoStrictDevmem));
+        assert_eq!(named(&of(0, 0), "mmap"), Some(Id::StrictDevmem));
+        assert_eq!(named(&of(2, 0), "mmap"), Some(Id::LowMemory));
+        assert_eq!(named(&of(1, 0), "mmap"), None);
+    }
+
+    #[test]
+    fn what_another_call_came_by_does_not_count() {
+        assert_eq!(said("pread", Function::SecurityFileOpen, 0), None);
+    }
+}

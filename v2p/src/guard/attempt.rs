@@ -1,0 +1,151 @@
+//! Whether /dev/mem lets us read, write and map a page of our own: each is tried, by the guard's rules.
+
+use std::io;
+
+use anyhow::{Context as _, Result};
+use v2p_common::{Pfn, control::PHYSICAL_BYTES, pagemap::PagemapWord};
+
+use super::{locked_copy, verdict::refusal};
+use crate::{
+    devmem::DevMem,
+    page::{Nonce, OwnPage},
+    process::{Pagemap, frame_flags, frame_mapcount},
+};
+
+/// What a call did.
+#[derive(Debug)]
+pub enum Call {
+    /// It was not made, and why.
+    NotMade(String),
+    /// What it was to do.
+    Worked,
+    /// It said so, but zeros were read, or the bytes are not there.
+    Dropped,
+    /// It failed.
+    Failed(io::Error),
+}
+
+impl From<io::Result<()>> for Call {
+    fn from(result: io::Result<()>) -> Self {
+        result.map_or_else(Self::Failed, |()| Self::Worked)
+    }
+}
+
+/// The calls on one page of our own.
+#[derive(Debug)]
+pub struct Attempt {
+    /// open(2) for reading and writing; where that is refused, nothing else is tried.
+    pub open: io::Result<()>,
+    /// pread(2) of random bytes that we had put there.
+    pub read: Call,
+    /// mmap(2) of the page, which is not touched.
+    pub mmap: Call,
+    /// pwrite(2) of other random bytes.
+    pub write: Call,
+}
+
+/// Tries them; the write only where it is asked for. `observe` is called after each call, with its name.
+///
+/// A write is made only where the frame's flags call it a mapped user page, the bytes read at the physical address are
+/// the page's, and a second look-up names the same frame; as in [`super::Guard::write_own`], and like there a
+/// move of the page in the instant between look-up and write would be noticed, not prevented.
+///
+/// # Errors
+/// Where our own page cannot be made or looked up; and where the bytes went somewhere else.
+pub fn attempt(to_write: bool, observe: &mut dyn FnMut(&'static str)) -> Result<Attempt> {
+    let page = OwnPage::new()?;
+    let nonce = page.put_nonce()?;
+    let pagemap = Pagemap::of_self()?;
+    let opened = DevMem::open_for_writing();
+    observe("open");
+    let not_made = |why: &str| Call::NotMade(why.to_owned());
+    let devmem = match opened {
+        Ok(devmem) => devmem,
+        Err(e) => {
+            return Ok(Attempt {
+                open: Err(e),
+                read: not_made("it did not open"),
+                mmap: not_made("it did not open"),
+                write: not_made("it did not open"),
+            });
+        }
+    };
+    let Some(pfn) = frame(&pagemap, &page)? else {
+        let hidden = "the kernel hides our page's frame";
+        return Ok(Attempt {
+            open: Ok(()),
+            read: not_made(hidden),
+            mmap: not_made(hidden),
+            write: not_made(hidden),
+        });
+    };
+    let read = read(&devmem, pfn, nonce);
+    observe("pread");
+    let mmap = devmem.try_mmap(pfn.base()).into();
+    observe("mmap");
+    let why_not = match &read {
+        _ if !to_write => Some("it was not asked for".to_owned()),
+        Call::Worked => why_not_write(&pagemap, &page, pfn)?,
+        // What refuses the read refuses the write before a byte is copied (write_mem, drivers/char/mem.c).
+        Call::Failed(e) if e.raw_os_error() == Some(libc::EPERM) => {
+            why_not_write(&pagemap, &page, pfn)?
+        }
+        _ => Some("what is there could not be compared".to_owned()),
+    };
+    let write = match why_not {
+        Some(why) => Call::NotMade(why),
+        None => write(&devmem, &page, pfn, nonce)?,
+    };
+    observe("pwrite");
+    Ok(Attempt {
+        open: Ok(()),
+        read,
+        mmap,
+        write,
+    })
+}
+
+fn frame(pagemap: &Pagemap, page: &OwnPage) -> Result<Option<Pfn>> {
+    Ok(pagemap.word(page.va())?.and_then(PagemapWord::pfn))
+}
+
+fn read(devmem: &DevMem, pfn: Pfn, nonce: Nonce) -> Call {
+    let mut bytes = [0; PHYSICAL_BYTES];
+    match devmem.read(pfn.at(nonce.offset), &mut bytes) {
+        Ok(()) if bytes == nonce.bytes => Call::Worked,
+        Ok(()) if bytes.iter().all(|byte| *byte == 0) => Call::Dropped,
+        Ok(()) => Call::NotMade("other bytes are there: the page moved".to_owned()),
+        Err(e) => Call::Failed(e),
+    }
+}
+
+/// Why the frame must not be written now; `None`: it may.
+fn why_not_write(pagemap: &Pagemap, page: &OwnPage, pfn: Pfn) -> Result<Option<String>> {
+    if let Some(why) = refusal(pfn, frame_flags(pfn)?, frame_mapcount(pfn)?) {
+        return Ok(Some(why));
+    }
+    let moved = frame(pagemap, page)? != Some(pfn);
+    Ok(moved.then(|| "the page moved".to_owned()))
+}
+
+fn write(devmem: &DevMem, page: &OwnPage, pfn: Pfn, old: Nonce) -> Result<Call> {
+    let new = OwnPage::new()?.put_nonce()?;
+    let source = locked_copy(&new.bytes)?;
+    if let Err(e) = devmem.write(pfn.at(old.offset), &source) {
+        return Ok(Call::Failed(e));
+    }
+    let offset = usize::try_from(old.offset)?;
+    let there = page.read(offset, new.bytes.len());
+    if there == new.bytes {
+        return Ok(Call::Worked);
+    }
+    // Either they were dropped, or the page had moved away.
+    let again = Pagemap::of_self()?
+        .word(page.va())?
+        .and_then(PagemapWord::pfn);
+    if again == Some(pfn) {
+        return Ok(Call::Dropped);
+    }
+    Err(anyhow::anyhow!("the page moved while it was written"))
+        .with_context(|| format!("{} bytes went to {:#x}", source.len(), pfn.base().0))
+}
