@@ -64,6 +64,8 @@ functions! {
     MemoryOpen = "memory_open",
     /// 0: beyond the end of memory (arch/x86/mm/mmap.c).
     ValidPhysAddrRange = "valid_phys_addr_range",
+    /// mmap(2): 0: beyond the processor's physical addresses (arch/x86/mm/mmap.c).
+    ValidMmapPhysAddrRange = "valid_mmap_phys_addr_range",
     /// 1: a driver claims it exclusively (kernel/resource.c).
     IomemIsExclusive = "iomem_is_exclusive",
     /// 0: denied; 1: allowed; 2: zeros are read, writes are dropped (arch/x86/mm/init.c).
@@ -74,8 +76,6 @@ functions! {
     ReadMem = "read_mem",
     /// write(2): bytes, or an error (drivers/char/mem.c).
     WriteMem = "write_mem",
-    /// mmap(2): 0: beyond the processor's physical addresses (arch/x86/mm/mmap.c).
-    ValidMmapPhysAddrRange = "valid_mmap_phys_addr_range",
     /// mmap(2): 0: PAT does not allow it (arch/x86/mm/pat/memtype.c).
     PhysMemAccessProtAllowed = "phys_mem_access_prot_allowed",
     /// mmap(2), to 6.18: an error denies (drivers/char/mem.c).

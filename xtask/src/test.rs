@@ -69,17 +69,20 @@ const fn with_levels(levels: &'static str, guest: Guest) -> Guest {
 /// Opened kernels are booted without the part that turns five levels on, so they have four in any case; built and stock
 /// ones have five unless they are told otherwise.
 const GUESTS: [Guest; 15] = [
-    with_levels("4", guest("opened-6.1", "", "open")),
+    with_levels("4", guest("opened-6.1", "secretmem.enable=1", "open")),
     with_levels("4", with_rare_memory("opened-6.1")),
     with_levels("4", guest("opened-6.12", "", "open")),
     with_levels("4", with_rare_memory("opened-6.12")),
     with_levels("4", guest("opened-7.3", "", "open")),
     with_levels("4", with_rare_memory("opened-7.3")),
     with_levels("5", guest("built-6.12", "", "open")),
-    with_levels("4", guest("built-6.12", "no5lvl", "open")),
+    with_levels("4", guest("built-6.12", "no5lvl nopat", "open")),
     with_levels("5", guest("stock-6.1", "", "strict-devmem")),
     with_levels("5", guest("stock-6.12", "", "strict-devmem")),
-    with_levels("4", guest("stock-6.12", "no5lvl", "strict-devmem")),
+    with_levels(
+        "4",
+        guest("stock-6.12", "no5lvl iomem=relaxed", "strict-devmem"),
+    ),
     with_levels("5", guest("stock-7.3", "", "strict-devmem")),
     guest("opened-6.12", "lockdown=integrity", "lockdown"),
     guest("stock-6.12", "lockdown=confidentiality", "confidentiality"),

@@ -97,21 +97,27 @@ pub struct Watched {
 }
 
 impl Programs {
-    /// Loads a program of `kind`, and attaches it to nothing.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn load_kind(&mut self, kind: Kind) -> Result<(), Refusal> {
-        let btf = Btf::from_sys_fs().map_err(|e| Refusal::new(&e))?;
-        let loaded = match self.ebpf.program_mut(kind.program()) {
+    /// Loads a program of every kind, and attaches it to nothing; the kernel's reason where it takes none.
+    pub fn load_kinds(&mut self) -> [(Kind, Result<(), Refusal>); Kind::ALL.len()] {
+        let btf = Btf::from_sys_fs();
+        Kind::ALL.map(|kind| {
+            let loaded = match &btf {
+                Ok(btf) => self.load_kind(kind, btf).map_err(|e| Refusal::new(&e)),
+                Err(e) => Err(Refusal::new(e)),
+            };
+            (kind, loaded)
+        })
+    }
+
+    fn load_kind(&mut self, kind: Kind, btf: &Btf) -> Result<(), ProgramError> {
+        match self.ebpf.program_mut(kind.program()) {
             Some(Program::RawTracePoint(p)) => p.load(),
-            Some(Program::BtfTracePoint(p)) => p.load("exit_mmap", &btf),
+            Some(Program::BtfTracePoint(p)) => p.load("exit_mmap", btf),
             Some(Program::TracePoint(p)) => p.load(),
             Some(Program::PerfEvent(p)) => p.load(),
-            Some(Program::Iter(p)) => p.load("task", &btf),
+            Some(Program::Iter(p)) => p.load("task", btf),
             _ => Err(ProgramError::UnexpectedProgramType),
-        };
-        loaded.map_err(|e| Refusal::new(&e))
+        }
     }
 
     /// Watches what the functions on the way to /dev/mem answer to this thread, those of them that this kernel lets

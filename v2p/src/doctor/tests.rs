@@ -3,6 +3,7 @@
 use v2p_common::PhysAddr;
 
 use super::{
+    address::may_be_device,
     check::{Access, Check, Errno, Id, Status},
     checks,
     facts::{Device, Facts, Node, Target},
@@ -26,6 +27,9 @@ c0000000-febfffff : PCI Bus 0000:00
   febd4000-febd4fff : 0000:00:1f.2
     febd4000-febd4fff : ahci
 fec00000-fec003ff : IOAPIC 0
+fed00000-fed003ff : HPET 0
+  fed00000-fed003ff : PNP0103:00
+fed1c000-fed1ffff : something else
 ";
 const STOCK: &str = "CONFIG_DEVMEM=y\nCONFIG_STRICT_DEVMEM=y\nCONFIG_IO_STRICT_DEVMEM=y\n";
 
@@ -305,7 +309,7 @@ fn beyond_memory_is_efault_and_beyond_the_processor_einval_too() {
 fn a_claimed_device_is_named_with_its_driver() {
     let ahci = address(0xfebd_4000);
     let check = find(&root(), &ahci, Id::IoStrictDevmem);
-    assert_eq!(check.what, "claimed by the driver ahci");
+    assert_eq!(check.what, "claimed by ahci");
     assert_eq!(
         answers(&root(), &ahci)[2],
         denied(Id::IoStrictDevmem, libc::EPERM)
@@ -317,11 +321,27 @@ fn a_claimed_device_is_named_with_its_driver() {
     assert_eq!(answers(&relaxed, &ahci)[2], Answer::Allowed);
     let bus = find(&root(), &address(0xc000_0000), Id::IoStrictDevmem);
     assert_eq!(bus.status, Status::Ok);
+    let hpet = find(&root(), &address(0xfed0_0000), Id::IoStrictDevmem);
+    assert_eq!(hpet.status, Status::Ok);
+    let map = |pa| answers(&root(), &address(pa))[2];
+    assert_eq!(map(0xfec0_0000), denied(Id::IoStrictDevmem, libc::EPERM));
     // Its name does not say whether it is busy.
-    assert_eq!(
-        answers(&root(), &address(0xfec0_0000))[2],
-        Answer::Unknown(Id::IoStrictDevmem)
-    );
+    assert_eq!(map(0xfed1_c000), Answer::Unknown(Id::IoStrictDevmem));
+}
+
+#[test]
+fn only_what_is_surely_no_device_is_read() {
+    let may_be = |facts: &Facts, pa| may_be_device(facts, &address(pa));
+    assert!(!may_be(&root(), 0x1000_0000));
+    assert!(may_be(&root(), 0xfec0_0000));
+    // A hole below the end of memory; beyond it the kernel refuses before it looks.
+    assert!(may_be(&root(), 0xa_0000));
+    assert!(!may_be(&root(), 1 << 41));
+    let hidden = Facts {
+        iomem: None,
+        ..root()
+    };
+    assert!(may_be(&hidden, 0x1000_0000));
 }
 
 #[test]

@@ -76,7 +76,7 @@ impl Tracing {
             kernel::direct_map::learn(&mut carrier)?;
             Ok(carrier)
         });
-        let kinds = Kind::ALL.map(|kind| (kind, programs.load_kind(kind)));
+        let kinds = programs.load_kinds();
         self.checks
             .push(tracepoints(&kinds, carrier.as_ref().err()));
         self.checks.push(fentry(&self.watched));

@@ -16,8 +16,9 @@ pub struct Said {
     pub call: &'static str,
     /// The kernel's function.
     pub function: &'static str,
-    /// Its first argument.
-    pub argument: Hex,
+    /// Its first argument, where that is a number (an address, a frame, a reason); null where it is an object of the
+    /// kernel's.
+    pub argument: Option<Hex>,
     /// What it returned.
     pub answer: i64,
     #[serde(skip)]
@@ -30,7 +31,7 @@ impl Said {
         (answers.calls > 0 && is_on_the_way_of(of, call)).then(|| Self {
             call,
             function: of.name(),
-            argument: Hex(answers.argument),
+            argument: takes_a_number(of).then_some(Hex(answers.argument)),
             answer: returned(of, answers.value),
             of,
         })
@@ -95,6 +96,21 @@ fn is_on_the_way_of(function: Function, call: &str) -> bool {
         | F::MmapMem
         | F::MmapMemPrepare => call == "mmap",
     }
+}
+
+/// Whether the first argument is a number: an address, a frame, or what is asked for.
+const fn takes_a_number(function: Function) -> bool {
+    use Function as F;
+    matches!(
+        function,
+        F::DevcgroupCheckPermission
+            | F::SecurityLockedDown
+            | F::ValidPhysAddrRange
+            | F::ValidMmapPhysAddrRange
+            | F::IomemIsExclusive
+            | F::DevmemIsAllowed
+            | F::RangeIsAllowed
+    )
 }
 
 /// The register as the function's type has it: ssize_t, bool or int.

@@ -255,5 +255,8 @@ const fn word(word: Word) -> &'static str {
 }
 
 fn shown(said: &Said) -> String {
-    format!("{}({}) = {}", said.function, said.argument, said.shown())
+    let argument = said
+        .argument
+        .map_or_else(String::new, |argument| argument.to_string());
+    format!("{}({argument}) = {}", said.function, said.shown())
 }

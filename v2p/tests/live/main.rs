@@ -14,12 +14,14 @@
 
 mod deeds;
 mod demo;
+mod doctor;
 mod harness;
 mod input;
 mod machine;
 mod mechanism;
 mod memory;
 mod midway;
+mod secret;
 mod states;
 mod target;
 mod translate;
@@ -39,6 +41,7 @@ fn main() {
     arguments.test_threads = Some(1);
     let trials = [
         demo::trials(),
+        doctor::trials(),
         watch::trials(),
         mechanism::trials(),
         walk::trials(),

@@ -11,9 +11,10 @@ use crate::{
     cli,
     doctor::{
         self,
-        check::{Check, Errno, Id},
+        check::{Access, Check, Errno, Id},
         facts::{Facts, Target},
         movable::{self, PageFacts},
+        predict::predict,
         tracing::Tracing,
         verdict::Verdict,
         witness::Witness,
@@ -54,8 +55,8 @@ pub fn run(args: &cli::Doctor, output: &mut Output) -> Result<u8> {
     let movers = movable::movers();
     report.movable(&movable::check(&movers), &movers, asked.page().as_ref())?;
 
-    let is_device = doctor::address::is_no_ram(&facts, &target);
-    let predicted = doctor::predict::predict(&checks, doctor::check::Access::Read);
+    let is_device = doctor::address::may_be_device(&facts, &target);
+    let predicted = predict(&checks, Access::Read);
     let trial = trial::run(&target, is_device, predicted, &mut witness).context("doctor")?;
     let verdict = Verdict::new(&checks, &trial, &witness.said, target.pa, is_device);
     report.verdict(&verdict, witness.is_live())?;

@@ -41,10 +41,7 @@ pub(super) fn run(
         return Ok(Trial::all(&not_tried("the kernel hides the frame")));
     };
     let read = match is_device {
-        true => not_tried("reading a device's registers may change its state"),
-        false if matches!(predicted, Answer::Unknown(_)) && !target.is_page => {
-            not_tried("it may be a device, whose registers reading may change")
-        }
+        true => not_tried("it may be a device, whose state reading may change"),
         false => read(&devmem, pa, predicted),
     };
     witness.note("pread");
