@@ -188,6 +188,36 @@ fn every_mistake_is_one_line_with_its_exit_code() {
             2,
             "v2p: the argument '--each' cannot be used with '--levels'",
         ),
+        case(
+            &["doctor", "--pid", "1"],
+            2,
+            "v2p: the following required arguments were not provided: --addr <ADDR>",
+        ),
+        case(
+            &["doctor", "--pa", "7"],
+            2,
+            "neither a physical address in hex with 0x, nor pfn:N",
+        ),
+        case(
+            &["doctor", "--pa", "pfn:1", "--pid", "1", "--addr", "0x1000"],
+            2,
+            "v2p: the argument '--pa <PA|pfn:N>' cannot be used with '--pid <PID>'",
+        ),
+        case(
+            &["doctor", "--pid", "self", "--addr", "0xffffffffff600000"],
+            2,
+            "not in the user's half",
+        ),
+        case(
+            &["doctor", "--pid", "self", "--addr", "0x1000"],
+            1,
+            "has nothing mapped at 0x1000",
+        ),
+        case(
+            &["doctor", "--pid", "1", "--addr", "0x7f0000001000"],
+            3,
+            "v2p: doctor: ",
+        ),
         case(&["demo"], 3, "v2p: demo: CAP_SYS_ADMIN is missing"),
         case(
             &["demo", "--json"],
@@ -224,6 +254,21 @@ fn every_mistake_is_one_line_with_its_exit_code() {
 }
 
 #[test]
+fn the_doctor_works_without_root_and_says_what_is_in_the_way() {
+    let output = unprivileged(&["doctor"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(output.stderr.is_empty());
+    assert!(
+        text.contains("\nverdict: read denied, write denied\n  first    "),
+        "{text}"
+    );
+    assert!(text.contains("  NO  cap-sys-admin"), "{text}");
+    let last = text.lines().last().unwrap();
+    assert!(last.starts_with("  mend     "), "{last}");
+}
+
+#[test]
 fn help_and_version_are_no_errors() {
     for arguments in [
         &["--help"][..],
@@ -231,6 +276,7 @@ fn help_and_version_are_no_errors() {
         &["--version"],
         &["demo", "--help"],
         &["watch", "--help"],
+        &["doctor", "--help"],
     ] {
         let output = unprivileged(arguments);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}");

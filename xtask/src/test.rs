@@ -32,6 +32,9 @@ struct Guest {
     levels: Option<&'static str>,
     /// How often the injected move is tried.
     inject: &'static str,
+    /// Whether the doctor is tested there: once a kind of kernel is enough, since each of its runs attaches and
+    /// detaches a dozen programs.
+    doctor: bool,
 }
 
 const fn guest(kernel: &'static str, append: &'static str, devmem: &'static str) -> Guest {
@@ -43,6 +46,7 @@ const fn guest(kernel: &'static str, append: &'static str, devmem: &'static str)
         devmem,
         levels: None,
         inject: "1",
+        doctor: true,
     }
 }
 
@@ -51,6 +55,7 @@ const fn with_rare_memory(kernel: &'static str) -> Guest {
     Guest {
         numa: true,
         memory: 4096,
+        doctor: false,
         ..guest(
             kernel,
             "no5lvl vsyscall=emulate hugepagesz=1G hugepages=1",
@@ -89,6 +94,7 @@ const GUESTS: [Guest; 15] = [
     Guest {
         numa: true,
         inject: "100",
+        doctor: false,
         ..guest("opened-6.12", "", "open")
     },
 ];
@@ -173,6 +179,14 @@ impl Guest {
     /// The tests that make sense there, where not all do.
     fn only(&self) -> Option<&'static str> {
         (self.devmem == "confidentiality").then_some("confidentiality")
+    }
+
+    /// What is left out there, unless it is asked for by name.
+    fn skipped(&self, filter: Option<&str>) -> Vec<String> {
+        match filter {
+            None if !self.doctor => ["--skip", "doctor"].map(str::to_owned).to_vec(),
+            _ => Vec::new(),
+        }
     }
 
     fn title(&self) -> String {
@@ -283,6 +297,7 @@ fn try_in_guest(
         command: [
             vec!["/bin/live".to_owned()],
             arguments(filter.or(guest.only())),
+            guest.skipped(filter),
         ]
         .concat(),
         environment,

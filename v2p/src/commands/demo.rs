@@ -7,10 +7,10 @@ use crate::{
     bpf::Programs,
     carrier::Carrier,
     cli,
+    doctor::tracing,
     exit::{self, Failure},
     guard::Guard,
-    inject,
-    kernel::{self, privileges::Privileges},
+    inject, kernel,
     ledger::Ledger,
     page::{Nonce, OwnPage},
     process::{Pagemap, Process},
@@ -28,7 +28,7 @@ const BEFORE: &str = "Hello, World!";
 /// Exit code 3 where privileges or eBPF are missing, 2 for a text that does not fit.
 pub async fn run(args: &cli::Demo, output: &mut Output) -> Result<u8> {
     check_text(&args.text)?;
-    Privileges::read()?.require_tracing().context("demo")?;
+    tracing::require().context("demo")?;
     let process = Process::open(std::process::id())?;
     // The ballast lives as long as the page.
     let (page, _ballast) = match args.inject_move {

@@ -8,8 +8,9 @@ use crate::{
     bpf::Programs,
     carrier::Carrier,
     cli,
+    doctor::tracing,
     exit::{self, Failure},
-    kernel::{self, privileges::Privileges},
+    kernel,
     process::{
         AddressSpace, Pagemap, Process,
         maps::{self, Asked, Mapping, Range, USER_END},
@@ -25,7 +26,7 @@ use crate::{
 /// # Errors
 /// Exit code 1 where there is no such process, 3 where privileges or eBPF are missing.
 pub async fn run(args: &cli::Watch, output: &mut Output) -> Result<u8> {
-    Privileges::read()?.require_tracing().context("watch")?;
+    tracing::require().context("watch")?;
     let command = match args.command.as_slice() {
         [] => None,
         words => Some(Command::new(words)?),

@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result};
 use v2p_common::{PAGE_SIZE, Pfn};
 
 use crate::{
-    cli, exit,
-    kernel::privileges::Privileges,
+    cli,
+    doctor::tracing,
+    exit,
     process::{AddressSpace, FrameFlags, Process, frame_flags, maps::Mapping},
     record::{Hex, Record},
     render::Output,
@@ -20,7 +21,7 @@ use crate::{
 /// # Errors
 /// Exit code 3 where privileges or eBPF are missing.
 pub fn run(args: &cli::Who, output: &mut Output) -> Result<u8> {
-    Privileges::read()?.require_tracing().context("who")?;
+    tracing::require().context("who")?;
     let mut translator = Translator::new(Route::Walk).context("who")?;
     translator.without_flags();
     let pids = pids()?;

@@ -7,13 +7,13 @@ use v2p_common::{PAGE_SIZE, PhysAddr};
 
 use super::{
     check::{Check, Effect, Id, Stage},
-    facts::{Facts, Target},
-    open::{has_driver, is_in_user_namespace},
+    facts::{Facts, Target, User},
+    open::has_driver,
 };
 use crate::kernel::{
     config::Setting,
     iomem::{self, Resource},
-    privileges::Capability,
+    privileges::{Capability, Privileges},
 };
 
 /// Below it RAM is neither shown nor written, and devices are free (devmem_is_allowed, arch/x86/mm/init.c).
@@ -31,7 +31,7 @@ enum Kind<'a> {
 pub fn checks(facts: &Facts, target: &Target) -> Vec<Check> {
     let kind = kind(facts, target);
     vec![
-        sys_admin(facts, target),
+        sys_admin(&facts.user, target.pa.is_none()),
         beyond_memory(facts, target),
         low_memory(facts, target, &kind),
         strict_devmem(facts, target, &kind),
@@ -92,31 +92,37 @@ fn hidden(id: Id) -> Check {
     Check::unknown(id, HIDDEN, evidence).mend("run it with CAP_SYS_ADMIN: sudo v2p doctor ...")
 }
 
-fn sys_admin(facts: &Facts, target: &Target) -> Check {
+/// Whether the kernel shows frames, in pagemap and /proc/iomem. It denies where they are `needed`.
+pub(super) fn sys_admin(user: &User, needed: bool) -> Check {
     let id = Id::CapSysAdmin;
-    let has = facts
-        .privileges
-        .is_some_and(|p| p.has(Capability::SysAdmin));
-    let evidence = facts
-        .privileges
-        .map_or_else(|| "no /proc/self/status".to_owned(), |p| p.evidence());
-    if has && !is_in_user_namespace(facts) {
-        return Check::ok(id, "CAP_SYS_ADMIN: page frame numbers are shown", evidence);
-    }
-    let what = match has {
-        true => {
-            "CAP_SYS_ADMIN counts only inside this user namespace: page frame numbers are hidden"
+    let has = |p: &Privileges| p.has(Capability::SysAdmin);
+    let what = match (&user.privileges, user.inner_namespace()) {
+        (None, _) => {
+            "cannot tell our capabilities, so neither whether page frame numbers are shown"
         }
-        false => "CAP_SYS_ADMIN is missing: page frame numbers are hidden",
+        (Some(privileges), _) if !has(privileges) => {
+            "CAP_SYS_ADMIN is missing: the kernel hides page frame numbers"
+        }
+        (Some(_), Some(_)) => {
+            "CAP_SYS_ADMIN counts only inside this user namespace: the kernel hides page frame numbers"
+        }
+        (Some(privileges), None) => {
+            let what = "CAP_SYS_ADMIN: page frame numbers are shown";
+            return Check::ok(id, what, privileges.evidence());
+        }
     };
-    let evidence = format!("bit 21 of {evidence}");
-    let mend = "run it as root, outside containers: sudo v2p ...";
-    match target.pa {
-        None => Check::denies(id, what, evidence)
-            .mend(mend)
-            .has(Stage::Reach, Effect::Fails(None)),
-        Some(_) => Check::limits(id, what, evidence).mend(mend),
-    }
+    let evidence = match user.privileges {
+        Some(privileges) => format!("bit 21 of {}", privileges.evidence()),
+        None => "no /proc/self/status".to_owned(),
+    };
+    let check = match needed {
+        true => Check::denies(id, what, evidence).has(Stage::Reach, Effect::Fails(None)),
+        false => Check::limits(id, what, evidence),
+    };
+    check.mend(match user.privileges {
+        Some(_) => "run it as root, outside containers: sudo v2p ...",
+        None => "mount -t proc proc /proc",
+    })
 }
 
 fn beyond_memory(facts: &Facts, target: &Target) -> Check {

@@ -49,15 +49,38 @@ pub struct Device {
     pub write: Result<(), Errno>,
 }
 
-/// All that is known before anything is tried.
+/// Who we are.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct User {
     /// The effective user.
     pub euid: u32,
     /// Its capabilities; none where /proc does not tell.
     pub privileges: Option<Privileges>,
     /// The user namespace.
-    pub user_namespace: Option<Namespace>,
+    pub namespace: Option<Namespace>,
+}
+
+impl User {
+    /// Reads it; what cannot be read is none.
+    pub fn read() -> Self {
+        Self {
+            euid: rustix::process::geteuid().as_raw(),
+            privileges: Privileges::read().ok(),
+            namespace: Namespace::user(),
+        }
+    }
+
+    /// The user namespace, where it is not the system's own: then privileges count for nothing outside it.
+    pub fn inner_namespace(&self) -> Option<&Namespace> {
+        self.namespace.as_ref().filter(|ns| !ns.is_initial())
+    }
+}
+
+/// All that is known before anything is tried.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Who we are.
+    pub user: User,
     /// The PID namespace.
     pub pid_namespace: Option<Namespace>,
     /// Other marks of a container, as evidence.
@@ -88,11 +111,12 @@ impl Facts {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let btf = fs::read(BTF_PATH).ok();
         let btf = btf.as_deref().and_then(|blob| Btf::parse(blob).ok());
-        let has = |name| btf.as_ref().map(|btf| btf.arguments_of_function(name).is_some());
+        let has = |name| {
+            btf.as_ref()
+                .map(|btf| btf.arguments_of_function(name).is_some())
+        };
         Self {
-            euid: rustix::process::geteuid().as_raw(),
-            privileges: Privileges::read().ok(),
-            user_namespace: Namespace::user(),
+            user: User::read(),
             pid_namespace: Namespace::pid(),
             container: container(),
             config: Config::of_this_kernel(),

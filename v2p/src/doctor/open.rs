@@ -28,14 +28,6 @@ pub fn checks(facts: &Facts) -> Vec<Check> {
     checks
 }
 
-/// Whether privileges count outside our own user namespace.
-pub(super) fn is_in_user_namespace(facts: &Facts) -> bool {
-    facts
-        .user_namespace
-        .as_ref()
-        .is_some_and(|ns| !ns.is_initial())
-}
-
 /// The error of the path for reading, or else for writing.
 fn path_error(device: &Device) -> Option<(Stage, Errno)> {
     match (device.read, device.write) {
@@ -46,8 +38,8 @@ fn path_error(device: &Device) -> Option<(Stage, Errno)> {
 }
 
 fn root(facts: &Facts) -> Check {
-    let evidence = format!("effective user {}", facts.euid);
-    if facts.euid == 0 {
+    let evidence = format!("effective user {}", facts.user.euid);
+    if facts.user.euid == 0 {
         return Check::ok(Id::Root, "root", evidence);
     }
     let denied = match &facts.node {
@@ -55,7 +47,7 @@ fn root(facts: &Facts) -> Check {
         _ => None,
     };
     match denied {
-        Some((stage, errno)) if !is_in_user_namespace(facts) => {
+        Some((stage, errno)) if facts.user.inner_namespace().is_none() => {
             let what = "not root: the file mode of /dev/mem keeps us out";
             Check::denies(Id::Root, what, evidence)
                 .mend(AS_ROOT)
@@ -70,7 +62,7 @@ fn container(facts: &Facts) -> Check {
         Node::Device(device) => path_error(device),
         _ => None,
     };
-    if let Some(ns) = facts.user_namespace.as_ref().filter(|ns| !ns.is_initial()) {
+    if let Some(ns) = facts.user.inner_namespace() {
         let (stage, errno) = error.unwrap_or((Stage::Open, Errno(libc::EPERM)));
         let what = "a user namespace: capabilities in it count for nothing outside";
         return Check::denies(Id::Container, what, ns.evidence())
@@ -87,7 +79,8 @@ fn container(facts: &Facts) -> Check {
     let own_pids = facts.pid_namespace.as_ref().filter(|ns| !ns.is_initial());
     marks.extend(own_pids.map(|ns| ns.evidence()));
     let namespaces = facts
-        .user_namespace
+        .user
+        .namespace
         .as_ref()
         .map_or_else(|| "/proc/self/ns".to_owned(), |ns| ns.link.clone());
     match (own_pids, marks.is_empty()) {
@@ -188,7 +181,7 @@ fn config(facts: &Facts) -> Check {
 
 fn rawio(facts: &Facts) -> Check {
     let id = Id::CapSysRawio;
-    let Some(privileges) = facts.privileges else {
+    let Some(privileges) = facts.user.privileges else {
         return Check::unknown(id, "cannot tell our capabilities", "no /proc/self/status")
             .mend("mount -t proc proc /proc")
             .may_fail(Stage::Open, libc::EPERM);
@@ -196,7 +189,7 @@ fn rawio(facts: &Facts) -> Check {
     let evidence = privileges.evidence();
     let what = match privileges.has(Capability::SysRawio) {
         false => "CAP_SYS_RAWIO is missing",
-        true if is_in_user_namespace(facts) => {
+        true if facts.user.inner_namespace().is_some() => {
             "CAP_SYS_RAWIO counts only inside this user namespace"
         }
         true => return Check::ok(id, "CAP_SYS_RAWIO", evidence),

@@ -6,7 +6,7 @@ use super::{
     address::may_be_device,
     check::{Access, Check, Errno, Id, Status},
     checks,
-    facts::{Device, Facts, Node, Target},
+    facts::{Device, Facts, Node, Target, User},
     predict::{Answer, predict},
 };
 use crate::kernel::{
@@ -43,9 +43,11 @@ fn namespace(link: &str, initial: u32) -> Option<Namespace> {
 /// Root on a stock kernel.
 pub(super) fn root() -> Facts {
     Facts {
-        euid: 0,
-        privileges: Some(Privileges::new(0x1ff_ffff_ffff)),
-        user_namespace: namespace("user:[4026531837]", 4_026_531_837),
+        user: User {
+            euid: 0,
+            privileges: Some(Privileges::new(0x1ff_ffff_ffff)),
+            namespace: namespace("user:[4026531837]", 4_026_531_837),
+        },
         pid_namespace: None,
         container: Vec::new(),
         config: Some(Config::for_test(STOCK)),
@@ -205,8 +207,11 @@ fn file_mode_device_cgroup_and_not_being_root_are_told_apart() {
     assert_all(&mode, &own_page(), denied(Id::DevmemNode, libc::EACCES));
     assert_all(&cgroup, &own_page(), denied(Id::Container, libc::EPERM));
     let user = Facts {
-        euid: 1000,
-        privileges: Some(Privileges::new(0)),
+        user: User {
+            euid: 1000,
+            privileges: Some(Privileges::new(0)),
+            ..mode.user
+        },
         ..mode
     };
     assert_all(&user, &own_page(), denied(Id::Root, libc::EACCES));
@@ -224,7 +229,10 @@ fn file_mode_device_cgroup_and_not_being_root_are_told_apart() {
 #[test]
 fn capabilities_are_told_apart() {
     let without = |bit: u32| Facts {
-        privileges: Some(Privileges::new(0x1ff_ffff_ffff & !(1 << bit))),
+        user: User {
+            privileges: Some(Privileges::new(0x1ff_ffff_ffff & !(1 << bit))),
+            ..root().user
+        },
         ..opened()
     };
     let hidden = Target {
@@ -244,8 +252,11 @@ fn capabilities_are_told_apart() {
 #[test]
 fn a_user_namespace_is_the_cause_and_not_what_follows_from_it() {
     let inside = |facts| Facts {
-        euid: 65534,
-        user_namespace: namespace("user:[4026532190]", 4_026_531_837),
+        user: User {
+            euid: 65534,
+            namespace: namespace("user:[4026532190]", 4_026_531_837),
+            ..root().user
+        },
         ..facts
     };
     let unmapped = with_node(|device| {

@@ -2,17 +2,18 @@
 
 use std::{fs, path::Path};
 
+use anyhow::Result;
 use rustix::process::{Resource, getrlimit};
 
 use super::{
-    check::{Check, Errno, Id},
-    facts::Facts,
-    open::is_in_user_namespace,
+    address,
+    check::{Check, Errno, Id, Status},
+    facts::{Facts, User},
 };
 use crate::{
     bpf::{Kind, Programs, RING_BYTES, Refusal, Watched},
     carrier::Carrier,
-    exit,
+    exit::{self, Failure},
     kernel::{self, privileges::Capability},
 };
 
@@ -35,7 +36,7 @@ impl Tracing {
     /// Tries everything. Without the privileges most of it is refused, which is what the checks then say.
     pub fn probe(facts: &Facts) -> Self {
         let mut found = Self {
-            checks: vec![cap_bpf(facts)],
+            checks: vec![cap_bpf(&facts.user)],
             watched: Watched::default(),
             programs: None,
             carrier: None,
@@ -85,6 +86,32 @@ impl Tracing {
     }
 }
 
+/// What following pages needs of us: frames shown, and eBPF programs.
+///
+/// # Errors
+/// Exit code 3, with the check that denies.
+pub fn require() -> Result<()> {
+    let user = User::read();
+    passed(&address::sys_admin(&user, true))?;
+    passed(&cap_bpf(&user))
+}
+
+/// What a page-table walk needs of us: eBPF programs.
+///
+/// # Errors
+/// As [`require`].
+pub fn require_programs() -> Result<()> {
+    passed(&cap_bpf(&User::read()))
+}
+
+fn passed(check: &Check) -> Result<()> {
+    if matches!(check.status, Status::Ok | Status::Limits) {
+        return Ok(());
+    }
+    let failure = Failure::unsupported(format!("{}: {}", check.what, check.evidence));
+    Err(failure.hint(check.mend.clone().unwrap_or_default()).into())
+}
+
 /// A check that failed with an error of its own, which knows its hint.
 fn failed(id: Id, what: &str, error: &anyhow::Error) -> Check {
     let (cause, hint) = exit::cause_and_hint(error);
@@ -95,18 +122,18 @@ fn failed(id: Id, what: &str, error: &anyhow::Error) -> Check {
     }
 }
 
-fn cap_bpf(facts: &Facts) -> Check {
+fn cap_bpf(user: &User) -> Check {
     let id = Id::CapBpf;
-    let Some(privileges) = facts.privileges else {
+    let Some(privileges) = user.privileges else {
         return Check::unknown(id, "cannot tell our capabilities", "no /proc/self/status")
             .mend("mount -t proc proc /proc");
     };
     let mend = "run it as root: sudo v2p ...";
     let evidence = privileges.evidence();
     let has = |capability| privileges.has(capability);
-    if is_in_user_namespace(facts) {
-        let what = "no eBPF from inside a user namespace";
-        return Check::denies(id, what, evidence).mend(mend);
+    if let Some(ns) = user.inner_namespace() {
+        let what = "no eBPF that traces from inside a user namespace";
+        return Check::denies(id, what, ns.evidence()).mend(mend);
     }
     // bpf_capable() and perfmon_capable(), include/linux/capability.h.
     if has(Capability::SysAdmin) || has(Capability::Bpf) && has(Capability::Perfmon) {

@@ -57,20 +57,6 @@ impl Privileges {
     pub fn evidence(self) -> String {
         format!("CapEff: {:016x} (/proc/self/status)", self.effective)
     }
-
-    /// What tracing and translating need, or exit code 3.
-    ///
-    /// # Errors
-    /// Where CAP_SYS_ADMIN is missing.
-    pub fn require_tracing(self) -> Result<()> {
-        if self.has(Capability::SysAdmin) {
-            return Ok(());
-        }
-        let what = "CAP_SYS_ADMIN is missing: without it the kernel hides page frame numbers and loads no eBPF programs";
-        Err(Failure::unsupported(what)
-            .hint("run it as root: sudo v2p ...")
-            .into())
-    }
 }
 
 /// A namespace of this process, and whether it is the one that the system booted with.

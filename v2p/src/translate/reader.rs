@@ -16,6 +16,7 @@ use super::{
 use crate::{
     bpf::Programs,
     carrier::Carrier,
+    doctor,
     exit::Failure,
     kernel, page,
     process::{FlagsFile, FrameFlags, Nodes, Pagemap, maps::Mapping},
@@ -410,6 +411,7 @@ const fn next_chunk(at: u64) -> u64 {
 
 impl Walker {
     fn new() -> Result<(Self, v2p_common::pte::Paging)> {
+        doctor::tracing::require_programs()?;
         let mut programs = Programs::load(&kernel::layout::learn()?)?;
         let mut carrier = Carrier::new(&mut programs)?;
         let paging = kernel::direct_map::learn(&mut carrier)?.paging;

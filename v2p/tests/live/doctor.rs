@@ -5,6 +5,7 @@ use std::{
     fs, io,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use libtest_mimic::Trial;
@@ -98,6 +99,12 @@ fn doctor(arguments: &[&str]) -> Report {
     Report::of(&harness::run(&[&["doctor", "--json"], arguments].concat()))
 }
 
+/// Of a page of its own, with nothing changed: asked once, since it takes a second or two in a guest.
+fn plain() -> &'static Report {
+    static PLAIN: OnceLock<Report> = OnceLock::new();
+    PLAIN.get_or_init(|| doctor(&[]))
+}
+
 /// After `before` has changed the child.
 fn doctor_after(before: impl FnMut() -> io::Result<()> + Send + Sync + 'static) -> Report {
     let mut command = harness::v2p();
@@ -133,7 +140,7 @@ fn is_booted_with(word: &str) -> bool {
 }
 
 fn agrees() -> Done {
-    let report = doctor(&[]);
+    let report = plain();
     let verdict = report.verdict();
     assert_eq!(verdict["tried"], true, "{verdict:#}");
     match expected_devmem().as_deref() {
@@ -144,7 +151,7 @@ fn agrees() -> Done {
                 "{verdict:#}"
             );
             assert_eq!(verdict["first"], Value::Null);
-            let is_opened = is_opened(&report);
+            let is_opened = is_opened(report);
             // Of a kernel that does not do what its configuration says, that is said.
             assert_eq!(verdict["agrees"], !is_opened, "{verdict:#}");
             let mmap = report.way("mmap");
@@ -167,7 +174,7 @@ fn confidentiality() -> Done {
     if !is_expected("confidentiality") {
         return skipped("this kernel is not locked down to confidentiality");
     }
-    let report = doctor(&[]);
+    let report = plain();
     report.assert_denied("lockdown", "EPERM");
     let tracepoint = report.check("bpf-tracepoint");
     assert_eq!(tracepoint["status"], "denies", "{tracepoint}");
@@ -180,7 +187,7 @@ fn names_the_driver() -> Done {
     if expected_devmem().is_some() || Path::new("/dev/mem").exists() {
         return skipped("this kernel has /dev/mem");
     }
-    let report = doctor(&[]);
+    let report = plain();
     report.assert_denied("config-devmem", "ENOENT");
     assert_eq!(report.check("devmem-node")["status"], "denies");
     // securityfs need not be mounted for this.
@@ -536,7 +543,7 @@ fn another_process() -> Done {
 }
 
 fn watches() -> Done {
-    let report = doctor(&[]);
+    let report = plain();
     let fentry = report.check("bpf-fentry");
     let watched = report.verdict()["watched"].as_array().unwrap();
     let answer = |call: &str, function: &str| {
@@ -576,7 +583,7 @@ fn watches() -> Done {
 fn text() -> Done {
     let output = harness::run(&["doctor"]);
     let text = String::from_utf8(output.stdout).unwrap();
-    let json = doctor(&[]);
+    let json = plain();
     let verdict = json.verdict();
     let words = format!(
         "\nverdict: read {}, write {}\n",
