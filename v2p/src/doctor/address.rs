@@ -7,6 +7,7 @@ use v2p_common::{PAGE_SIZE, PhysAddr};
 
 use super::{
     check::{Check, Effect, Id, Stage},
+    device,
     facts::{Facts, Target, User},
     open::has_driver,
 };
@@ -17,10 +18,10 @@ use crate::kernel::{
 };
 
 /// Below it RAM is neither shown nor written, and devices are free (devmem_is_allowed, arch/x86/mm/init.c).
-const LOW: u64 = 1 << 20;
+pub(super) const LOW: u64 = 1 << 20;
 
 /// What lies at the address.
-enum Kind<'a> {
+pub(super) enum Kind<'a> {
     Ram,
     /// The resources that hold it, outermost first.
     Other(Vec<&'a Resource>),
@@ -35,7 +36,7 @@ pub fn checks(facts: &Facts, target: &Target) -> Vec<Check> {
         beyond_memory(facts, target),
         low_memory(facts, target, &kind),
         strict_devmem(facts, target, &kind),
-        io_strict_devmem(facts, target, &kind),
+        device::io_strict_devmem(facts, target, &kind),
         not_direct_mapped(target, &kind),
         pat(facts, &kind),
     ]
@@ -74,12 +75,12 @@ fn kind<'a>(facts: &'a Facts, target: &Target) -> Kind<'a> {
     }
 }
 
-fn setting(facts: &Facts, option: &str) -> Option<(Setting, String)> {
+pub(super) fn setting(facts: &Facts, option: &str) -> Option<(Setting, String)> {
     let config = facts.config.as_ref()?;
     Some((config.setting(option), config.evidence(option)))
 }
 
-fn no_config(id: Id) -> Check {
+pub(super) fn no_config(id: Id) -> Check {
     let what = "cannot tell: the kernel's configuration is nowhere to be read";
     let places = "no /proc/config.gz, no config in /boot nor /usr/lib/modules";
     Check::unknown(id, what, places).mend("install the kernel's config file in /boot")
@@ -87,7 +88,7 @@ fn no_config(id: Id) -> Check {
 
 const HIDDEN: &str = "cannot tell: /proc/iomem shows no addresses";
 
-fn hidden(id: Id) -> Check {
+pub(super) fn hidden(id: Id) -> Check {
     let evidence = format!("zeros instead of addresses ({})", iomem::PATH);
     Check::unknown(id, HIDDEN, evidence).mend("run it with CAP_SYS_ADMIN: sudo v2p doctor ...")
 }
@@ -198,142 +199,6 @@ fn strict_devmem(facts: &Facts, target: &Target, kind: &Kind<'_>) -> Check {
         }
         (Kind::Unknown, Some(_)) => hidden(id).may_fail(Stage::Reach, libc::EPERM),
         (_, None) => no_config(id).may_fail(Stage::Reach, libc::EPERM),
-    }
-}
-
-/// What /proc/iomem shows of a claim; it does not show the flag that counts (IORESOURCE_BUSY).
-enum Claim<'a> {
-    None,
-    /// The kernel's own, or a driver's inside its device's range.
-    Sure(&'a Resource),
-    /// A name that may or may not be a claim.
-    Perhaps(&'a Resource),
-}
-
-/// resource_is_exclusive (kernel/resource.c): any busy one of those that hold the page.
-fn claim<'a>(found: &[&'a Resource]) -> Claim<'a> {
-    let mut perhaps = None;
-    let mut above: Option<&Resource> = None;
-    for resource in found {
-        let by_driver = above.is_some_and(is_device) && !is_place(resource);
-        if by_driver || is_kernels_claim(resource) {
-            return Claim::Sure(resource);
-        }
-        if !is_place(resource) {
-            perhaps = Some(*resource);
-        }
-        above = Some(resource);
-    }
-    perhaps.map_or(Claim::None, Claim::Perhaps)
-}
-
-/// Claims of the kernel itself, marked busy (arch/x86/kernel: apic/io_apic.c, apic/apic.c, e820.c; arch/x86/pci/mmconfig-shared.c;
-/// 6.1 to 7.3; seen in guests to refuse the map).
-fn is_kernels_claim(resource: &Resource) -> bool {
-    let names = [
-        "IOAPIC ",
-        "Local APIC",
-        "PCI MMCONFIG ",
-        "PCI ECAM ",
-        "ACPI Tables",
-        "ACPI Non-volatile Storage",
-    ];
-    names.iter().any(|name| resource.name.starts_with(name))
-}
-
-/// Whether the resource is a device's range, named after its place: `0000:00:01.0`.
-fn is_device(resource: &Resource) -> bool {
-    let parts: Vec<_> = resource.name.split([':', '.']).collect();
-    parts.len() == 4
-        && parts
-            .iter()
-            .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_hexdigit()))
-}
-
-/// Names that say where something is, and claim nothing: buses, devices, what firmware reserved (e820.c, do_mark_busy),
-/// what PnP and ACPI describe (`pnp 00:05`, `PNP0103:00`; drivers/pnp/system.c clears the flag).
-fn is_place(resource: &Resource) -> bool {
-    let name = resource.name.as_str();
-    let is_acpi_id = name.split_once(':').is_some_and(|(id, number)| {
-        (7..=8).contains(&id.len())
-            && id
-                .bytes()
-                .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
-            && number.bytes().all(|b| b.is_ascii_hexdigit())
-    });
-    let starts = ["PCI Bus", "pnp ", "HPET "];
-    is_device(resource)
-        || is_acpi_id
-        || name == "Reserved"
-        || starts.iter().any(|start| name.starts_with(start))
-}
-
-fn io_strict_devmem(facts: &Facts, target: &Target, kind: &Kind<'_>) -> Check {
-    let id = Id::IoStrictDevmem;
-    let found = match kind {
-        Kind::Ram => return Check::ok(id, "RAM, and it is about devices", "see strict-devmem"),
-        Kind::Unknown => return hidden(id).may_fail(Stage::Reach, libc::EPERM),
-        Kind::Other(found) => found,
-    };
-    let claim = claim(found);
-    let resource = match claim {
-        Claim::Sure(resource) | Claim::Perhaps(resource) => resource,
-        Claim::None => {
-            let evidence = found.last().map_or_else(
-                || format!("no line holds it ({})", iomem::PATH),
-                |r| r.evidence(),
-            );
-            return Check::ok(id, "no driver claims it", evidence);
-        }
-    };
-    let evidence = resource.evidence();
-    let free = |why: &str| {
-        Check::ok(
-            id,
-            format!("claimed by {}, but {why}", resource.name),
-            &evidence,
-        )
-    };
-    if target.pa.is_some_and(|pa| pa.0 < LOW) {
-        return free("below 1 MiB that does not count");
-    }
-    if facts.is_booted_with("iomem=relaxed") {
-        return free("the kernel was booted with iomem=relaxed");
-    }
-    let Some((strict, _)) = setting(facts, "CONFIG_STRICT_DEVMEM") else {
-        return no_config(id).may_fail(Stage::Reach, libc::EPERM);
-    };
-    let Some((io, line)) = setting(facts, "CONFIG_IO_STRICT_DEVMEM") else {
-        return no_config(id).may_fail(Stage::Reach, libc::EPERM);
-    };
-    if strict == Setting::Off || io == Setting::Off {
-        return free("this kernel allows it");
-    }
-    let evidence = format!("{evidence}; {line}");
-    let mend = "unbind the driver, or boot with iomem=relaxed";
-    match claim {
-        _ if target.own_page_was_read => {
-            let what = "cannot tell: this kernel does not do what its configuration says";
-            let evidence = format!("a page of our own was read; {evidence}");
-            Check::unknown(id, what, evidence)
-                .mend(mend)
-                .may_fail(Stage::Reach, libc::EPERM)
-        }
-        Claim::Sure(_) => {
-            let what = format!("claimed by {}", resource.name);
-            Check::denies(id, what, evidence)
-                .mend(mend)
-                .fails(Stage::Reach, libc::EPERM)
-        }
-        _ => {
-            let what = format!(
-                "it is {}: cannot tell whether that is an exclusive claim",
-                resource.name
-            );
-            Check::unknown(id, what, evidence)
-                .mend(mend)
-                .may_fail(Stage::Reach, libc::EPERM)
-        }
     }
 }
 

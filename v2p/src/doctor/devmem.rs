@@ -26,11 +26,13 @@ fn explain_open_with(facts: &Facts, error: &io::Error) -> Denial {
     }
 }
 
+/// What to do about a denial by what v2p has no check for.
+pub(super) const NOT_OURS: &str = "look at `dmesg` and the audit log; run it as root on the host";
+
 /// Every check that is known lets it through: what is left sits outside them.
 pub fn unexplained(call: &str) -> Check {
     let what = "no check that v2p knows denies it: a security module or a device cgroup may";
-    Check::denies(Id::Container, what, call)
-        .mend("look at `dmesg` and the audit log; run it as root on the host")
+    Check::denies(Id::Container, what, call).mend(NOT_OURS)
 }
 
 /// Why pread(2) or pwrite(2) of RAM at `pa` failed with `error`, after open(2) had worked; `None`: no

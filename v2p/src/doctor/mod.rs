@@ -1,11 +1,12 @@
 //! Which check denied it, with the evidence, and the mend.
 //!
-//! [`facts`] are gathered in one place; each check is a pure function of them ([`open`], [`address`]), in the
+//! [`facts`] are gathered in one place; each check is a pure function of them ([`open`], [`address`], `device`), in the
 //! order in which the kernel makes them; [`predict`] says what an access will meet, and whether it did; [`witness`] tells what the kernel's own functions
 //! answered meanwhile, and [`verdict`] is what comes of it all. What the tracer needs is probed by [`tracing`], what may move a page is read by [`movable`].
 
 pub mod address;
 pub mod check;
+mod device;
 pub mod devmem;
 pub mod facts;
 pub mod movable;

@@ -208,7 +208,7 @@ fn lockdown(facts: &Facts) -> Check {
         Some(lockdown) => {
             let what = format!("the kernel is locked down ({})", lockdown.mode);
             Check::denies(id, what, lockdown.evidence.clone())
-                .mend("boot without lockdown= and without Secure Boot")
+                .mend(unlock(facts))
                 .fails(Stage::Open, libc::EPERM)
         }
         None => {
@@ -217,5 +217,25 @@ fn lockdown(facts: &Facts) -> Check {
                 .mend("mount -t securityfs none /sys/kernel/security, as root")
                 .may_fail(Stage::Open, libc::EPERM)
         }
+    }
+}
+
+/// What locked the kernel down, as far as that can be told, decides what unlocks it.
+fn unlock(facts: &Facts) -> String {
+    let word = facts.cmdline.split_whitespace();
+    if let Some(word) = word.rev().find(|word| word.starts_with("lockdown=")) {
+        return format!("boot without {word}");
+    }
+    let forced = [
+        "CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY",
+        "CONFIG_LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY",
+    ];
+    let is_on = |option: &&str| {
+        let config = facts.config.as_ref();
+        config.is_some_and(|config| config.setting(option) == Setting::On)
+    };
+    match forced.into_iter().find(is_on) {
+        Some(option) => format!("use a kernel built without {option}"),
+        None => "boot without Secure Boot, which locks it down".to_owned(),
     }
 }

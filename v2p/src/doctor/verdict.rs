@@ -5,7 +5,7 @@ use v2p_common::PhysAddr;
 
 use super::{
     check::{Access, Check, Errno, Id},
-    devmem::unexplained,
+    devmem::{NOT_OURS, unexplained},
     predict::{Answer, Outcome, agree, explains, predict},
     witness::{Said, named},
 };
@@ -212,23 +212,21 @@ impl Verdict {
 
 /// The check that made it so: what the kernel's functions said counts over what was predicted, unless that agrees.
 fn denial(checks: &[Check], way: &Way, outcome: &Outcome, said: &[Said]) -> Option<Check> {
-    let of = |id: Id| checks.iter().find(|check| check.id == id).cloned();
+    let of = |id: Id| checks.iter().find(|check| check.id == id);
     let predicted = way.check.and_then(of);
     if way.agrees == Some(true) || way.met.is_none() {
-        return predicted;
+        return predicted.cloned();
     }
     let call = match way.access {
         Access::Read => "pread",
         Access::Write => "pwrite",
         Access::Mmap => "mmap",
     };
-    let seen = named(said, "open").or_else(|| named(said, call));
-    if let Some(check) = seen.and_then(of) {
-        let what = format!(
-            "{} (so the kernel's own functions answered)",
-            check.id.name()
-        );
-        return Some(Check { what, ..check });
+    if let Some((id, said)) = named(said, "open").or_else(|| named(said, call)) {
+        let what = format!("the kernel's own {} denied it", said.function);
+        let check = Check::denies(id, what, format!("watched: {}", said.evidence()));
+        let mend = of(id).and_then(|check| check.mend.clone());
+        return Some(check.mend(mend.unwrap_or_else(|| NOT_OURS.to_owned())));
     }
     let met = way.met_errno.map_or_else(
         || "no error of the kernel's".to_owned(),
@@ -242,6 +240,8 @@ fn denial(checks: &[Check], way: &Way, outcome: &Outcome, said: &[Said]) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use v2p_common::witness::{Answers, Function};
+
     use crate::doctor::check::Stage;
 
     fn strict() -> Vec<Check> {
@@ -290,6 +290,28 @@ mod tests {
         let verdict = judge(&strict()[..1], &failed(libc::EACCES));
         assert_eq!(verdict.first, Some(Id::Container));
         assert_eq!(verdict.agrees, Some(false));
+    }
+
+    #[test]
+    fn where_the_checks_were_wrong_the_kernels_own_word_is_named() {
+        let answers = Answers {
+            calls: 1,
+            argument: 2,
+            value: u64::from(u32::MAX),
+        };
+        let said = Said::new("open", Function::SecurityLockedDown, answers);
+        let said: Vec<_> = said.into_iter().collect();
+        let trial = Trial::all(&failed(libc::EPERM));
+        let verdict = Verdict::new(&strict()[..1], &trial, &said, None, false);
+        assert_eq!(
+            (verdict.first, verdict.agrees),
+            (Some(Id::Lockdown), Some(false))
+        );
+        let denial = verdict.denial.unwrap();
+        assert_eq!(
+            denial.evidence,
+            "watched: security_locked_down(0x2) = -EPERM"
+        );
     }
 
     #[test]

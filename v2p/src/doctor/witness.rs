@@ -27,7 +27,7 @@ pub struct Said {
 
 impl Said {
     /// From what the program saw; `None`: the function was not called, or has nothing to do with that call of ours.
-    fn new(call: &'static str, of: Function, answers: Answers) -> Option<Self> {
+    pub(super) fn new(call: &'static str, of: Function, answers: Answers) -> Option<Self> {
         (answers.calls > 0 && is_on_the_way_of(of, call)).then(|| Self {
             call,
             function: of.name(),
@@ -37,8 +37,16 @@ impl Said {
         })
     }
 
+    /// The call and its answer.
+    pub fn evidence(&self) -> String {
+        let argument = self
+            .argument
+            .map_or_else(String::new, |argument| argument.to_string());
+        format!("{}({argument}) = {}", self.function, self.shown())
+    }
+
     /// The answer as the kernel's sources write it.
-    pub fn shown(&self) -> String {
+    fn shown(&self) -> String {
         match i32::try_from(-self.answer) {
             Ok(errno) if (1..4096).contains(&errno) => format!("-{}", Errno(errno)),
             _ => self.answer.to_string(),
@@ -71,11 +79,12 @@ impl Said {
     }
 }
 
-/// The check that the kernel's functions name for `call`: the first that denies, in the kernel's order.
-pub fn named(said: &[Said], call: &str) -> Option<Id> {
+/// The check that the kernel's functions name for `call`, with the one that said so: the first that denies, in the
+/// kernel's order.
+pub fn named<'a>(said: &'a [Said], call: &str) -> Option<(Id, &'a Said)> {
     said.iter()
         .filter(|one| one.call == call)
-        .find_map(Said::denies)
+        .find_map(|one| Some((one.denies()?, one)))
 }
 
 /// Functions that our calls come by: others of their callers are none of ours.
@@ -191,6 +200,10 @@ mod tests {
         Said::new(call, of, answers)
     }
 
+    fn name(said: &[Said], call: &str) -> Option<Id> {
+        named(said, call).map(|(id, _)| id)
+    }
+
     /// -EPERM as an int in a register whose upper half is something else.
     const EPERM: u64 = 0xdead_0000_ffff_ffff;
 
@@ -209,10 +222,10 @@ mod tests {
         let port = said("open", Function::OpenPort, EPERM);
         let locked = said("open", Function::SecurityLockedDown, EPERM);
         let both: Vec<_> = [locked, port.clone()].into_iter().flatten().collect();
-        assert_eq!(named(&both, "open"), Some(Id::Lockdown));
+        assert_eq!(name(&both, "open"), Some(Id::Lockdown));
         let port: Vec<_> = port.into_iter().collect();
-        assert_eq!(named(&port, "open"), Some(Id::CapSysRawio));
-        assert_eq!(named(&port, "pread"), None);
+        assert_eq!(name(&port, "open"), Some(Id::CapSysRawio));
+        assert_eq!(name(&port, "pread"), None);
     }
 
     #[test]
@@ -224,10 +237,10 @@ mod tests {
             ];
             said.into_iter().flatten().collect()
         };
-        assert_eq!(named(&of(0, 1), "mmap"), Some(Id::IoStrictDevmem));
-        assert_eq!(named(&of(0, 0), "mmap"), Some(Id::StrictDevmem));
-        assert_eq!(named(&of(2, 0), "mmap"), Some(Id::LowMemory));
-        assert_eq!(named(&of(1, 0), "mmap"), None);
+        assert_eq!(name(&of(0, 1), "mmap"), Some(Id::IoStrictDevmem));
+        assert_eq!(name(&of(0, 0), "mmap"), Some(Id::StrictDevmem));
+        assert_eq!(name(&of(2, 0), "mmap"), Some(Id::LowMemory));
+        assert_eq!(name(&of(1, 0), "mmap"), None);
     }
 
     #[test]

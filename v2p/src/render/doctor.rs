@@ -180,7 +180,7 @@ impl<'a> DoctorText<'a> {
         }
         for call in ["open", "pread", "pwrite", "mmap"] {
             let of_call = verdict.watched.iter().filter(|said| said.call == call);
-            let said: Vec<_> = of_call.map(shown).collect();
+            let said: Vec<_> = of_call.map(Said::evidence).collect();
             if !said.is_empty() {
                 self.0.text(&format!("  {call:<6} {}", said.join(", ")))?;
             }
@@ -252,11 +252,4 @@ const fn word(word: Word) -> &'static str {
         Word::Dropped => "dropped",
         Word::Unknown => "unknown",
     }
-}
-
-fn shown(said: &Said) -> String {
-    let argument = said
-        .argument
-        .map_or_else(String::new, |argument| argument.to_string());
-    format!("{}({argument}) = {}", said.function, said.shown())
 }

@@ -5,7 +5,10 @@ mod trial;
 use std::{fs::File, io};
 
 use anyhow::{Context as _, Result};
-use v2p_common::{PhysAddr, VirtAddr, pagemap::PagemapWord};
+use v2p_common::{
+    PhysAddr, VirtAddr,
+    pagemap::{PagemapState, PagemapWord},
+};
 
 use crate::{
     cli,
@@ -93,6 +96,16 @@ impl Asked {
         let word = Pagemap::of(pid)?
             .word(va)?
             .ok_or_else(|| Failure::no(format!("process {pid} has no address space")))?;
+        let nothing = match word.state() {
+            PagemapState::Present(_) | PagemapState::Hidden => None,
+            PagemapState::SwapEntry { .. } => Some("it is swapped out, or being moved"),
+            PagemapState::Guard => Some("it is a guard region"),
+            PagemapState::Absent => Some("nothing is there yet, or a device's memory"),
+        };
+        if let Some(why) = nothing {
+            let what = format!("process {pid} has no page in RAM at {:#x}: {why}", va.0);
+            return Err(Failure::no(what).into());
+        }
         Ok(Self::Process {
             pid,
             va,
