@@ -7,7 +7,7 @@ use clap::{Args, ColorChoice, Parser, Subcommand};
 use v2p_common::{Pfn, PhysAddr, VirtAddr};
 
 use crate::{
-    process::maps::{Asked, Range},
+    process::maps::{Asked, Range, USER_END},
     translate::Route,
 };
 

@@ -4,7 +4,7 @@ use std::io;
 
 use anyhow::{Context as _, Result};
 use aya::{
-    Btf,
+    Btf, Ebpf,
     maps::{Array, MapData},
     programs::{Program, ProgramError},
 };
@@ -99,25 +99,15 @@ pub struct Watched {
 impl Programs {
     /// Loads a program of every kind, and attaches it to nothing; the kernel's reason where it takes none.
     pub fn load_kinds(&mut self) -> [(Kind, Result<(), Refusal>); Kind::ALL.len()] {
-        let btf = Btf::from_sys_fs();
+        let Self { ebpf, types, .. } = self;
+        let btf = types.get();
         Kind::ALL.map(|kind| {
             let loaded = match &btf {
-                Ok(btf) => self.load_kind(kind, btf).map_err(|e| Refusal::new(&e)),
-                Err(e) => Err(Refusal::new(e)),
+                Ok(btf) => load_kind(ebpf, kind, btf).map_err(|e| Refusal::new(&e)),
+                Err(e) => Err(Refusal::new(&**e)),
             };
             (kind, loaded)
         })
-    }
-
-    fn load_kind(&mut self, kind: Kind, btf: &Btf) -> Result<(), ProgramError> {
-        match self.ebpf.program_mut(kind.program()) {
-            Some(Program::RawTracePoint(p)) => p.load(),
-            Some(Program::BtfTracePoint(p)) => p.load("exit_mmap", btf),
-            Some(Program::TracePoint(p)) => p.load(),
-            Some(Program::PerfEvent(p)) => p.load(),
-            Some(Program::Iter(p)) => p.load("task", btf),
-            _ => Err(ProgramError::UnexpectedProgramType),
-        }
     }
 
     /// Watches what the functions on the way to /dev/mem answer to this thread, those of them that this kernel lets
@@ -125,11 +115,12 @@ impl Programs {
     pub fn watch_functions(&mut self) -> Watched {
         self.control.request.tid.set(crate::carrier::own_tid());
         let mut watched = Watched::default();
-        let btf = Btf::from_sys_fs();
+        let Self { ebpf, types, .. } = self;
+        let btf = types.get();
         for function in Function::ALL {
             let attached = match &btf {
-                Ok(btf) => self.watch_function(function, btf),
-                Err(e) => Err(Refusal::new(e)),
+                Ok(btf) => watch_function(ebpf, function, btf),
+                Err(e) => Err(Refusal::new(&**e)),
             };
             match attached {
                 Ok(()) => watched.live.push(function),
@@ -137,16 +128,6 @@ impl Programs {
             }
         }
         watched
-    }
-
-    fn watch_function(&mut self, function: Function, btf: &Btf) -> Result<(), Refusal> {
-        let Some(Program::FExit(program)) = self.ebpf.program_mut(function.name()) else {
-            return Err(Refusal::new(&ProgramError::UnexpectedProgramType));
-        };
-        program
-            .load(function.name(), btf)
-            .and_then(|()| program.attach().map(drop))
-            .map_err(|e| Refusal::new(&e))
     }
 
     /// What a watched function answered since the last [`Self::forget_answers`].
@@ -173,4 +154,25 @@ impl Programs {
         }
         Ok(())
     }
+}
+
+fn load_kind(ebpf: &mut Ebpf, kind: Kind, btf: &Btf) -> Result<(), ProgramError> {
+    match ebpf.program_mut(kind.program()) {
+        Some(Program::RawTracePoint(p)) => p.load(),
+        Some(Program::BtfTracePoint(p)) => p.load("exit_mmap", btf),
+        Some(Program::TracePoint(p)) => p.load(),
+        Some(Program::PerfEvent(p)) => p.load(),
+        Some(Program::Iter(p)) => p.load("task", btf),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+fn watch_function(ebpf: &mut Ebpf, function: Function, btf: &Btf) -> Result<(), Refusal> {
+    let Some(Program::FExit(program)) = ebpf.program_mut(function.name()) else {
+        return Err(Refusal::new(&ProgramError::UnexpectedProgramType));
+    };
+    program
+        .load(function.name(), btf)
+        .and_then(|()| program.attach().map(drop))
+        .map_err(|e| Refusal::new(&e))
 }
