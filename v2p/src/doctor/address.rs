@@ -38,7 +38,7 @@ pub fn checks(facts: &Facts, target: &Target) -> Vec<Check> {
         strict_devmem(facts, target, &kind),
         device::io_strict_devmem(facts, target, &kind),
         not_direct_mapped(target, &kind),
-        pat(facts, &kind),
+        pat(facts, target, &kind),
     ]
 }
 
@@ -50,6 +50,11 @@ pub fn may_be_device(facts: &Facts, target: &Target) -> bool {
         Kind::Other(found) => !found.is_empty() || !is_beyond(facts, target),
         Kind::Unknown => true,
     }
+}
+
+/// Below 1 MiB, where no user page is.
+fn is_low(target: &Target) -> bool {
+    !target.is_page && target.pa.is_some_and(|pa| pa.0 < LOW)
 }
 
 /// valid_phys_addr_range compares with high_memory: the end of the last whole page.
@@ -99,7 +104,10 @@ pub(super) fn sys_admin(user: &User, needed: bool) -> Check {
     let has = |p: &Privileges| p.has(Capability::SysAdmin);
     let what = match (&user.privileges, user.inner_namespace()) {
         (None, _) => {
-            "cannot tell our capabilities, so neither whether page frame numbers are shown"
+            let what = "cannot tell our capabilities, so neither whether frames are shown";
+            return Check::unknown(id, what, "no /proc/self/status")
+                .mend("mount -t proc proc /proc")
+                .has(Stage::Reach, Effect::Unknown(None));
         }
         (Some(privileges), _) if !has(privileges) => {
             "CAP_SYS_ADMIN is missing: the kernel hides page frame numbers"
@@ -112,18 +120,15 @@ pub(super) fn sys_admin(user: &User, needed: bool) -> Check {
             return Check::ok(id, what, privileges.evidence());
         }
     };
-    let evidence = match user.privileges {
-        Some(privileges) => format!("bit 21 of {}", privileges.evidence()),
-        None => "no /proc/self/status".to_owned(),
-    };
+    let evidence = user
+        .privileges
+        .map(|p| format!("bit 21 of {}", p.evidence()));
+    let evidence = evidence.unwrap_or_default();
     let check = match needed {
         true => Check::denies(id, what, evidence).has(Stage::Reach, Effect::Fails(None)),
         false => Check::limits(id, what, evidence),
     };
-    check.mend(match user.privileges {
-        Some(_) => "run it as root, outside containers: sudo v2p ...",
-        None => "mount -t proc proc /proc",
-    })
+    check.mend("run it as root, outside containers: sudo v2p ...")
 }
 
 fn beyond_memory(facts: &Facts, target: &Target) -> Check {
@@ -181,11 +186,12 @@ fn low_memory(facts: &Facts, target: &Target, kind: &Kind<'_>) -> Check {
 
 fn strict_devmem(facts: &Facts, target: &Target, kind: &Kind<'_>) -> Check {
     let id = Id::StrictDevmem;
-    let is_low = !target.is_page && target.pa.is_some_and(|pa| pa.0 < LOW);
     match (kind, setting(facts, "CONFIG_STRICT_DEVMEM")) {
         (_, Some((Setting::Off, line))) => Check::ok(id, "RAM is not kept away", line),
         (Kind::Other(_), _) => Check::ok(id, "no RAM, which is all that it is about", "see above"),
-        (Kind::Ram, _) if is_low => Check::ok(id, "below 1 MiB: see low-memory", "see low-memory"),
+        (Kind::Ram, _) if is_low(target) => {
+            Check::ok(id, "below 1 MiB: see low-memory", "see low-memory")
+        }
         (_, Some((_, line))) if target.own_page_was_read => {
             let what = "RAM is not kept away, whatever the configuration says";
             Check::ok(id, what, format!("a page of our own was read; {line}"))
@@ -241,11 +247,14 @@ fn not_direct_mapped(target: &Target, kind: &Kind<'_>) -> Check {
 
 /// phys_mem_access_prot_allowed, arch/x86/mm/pat/memtype.c: without STRICT_DEVMEM and with PAT, 6.1 and 6.12 refuse RAM;
 /// 7.x, whose /dev/mem has no mmap_mem any more, was seen to allow it in its source only.
-fn pat(facts: &Facts, kind: &Kind<'_>) -> Check {
+fn pat(facts: &Facts, target: &Target, kind: &Kind<'_>) -> Check {
     let id = Id::Pat;
     let about = "concerns mmap(2) alone, which v2p does not use";
     if let Some((false, evidence)) = has_driver(facts) {
         return Check::ok(id, "there is no /dev/mem to map", evidence);
+    }
+    if is_low(target) {
+        return Check::ok(id, "below 1 MiB mmap(2) of RAM is not refused", about);
     }
     let strict = setting(facts, "CONFIG_STRICT_DEVMEM");
     match (kind, strict, facts.has_pat, facts.has_mmap_mem) {

@@ -36,8 +36,9 @@ fn claim<'a>(found: &[&'a Resource]) -> Claim<'a> {
     perhaps.map_or(Claim::None, Claim::Perhaps)
 }
 
-/// Claims of the kernel itself, marked busy (arch/x86/kernel: apic/io_apic.c, apic/apic.c, e820.c; arch/x86/pci/mmconfig-shared.c;
-/// 6.1 to 7.3; seen in guests to refuse the map).
+/// Claims of the kernel itself, marked busy (6.12: arch/x86/kernel/apic/io_apic.c:2524, apic/apic.c:172, e820.c:1110,
+/// arch/x86/pci/mmconfig-shared.c:91). The first four were seen to refuse the map, on 6.1, 6.12 and 7.3 as far as each
+/// has them.
 fn is_kernels_claim(resource: &Resource) -> bool {
     let names = [
         "IOAPIC ",
@@ -59,8 +60,8 @@ fn is_device(resource: &Resource) -> bool {
             .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// Names that say where something is, and claim nothing: buses, devices, what firmware reserved (e820.c, do_mark_busy),
-/// what PnP and ACPI describe (`pnp 00:05`, `PNP0103:00`; drivers/pnp/system.c clears the flag).
+/// Names that say where something is, and claim nothing: buses, devices, what firmware reserved (6.12: e820.c:1110), what
+/// PnP and ACPI describe (`pnp 00:05`, `PNP0103:00`; drivers/pnp/system.c:43 clears the flag).
 fn is_place(resource: &Resource) -> bool {
     let name = resource.name.as_str();
     let is_acpi_id = name.split_once(':').is_some_and(|(id, number)| {
