@@ -142,7 +142,8 @@ pub struct Who {
 #[derive(Args, Debug)]
 #[command(
     after_help = "Reading and writing are tried on a page of v2p's own. Of other addresses RAM is read, devices are
-mapped without being touched, and nothing is written.
+mapped without being touched, and nothing is written. Exit codes: 0 both are allowed | 1 one is denied
+| 3 it cannot be told.
 
 Examples:
   sudo v2p doctor

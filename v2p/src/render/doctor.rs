@@ -232,7 +232,11 @@ impl<'a> DoctorText<'a> {
         };
         let words = format!("read {}, write {}", word(*read), word(*write));
         let words = self.0.coloured(&words, colour);
-        self.0.text(&format!("\nverdict: {words}"))?;
+        let by = match verdict.by {
+            "mmap" => ", by mmap: it may be a device, which is not read",
+            _ => "",
+        };
+        self.0.text(&format!("\nverdict: {words}{by}"))?;
         if let Some(check) = denial {
             self.0
                 .text(&format!("  first    {}: {}", check.id.name(), check.what))?;
