@@ -92,9 +92,9 @@ fn every_mistake_is_one_line_with_its_exit_code() {
         ),
         case(&["watch", "--pid", "1", "--for", "-1"], 2, "v2p: "),
         case(
-            &["watch", "--pid", "1", "zz"],
+            &["watch", "--pid", "1", "0x12zz"],
             2,
-            "v2p: invalid value 'zz' for '[RANGE]...'",
+            "v2p: invalid value '0x12zz' for '[RANGE]...'",
         ),
         case(
             &["watch", "--pid", "1", "0x2000..0x1000"],

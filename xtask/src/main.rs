@@ -5,6 +5,7 @@ mod cache;
 mod demo;
 mod ebpf;
 mod lab;
+mod matrix;
 mod setup;
 mod shell;
 mod test;
@@ -35,6 +36,8 @@ enum Task {
     Lab(LabArgs),
     /// Make the eBPF object v2p/v2p.bpf.o from v2p-ebpf
     Ebpf(EbpfArgs),
+    /// Which way of moving a page is seen on which kernel, as a table
+    Matrix,
     /// Measure, on this machine's kernel as root: ratios to a reference in the same run
     Bench,
     /// Fetch what `ebpf` and `lab` need: rust-src, bpf-linker, QEMU
@@ -143,6 +146,7 @@ fn run(task: Task) -> Result<u8> {
         Task::Ebpf(args) if args.check => ebpf::check().map(|()| 0),
         Task::Ebpf(args) if args.log => ebpf::with_log().map(|()| 0),
         Task::Ebpf(_) => ebpf::make().map(|()| 0),
+        Task::Matrix => matrix::run(),
         Task::Bench => bench().map(|()| 0),
         Task::Setup => setup::all().map(|()| 0),
     }

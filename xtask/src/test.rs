@@ -32,10 +32,15 @@ struct Guest {
     levels: Option<&'static str>,
     /// How often the injected move is tried.
     inject: &'static str,
-    /// Whether the doctor is tested there: once a kind of kernel is enough, since each of its runs attaches and
-    /// detaches a dozen programs.
-    doctor: bool,
+    /// Families of tests that are left out there, since they run on that kernel in another guest: by the start of their
+    /// names.
+    skips: &'static [&'static str],
 }
+
+/// Each of its runs attaches and detaches a dozen programs: once a kind of kernel is enough.
+const DOCTOR: &str = "doctor";
+/// They want two nodes and room, and take a minute or two.
+pub(crate) const MECHANISMS: &str = "mechanism";
 
 const fn guest(kernel: &'static str, append: &'static str, devmem: &'static str) -> Guest {
     Guest {
@@ -46,7 +51,7 @@ const fn guest(kernel: &'static str, append: &'static str, devmem: &'static str)
         devmem,
         levels: None,
         inject: "1",
-        doctor: true,
+        skips: &[MECHANISMS],
     }
 }
 
@@ -55,12 +60,21 @@ const fn with_rare_memory(kernel: &'static str) -> Guest {
     Guest {
         numa: true,
         memory: 4096,
-        doctor: false,
+        skips: &[DOCTOR],
         ..guest(
             kernel,
             "no5lvl vsyscall=emulate hugepagesz=1G hugepages=1",
             "open",
         )
+    }
+}
+
+/// Two nodes, and all that moves pages between them.
+const fn with_mechanisms(guest: Guest) -> Guest {
+    Guest {
+        numa: true,
+        skips: &[],
+        ..guest
     }
 }
 
@@ -80,7 +94,7 @@ const GUESTS: [Guest; 15] = [
     with_levels("4", with_rare_memory("opened-6.12")),
     with_levels("4", guest("opened-7.3", "", "open")),
     with_levels("4", with_rare_memory("opened-7.3")),
-    with_levels("5", guest("built-6.12", "", "open")),
+    with_levels("5", with_mechanisms(guest("built-6.12", "", "open"))),
     with_levels("4", guest("built-6.12", "no5lvl nopat", "open")),
     with_levels("5", guest("stock-6.1", "", "strict-devmem")),
     with_levels("5", guest("stock-6.12", "", "strict-devmem")),
@@ -94,7 +108,7 @@ const GUESTS: [Guest; 15] = [
     Guest {
         numa: true,
         inject: "100",
-        doctor: false,
+        skips: &[DOCTOR, MECHANISMS],
         ..guest("opened-6.12", "", "open")
     },
 ];
@@ -170,6 +184,39 @@ pub(crate) fn run(filter: Option<&str>, on: &str) -> Result<u8> {
     Ok(u8::from(total.failed > 0))
 }
 
+/// What the tests of mechanisms print, on this machine and in every guest that runs them, by kernel.
+pub(crate) fn outputs_of_mechanisms() -> Result<Vec<(String, String)>> {
+    let executables = build::tests()?;
+    let live = live(&executables)?;
+    let here = Command::new(&live.path)
+        .arg(MECHANISMS)
+        .env("V2P_BIN", &build::binary(&executables, "v2p")?.path)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| live.path.display().to_string())?;
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let short = release.split(['-', '+']).next().unwrap_or_default();
+    let mut outputs = vec![(
+        format!("{} here", short.trim()),
+        String::from_utf8_lossy(&here.stdout).into_owned(),
+    )];
+    for guest in GUESTS
+        .iter()
+        .filter(|g| !g.skips.contains(&MECHANISMS) && g.only().is_none())
+    {
+        shell::step(&format!("mechanisms on {}", guest.kernel));
+        let (output, _) = try_in_guest(guest, &executables, Some(MECHANISMS))?;
+        let levels = guest.levels.unwrap_or("?");
+        outputs.push((format!("{}, {levels} levels", guest.kernel), output));
+    }
+    Ok(outputs)
+}
+
+fn live(executables: &[Executable]) -> Result<&Executable> {
+    let mut tests = executables.iter().filter(|e| e.test);
+    tests.find(|e| e.name == LIVE).context("no live suite")
+}
+
 fn title_here(test: &Executable) -> String {
     let package = test.package.strip_prefix(root()).unwrap_or(&test.package);
     format!("{} {} on this machine", package.display(), test.name)
@@ -183,10 +230,11 @@ impl Guest {
 
     /// What is left out there, unless it is asked for by name.
     fn skipped(&self, filter: Option<&str>) -> Vec<String> {
-        match filter {
-            None if !self.doctor => ["--skip", "doctor"].map(str::to_owned).to_vec(),
-            _ => Vec::new(),
+        if filter.is_some() {
+            return Vec::new();
         }
+        let skip = |family: &&str| ["--skip".to_owned(), (*family).to_owned()];
+        self.skips.iter().flat_map(skip).collect()
     }
 
     fn title(&self) -> String {
@@ -273,10 +321,7 @@ fn try_in_guest(
         ..Options::default()
     };
     let kernel = lab::prepare(&options, executables)?;
-    let live = executables
-        .iter()
-        .find(|e| e.test && e.name == LIVE)
-        .context("no live suite")?;
+    let live = live(executables)?;
     let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let mut environment = vec![
         variable("V2P_BIN", "/bin/v2p"),

@@ -183,13 +183,13 @@ fn a_full_disk_leaves_no_half_kernel_in_the_cache() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{errors}");
     assert!(
-        errors.contains("stock-6.12 needs 500 MiB of disk"),
+        errors.contains("debian-6.12 needs 500 MiB of disk"),
         "{errors}"
     );
     assert!(
         !errors
             .lines()
-            .any(|line| line.starts_with("stock-6.12 ") || line.starts_with(".making")),
+            .any(|line| line.starts_with("debian-6.12 ") || line.starts_with(".making")),
         "{errors}"
     );
 }
