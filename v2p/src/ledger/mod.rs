@@ -479,6 +479,10 @@ impl Ledger {
     fn clear(&mut self, cause: Cause, change: &Change, moves: &mut Moves) {
         let pages = std::mem::take(&mut self.pages);
         for (page, from) in pages.range(0..u64::MAX) {
+            let merged = self.merged.contains(&page);
+            let taken = self.doubts.explain(page, from, PageState::Absent, merged);
+            // What was done just before, and could not be read any more, took it first.
+            let (cause, change) = taken.unwrap_or((cause, change));
             moves.push(page, from, PageState::Absent, cause, change);
         }
         self.in_transit.clear();

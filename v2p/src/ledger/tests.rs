@@ -361,3 +361,18 @@ fn neighbours_with_the_same_story_are_one_move() {
     let moves = reread(&mut ledger, &words);
     assert_eq!((moves.len(), moves[0].pages), (1, 4));
 }
+
+#[test]
+fn what_was_discarded_just_before_the_end_is_a_discard() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    ledger.seed(VirtAddr(VA.0 + PAGE_SIZE), PagemapWord(1 << 63 | 8), false);
+    ledger.apply(&Event::Look(look(how::ZAP, 1, 28)));
+    let gone = event::Number {
+        header: header(event::kind::MM_GONE),
+        number: 0,
+    };
+    let moves = ledger.apply(&Event::MmGone(gone));
+    let causes: Vec<_> = moves.iter().map(|m| m.cause).collect();
+    assert_eq!(causes, [Cause::Discard, Cause::Exit]);
+}

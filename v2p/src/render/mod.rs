@@ -21,6 +21,9 @@ pub use self::{demo::DemoText, doctor::DoctorText};
 
 use crate::record::Record;
 
+/// Bytes that are gathered before they are written.
+const BUFFER: usize = 1 << 16;
+
 /// Where output goes, and in which form.
 pub struct Output {
     json: bool,
@@ -46,7 +49,7 @@ impl Output {
         Self {
             json,
             colour,
-            stdout: BufWriter::new(io::stdout().lock()),
+            stdout: BufWriter::with_capacity(BUFFER, io::stdout().lock()),
             clock: Clock::default(),
             moves: Moves::default(),
             progress: Progress::default(),
@@ -89,8 +92,11 @@ impl Output {
         if !self.json {
             return Ok(());
         }
-        let line = serde_json::to_string(record).context("JSON")?;
-        self.line(&line)
+        // An error of the writer's is what it was before serde_json wrapped it: a reader that went away is told by its kind.
+        serde_json::to_writer(&mut self.stdout, record)
+            .map_err(io::Error::from)
+            .context("stdout")?;
+        self.stdout.write_all(b"\n").context("stdout")
     }
 
     /// Says a heading if the form is text.

@@ -49,7 +49,7 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// Every so many ticks doubts are read again and losses looked for. What was found by one reading waits for
 /// events until the next.
-const READ_EVERY: u32 = 4;
+const READ_EVERY: u32 = 2;
 
 /// How often everything is read, where removals of pages come as events and where they do not; and how many times
 /// longer than the reading itself the rest in between is at least.

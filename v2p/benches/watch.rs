@@ -1,0 +1,256 @@
+//! What a watch costs: the time that is added to a minor fault of the target, beside perf's; what a process pays that is not
+//! watched; how soon the hooks are live.
+//!
+//! As root: `cargo bench -p v2p --bench watch`, or `cargo xtask bench`. perf and bpftrace are rows where they are installed.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a bench fails by panicking"
+)]
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    ptr,
+    time::Instant,
+};
+
+use rustix::{
+    mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap},
+    process::{Pid, Signal, kill_process},
+};
+use serde_json::Value;
+use v2p::kernel;
+
+const PAGE: usize = 4096;
+/// Faults of one round.
+const FAULTS: usize = 1_000_000;
+/// Mapped and given back so many at a time: the whole would be 4 GiB.
+const AT_ONCE: usize = 100_000;
+const ROUNDS: usize = 7;
+const WORKLOAD: &str = "V2P_BENCH_WORKLOAD";
+
+fn main() {
+    if std::env::var_os(WORKLOAD).is_some() {
+        return workload();
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: it needs root");
+        return;
+    }
+    println!(
+        "\nLinux {}, {FAULTS} minor faults a round, medians of {ROUNDS}; what is added, as a ratio to what perf adds\n",
+        kernel::release()
+    );
+    let has = |program| {
+        Command::new(program)
+            .arg("--version")
+            .output()
+            .is_ok_and(|o| o.status.success())
+    };
+    let (perf, bpftrace) = (has("perf"), has("bpftrace"));
+    let mut rows: Vec<(&str, Vec<f64>)> = Vec::new();
+    let mut lives = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut add = |name, ns: f64| match rows.iter_mut().find(|(n, _)| *n == name) {
+            Some((_, all)) => all.push(ns),
+            None => rows.push((name, vec![ns])),
+        };
+        add("no tracer", Workload::start().round());
+        if perf {
+            let arguments = [
+                "record",
+                "-q",
+                "-e",
+                "page-faults",
+                "-c",
+                "1",
+                "-d",
+                "-o",
+                "/dev/null",
+            ];
+            add(
+                "perf record -e page-faults -c 1 -d",
+                under("perf", &arguments),
+            );
+        }
+        let (ns, live_ms) = watched();
+        add("v2p watch --faults --json", ns);
+        lives.push(live_ms);
+        if bpftrace {
+            let count = ["-e", "software:page-faults:1 { @ = count(); }"];
+            add("bpftrace, counting all faults", under("bpftrace", &count));
+        }
+        add("not watched, while another is", beside());
+    }
+    let base = median(&rows[0].1);
+    let perf_adds = rows
+        .iter()
+        .find(|(name, _)| name.starts_with("perf"))
+        .map(|(_, all)| median(all) - base);
+    println!(
+        "{:<44} {:>9} {:>9} {:>9} {:>9} {:>7}",
+        "row", "median", "min", "max", "added", "ratio"
+    );
+    for (name, all) in &rows {
+        let added = median(all) - base;
+        let ratio = perf_adds.map_or("-".to_owned(), |perf| format!("{:.2}", added / perf));
+        let (low, high) = all
+            .iter()
+            .fold((f64::MAX, 0f64), |(l, h), ns| (l.min(*ns), h.max(*ns)));
+        println!(
+            "{name:<44} {:>6.0} ns {low:>6.0} ns {high:>6.0} ns {added:>6.0} ns {ratio:>7}",
+            median(all)
+        );
+    }
+    println!(
+        "hooks live after {:.0} ms (median), {:.0} ms (most)",
+        median(&lives),
+        lives.iter().fold(0f64, |h, ms| h.max(*ms))
+    );
+}
+
+fn median(all: &[f64]) -> f64 {
+    let mut sorted = all.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+/// A child that takes faults when it is told to.
+struct Workload {
+    child: Child,
+    go: ChildStdin,
+    said: BufReader<ChildStdout>,
+}
+
+impl Workload {
+    fn start() -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .env(WORKLOAD, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let go = child.stdin.take().unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap());
+        Self { child, go, said }
+    }
+
+    /// Nanoseconds a fault.
+    fn round(&mut self) -> f64 {
+        self.go.write_all(b"\n").unwrap();
+        let mut line = String::new();
+        self.said.read_line(&mut line).unwrap();
+        line.trim().parse().unwrap()
+    }
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The child's side.
+fn workload() {
+    for _ in std::io::stdin().lines() {
+        let mut ns = 0;
+        for _ in 0..FAULTS / AT_ONCE {
+            let len = AT_ONCE * PAGE;
+            let access = ProtFlags::READ | ProtFlags::WRITE;
+            // SAFETY: a new mapping, written page by page, and given back.
+            unsafe {
+                let start =
+                    mmap_anonymous(ptr::null_mut(), len, access, MapFlags::PRIVATE).unwrap();
+                madvise(start, len, Advice::LinuxNoHugepage).unwrap();
+                let begin = Instant::now();
+                (0..AT_ONCE).for_each(|i| start.cast::<u8>().add(i * PAGE).write_volatile(1));
+                ns += begin.elapsed().as_nanos();
+                munmap(start, len).unwrap();
+            }
+        }
+        println!("{:.1}", ns as f64 / FAULTS as f64);
+    }
+}
+
+fn interrupt(tracer: &mut Child) {
+    let pid = Pid::from_raw(i32::try_from(tracer.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    tracer.wait().unwrap();
+}
+
+/// A round while `tracer` runs; it is told the workload by `-p`.
+fn under(tracer: &str, arguments: &[&str]) -> f64 {
+    let mut workload = Workload::start();
+    let mut tracer = Command::new(tracer)
+        .args(arguments)
+        .args(["-p", &workload.child.id().to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // They do not say when they are ready.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let ns = workload.round();
+    interrupt(&mut tracer);
+    ns
+}
+
+/// v2p at the workload, and how many milliseconds it took until the hooks were live.
+fn watch(pid: u32) -> (Child, BufReader<ChildStdout>, f64) {
+    let begin = Instant::now();
+    let mut v2p = Command::new(env!("CARGO_BIN_EXE_v2p"))
+        .args(["watch", "--faults", "--json", "--pid", &pid.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(v2p.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    let live = begin.elapsed().as_secs_f64() * 1000.0;
+    (v2p, out, live)
+}
+
+/// A round of a watched workload: every fault must come, and none be lost.
+fn watched() -> (f64, f64) {
+    let mut workload = Workload::start();
+    let (mut v2p, out, live) = watch(workload.child.id());
+    let reader = std::thread::spawn(move || last_line(out));
+    let ns = workload.round();
+    interrupt(&mut v2p);
+    let end: Value = serde_json::from_str(&reader.join().unwrap()).unwrap();
+    assert_eq!(end["lost"], 0, "{end}");
+    assert!(end["faults"].as_u64().unwrap() >= FAULTS as u64, "{end}");
+    (ns, live)
+}
+
+fn last_line(mut out: BufReader<ChildStdout>) -> String {
+    let mut tail = Vec::new();
+    let mut buffer = vec![0; 1 << 20];
+    while let Ok(n @ 1..) = out.read(&mut buffer) {
+        tail.extend_from_slice(&buffer[..n]);
+        let keep = tail.len().saturating_sub(4096);
+        tail.drain(..keep);
+    }
+    String::from_utf8_lossy(&tail)
+        .lines()
+        .last()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// A round of a workload that nobody watches, while v2p watches an idle process.
+fn beside() -> f64 {
+    let idle = Workload::start();
+    let (mut v2p, out, _) = watch(idle.child.id());
+    let mut workload = Workload::start();
+    let ns = workload.round();
+    interrupt(&mut v2p);
+    drop(out);
+    ns
+}
