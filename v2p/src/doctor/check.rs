@@ -154,6 +154,11 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Whether it is open(2)'s, before there is any address.
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Open | Self::OpenForWriting)
+    }
+
     /// Whether an access of that kind comes by.
     pub const fn is_on_the_way_of(self, access: Access) -> bool {
         match self {
@@ -252,13 +257,10 @@ impl Check {
         self
     }
 
-    /// What it does to `access`.
-    pub fn effect_on(&self, access: Access) -> Option<Effect> {
+    /// What it does to `access`, and where.
+    pub fn effect_on(&self, access: Access) -> Option<(Stage, Effect)> {
         let on_the_way = |(stage, _): &&(Stage, Effect)| stage.is_on_the_way_of(access);
-        self.effects
-            .iter()
-            .find(on_the_way)
-            .map(|(_, effect)| *effect)
+        self.effects.iter().find(on_the_way).copied()
     }
 }
 

@@ -20,7 +20,7 @@ fn explain_open_with(facts: &Facts, error: &io::Error) -> Denial {
     let errno = Errno::of(error);
     let found = super::open::checks(facts);
     let call = format!("open(/dev/mem): {error}");
-    match explains(&found, Access::Write, &Outcome::Failed(errno)) {
+    match explains(&found, Access::Write, &Outcome::NotOpened(errno)) {
         Some(check) => denial(check, errno, &call),
         None => Denial::of(&unexplained(&call), errno),
     }

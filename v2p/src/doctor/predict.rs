@@ -9,6 +9,8 @@ pub enum Answer {
     Allowed,
     /// Reads give zeros, writes go nowhere.
     Dropped(Id),
+    /// open(2) before it fails. Without an error: v2p itself does not open what lies there.
+    NotOpened(Id, Option<Errno>),
     /// It fails. Without an error: v2p itself cannot make it.
     Denied(Id, Option<Errno>),
     /// This check could not be told.
@@ -20,9 +22,14 @@ pub fn predict(checks: &[Check], access: Access) -> Answer {
     let mut unknown = None;
     for check in checks {
         match check.effect_on(access) {
-            Some(Effect::Fails(errno)) => return Answer::Denied(check.id, errno),
-            Some(Effect::Drops) => return Answer::Dropped(check.id),
-            Some(Effect::Unknown(_)) => {
+            Some((stage, Effect::Fails(errno))) => {
+                return match stage.is_open() {
+                    true => Answer::NotOpened(check.id, errno),
+                    false => Answer::Denied(check.id, errno),
+                };
+            }
+            Some((_, Effect::Drops)) => return Answer::Dropped(check.id),
+            Some((_, Effect::Unknown(_))) => {
                 unknown.get_or_insert(check.id);
             }
             None => {}
@@ -40,16 +47,20 @@ pub enum Outcome {
     Worked,
     /// It said that it had, but read zeros, or the write is not there.
     Dropped,
+    /// open(2) before it failed.
+    NotOpened(Option<Errno>),
     /// It failed.
     Failed(Option<Errno>),
 }
 
-/// Whether prediction and outcome are the same; `None`: one of them is missing.
+/// Whether prediction and outcome are the same; `None`: one of them is missing. EPERM of open(2) is not what a check of
+/// the address foretold, though that makes EPERM too.
 pub fn agree(predicted: Answer, outcome: &Outcome) -> Option<bool> {
     Some(match (predicted, outcome) {
         (_, Outcome::NotTried(_)) | (Answer::Unknown(_), _) => return None,
         (Answer::Allowed, Outcome::Worked) | (Answer::Dropped(_), Outcome::Dropped) => true,
-        (Answer::Denied(_, errno), Outcome::Failed(other)) => errno == *other,
+        (Answer::NotOpened(_, errno), Outcome::NotOpened(other))
+        | (Answer::Denied(_, errno), Outcome::Failed(other)) => errno == *other,
         _ => false,
     })
 }
@@ -58,11 +69,19 @@ pub fn agree(predicted: Answer, outcome: &Outcome) -> Option<bool> {
 /// whatever it is said to do here.
 pub fn explains<'a>(checks: &'a [Check], access: Access, outcome: &Outcome) -> Option<&'a Check> {
     let (wanted, perhaps) = match outcome {
-        Outcome::Failed(errno) => (Effect::Fails(*errno), Effect::Unknown(*errno)),
+        Outcome::NotOpened(errno) | Outcome::Failed(errno) => {
+            (Effect::Fails(*errno), Effect::Unknown(*errno))
+        }
         Outcome::Dropped => (Effect::Drops, Effect::Unknown(None)),
         Outcome::Worked | Outcome::NotTried(_) => return None,
     };
-    let with = |effect| move |check: &&Check| check.effect_on(access) == Some(effect);
+    let is_open = matches!(outcome, Outcome::NotOpened(_));
+    let with = |wanted| {
+        move |check: &&Check| {
+            let found = check.effect_on(access);
+            found.is_some_and(|(stage, effect)| stage.is_open() == is_open && effect == wanted)
+        }
+    };
     checks
         .iter()
         .find(with(wanted))
@@ -118,17 +137,19 @@ mod tests {
         );
         assert_eq!(agree(denied, &Outcome::NotTried(String::new())), None);
         assert_eq!(agree(Answer::Allowed, &Outcome::Dropped), Some(false));
+        assert_eq!(agree(denied, &Outcome::NotOpened(eperm)), Some(false));
     }
 
     #[test]
     fn an_outcome_is_explained_by_a_check_that_makes_it_or_by_one_that_was_not_told() {
-        let found = |errno| {
-            let outcome = Outcome::Failed(Some(Errno(errno)));
+        let found = |outcome: fn(Option<Errno>) -> Outcome, errno| {
+            let outcome = outcome(Some(Errno(errno)));
             explains(&checks(), Access::Read, &outcome).map(|check| check.id)
         };
-        assert_eq!(found(libc::EFAULT), Some(Id::BeyondMemory));
-        assert_eq!(found(libc::EPERM), Some(Id::Lockdown));
-        assert_eq!(found(libc::EIO), None);
+        assert_eq!(found(Outcome::Failed, libc::EFAULT), Some(Id::BeyondMemory));
+        assert_eq!(found(Outcome::NotOpened, libc::EPERM), Some(Id::Lockdown));
+        assert_eq!(found(Outcome::Failed, libc::EPERM), None);
+        assert_eq!(found(Outcome::NotOpened, libc::EIO), None);
         assert_eq!(explains(&checks(), Access::Read, &Outcome::Worked), None);
     }
 }

@@ -60,7 +60,7 @@ impl Word {
         match answer {
             Answer::Allowed => Self::Allowed,
             Answer::Dropped(_) => Self::Dropped,
-            Answer::Denied(..) => Self::Denied,
+            Answer::NotOpened(..) | Answer::Denied(..) => Self::Denied,
             Answer::Unknown(_) => Self::Unknown,
         }
     }
@@ -69,7 +69,7 @@ impl Word {
         Some(match outcome {
             Outcome::Worked => Self::Allowed,
             Outcome::Dropped => Self::Dropped,
-            Outcome::Failed(_) => Self::Denied,
+            Outcome::NotOpened(_) | Outcome::Failed(_) => Self::Denied,
             Outcome::NotTried(_) => return None,
         })
     }
@@ -102,7 +102,7 @@ impl Way {
         let (check, predicted_errno) = match answer {
             Answer::Allowed => (None, None),
             Answer::Dropped(id) | Answer::Unknown(id) => (Some(id), None),
-            Answer::Denied(id, errno) => (Some(id), errno),
+            Answer::NotOpened(id, errno) | Answer::Denied(id, errno) => (Some(id), errno),
         };
         Self {
             access,
@@ -111,7 +111,7 @@ impl Way {
             predicted_errno,
             met: Word::tried(outcome),
             met_errno: match outcome {
-                Outcome::Failed(errno) => *errno,
+                Outcome::NotOpened(errno) | Outcome::Failed(errno) => *errno,
                 _ => None,
             },
             untried: match outcome {
@@ -217,12 +217,13 @@ fn denial(checks: &[Check], way: &Way, outcome: &Outcome, said: &[Said]) -> Opti
     if way.agrees == Some(true) || way.met.is_none() {
         return predicted.cloned();
     }
-    let call = match way.access {
-        Access::Read => "pread",
-        Access::Write => "pwrite",
-        Access::Mmap => "mmap",
+    let call = match (outcome, way.access) {
+        (Outcome::NotOpened(_), _) => "open",
+        (_, Access::Read) => "pread",
+        (_, Access::Write) => "pwrite",
+        (_, Access::Mmap) => "mmap",
     };
-    if let Some((id, said)) = named(said, "open").or_else(|| named(said, call)) {
+    if let Some((id, said)) = named(said, call) {
         let what = format!("the kernel's own {} denied it", said.function);
         let check = Check::denies(id, what, format!("watched: {}", said.evidence()));
         let mend = of(id).and_then(|check| check.mend.clone());
@@ -293,6 +294,19 @@ mod tests {
     }
 
     #[test]
+    fn an_open_that_fails_is_not_the_refusal_of_ram_that_was_foretold() {
+        let verdict = judge(&strict(), &Outcome::NotOpened(Some(Errno(libc::EPERM))));
+        assert_eq!(verdict.first, Some(Id::Container));
+        assert_eq!(verdict.agrees, Some(false));
+        assert_eq!(verdict.denial.unwrap().evidence, "open(/dev/mem): EPERM");
+        // Where lockdown could not be told, it is what is left.
+        let mut checks = strict();
+        checks[0] = Check::unknown(Id::Lockdown, "", "").may_fail(Stage::Open, libc::EPERM);
+        let verdict = judge(&checks, &Outcome::NotOpened(Some(Errno(libc::EPERM))));
+        assert_eq!(verdict.first, Some(Id::Lockdown));
+    }
+
+    #[test]
     fn where_the_checks_were_wrong_the_kernels_own_word_is_named() {
         let answers = Answers {
             calls: 1,
@@ -301,7 +315,7 @@ mod tests {
         };
         let said = Said::new("open", Function::SecurityLockedDown, answers);
         let said: Vec<_> = said.into_iter().collect();
-        let trial = Trial::all(&failed(libc::EPERM));
+        let trial = Trial::all(&Outcome::NotOpened(Some(Errno(libc::EPERM))));
         let verdict = Verdict::new(&strict()[..1], &trial, &said, None, false);
         assert_eq!(
             (verdict.first, verdict.agrees),

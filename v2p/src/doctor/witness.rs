@@ -47,8 +47,10 @@ impl Said {
 
     /// The answer as the kernel's sources write it.
     fn shown(&self) -> String {
-        match i32::try_from(-self.answer) {
-            Ok(errno) if (1..4096).contains(&errno) => format!("-{}", Errno(errno)),
+        match i32::try_from(self.answer.unsigned_abs()) {
+            Ok(errno) if self.answer < 0 && (1..4096).contains(&errno) => {
+                format!("-{}", Errno(errno))
+            }
             _ => self.answer.to_string(),
         }
     }
@@ -171,7 +173,12 @@ impl Witness {
             let answers = programs.answers(*function).ok()?;
             Said::new(call, *function, answers)
         });
-        self.said.extend(answers);
+        for said in answers {
+            // The same again is told once: /dev/mem may be opened twice, for writing and for reading.
+            if !self.said.contains(&said) {
+                self.said.push(said);
+            }
+        }
         self.forget();
     }
 

@@ -21,6 +21,8 @@ pub enum Call {
     Worked,
     /// It said so, but zeros were read, or the bytes are not there.
     Dropped,
+    /// open(2) before it failed.
+    NotOpened(io::Error),
     /// It failed.
     Failed(io::Error),
 }
@@ -34,13 +36,13 @@ impl From<io::Result<()>> for Call {
 /// The calls on one page of our own.
 #[derive(Debug)]
 pub struct Attempt {
-    /// open(2) for reading and writing; where that is refused, nothing else is tried.
+    /// open(2) for reading; where that is refused, nothing is read or mapped.
     pub open: io::Result<()>,
     /// pread(2) of random bytes that we had put there.
     pub read: Call,
     /// mmap(2) of the page, which is not touched.
     pub mmap: Call,
-    /// pwrite(2) of other random bytes.
+    /// pwrite(2) of other random bytes; or open(2) for writing, where that is refused.
     pub write: Call,
 }
 
@@ -53,12 +55,9 @@ pub struct Attempt {
 /// # Errors
 /// Where our own page cannot be made or looked up; and where the bytes went somewhere else.
 pub fn attempt(to_write: bool, observe: &mut dyn FnMut(&'static str)) -> Result<Attempt> {
-    let page = OwnPage::new()?;
-    let nonce = page.put_nonce()?;
-    let pagemap = Pagemap::of_self()?;
-    let opened = DevMem::open_for_writing();
-    observe("open");
     let not_made = |why: &str| Call::NotMade(why.to_owned());
+    // First of all: no other file's opening is to be observed with it.
+    let (opened, write_refused) = open(to_write, observe);
     let devmem = match opened {
         Ok(devmem) => devmem,
         Err(e) => {
@@ -66,23 +65,34 @@ pub fn attempt(to_write: bool, observe: &mut dyn FnMut(&'static str)) -> Result<
                 open: Err(e),
                 read: not_made("it did not open"),
                 mmap: not_made("it did not open"),
-                write: not_made("it did not open"),
+                write: write_refused.unwrap_or_else(|| not_made("it did not open")),
             });
         }
     };
+    let page = OwnPage::new()?;
+    let nonce = page.put_nonce()?;
+    let pagemap = Pagemap::of_self()?;
     let Some(pfn) = frame(&pagemap, &page)? else {
         let hidden = "the kernel hides our page's frame";
         return Ok(Attempt {
             open: Ok(()),
             read: not_made(hidden),
             mmap: not_made(hidden),
-            write: not_made(hidden),
+            write: write_refused.unwrap_or_else(|| not_made(hidden)),
         });
     };
     let read = read(&devmem, pfn, nonce);
     observe("pread");
     let mmap = devmem.try_mmap(pfn.base()).into();
     observe("mmap");
+    if let Some(write) = write_refused {
+        return Ok(Attempt {
+            open: Ok(()),
+            read,
+            mmap,
+            write,
+        });
+    }
     let why_not = match &read {
         _ if !to_write => Some("it was not asked for".to_owned()),
         Call::Worked => why_not_write(&pagemap, &page, pfn)?,
@@ -103,6 +113,26 @@ pub fn attempt(to_write: bool, observe: &mut dyn FnMut(&'static str)) -> Result<
         mmap,
         write,
     })
+}
+
+/// Opens /dev/mem for both, where that is asked for, else for reading; and tells why not for writing. A file mode or a
+/// device cgroup may allow the one and not the other.
+fn open(
+    to_write: bool,
+    observe: &mut dyn FnMut(&'static str),
+) -> (io::Result<DevMem>, Option<Call>) {
+    let mut refused = None;
+    if to_write {
+        let opened = DevMem::open_for_writing();
+        observe("open");
+        match opened {
+            Ok(devmem) => return (Ok(devmem), None),
+            Err(e) => refused = Some(Call::NotOpened(e)),
+        }
+    }
+    let opened = DevMem::open();
+    observe("open");
+    (opened, refused)
 }
 
 fn frame(pagemap: &Pagemap, page: &OwnPage) -> Result<Option<Pfn>> {

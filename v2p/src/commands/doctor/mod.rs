@@ -46,7 +46,6 @@ pub fn run(args: &cli::Doctor, output: &mut Output) -> Result<u8> {
         // What the kernel does with a page of ours says more than its configuration.
         target.own_page_was_read = trial::own_page_is_read();
         target.direct_mapped = direct_mapped(&facts, &target, &mut tracing);
-        witness.forget();
     }
 
     let mut report = DoctorText::new(output);

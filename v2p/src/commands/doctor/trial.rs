@@ -27,6 +27,8 @@ pub(super) fn run(
     predicted: Answer,
     witness: &mut Witness,
 ) -> Result<Trial> {
+    // Other files were opened since.
+    witness.forget();
     if target.is_own {
         let attempt = guard::attempt(true, &mut |call| witness.note(call))?;
         return Ok(of_attempt(attempt));
@@ -35,7 +37,7 @@ pub(super) fn run(
     witness.note("open");
     let devmem = match opened {
         Ok(devmem) => devmem,
-        Err(e) => return Ok(Trial::all(&failed(&e))),
+        Err(e) => return Ok(Trial::all(&Outcome::NotOpened(Errno::of(&e)))),
     };
     let Some(pa) = target.pa else {
         return Ok(Trial::all(&not_tried("the kernel hides the frame")));
@@ -95,7 +97,10 @@ fn of_attempt(attempt: Attempt) -> Trial {
             write: of_call(write),
             mmap: of_call(mmap),
         },
-        Err(e) => Trial::all(&failed(&e)),
+        Err(e) => Trial {
+            write: of_call(write),
+            ..Trial::all(&Outcome::NotOpened(Errno::of(&e)))
+        },
     }
 }
 
@@ -104,6 +109,7 @@ fn of_call(call: Call) -> Outcome {
         Call::NotMade(why) => Outcome::NotTried(why),
         Call::Worked => Outcome::Worked,
         Call::Dropped => Outcome::Dropped,
+        Call::NotOpened(e) => Outcome::NotOpened(Errno::of(&e)),
         Call::Failed(e) => failed(&e),
     }
 }

@@ -115,6 +115,10 @@ pub(in crate::doctor) fn denied(id: Id, errno: i32) -> Answer {
     Answer::Denied(id, Some(Errno(errno)))
 }
 
+pub(in crate::doctor) fn not_opened(id: Id, errno: i32) -> Answer {
+    Answer::NotOpened(id, Some(Errno(errno)))
+}
+
 /// What reading, writing and mapping will meet.
 pub(in crate::doctor) fn answers(facts: &Facts, target: &Target) -> [Answer; 3] {
     let checks = checks(facts, target);

@@ -10,7 +10,7 @@ fn a_kernel_without_the_driver_is_named_whether_or_not_there_is_a_node() {
     assert_all(
         &with_node,
         &own_page(),
-        denied(Id::ConfigDevmem, libc::ENXIO),
+        not_opened(Id::ConfigDevmem, libc::ENXIO),
     );
     let without = Facts {
         node: Node::Absent(Errno(libc::ENOENT)),
@@ -23,7 +23,7 @@ fn a_kernel_without_the_driver_is_named_whether_or_not_there_is_a_node() {
     assert_all(
         &without,
         &own_page(),
-        denied(Id::ConfigDevmem, libc::ENOENT),
+        not_opened(Id::ConfigDevmem, libc::ENOENT),
     );
 }
 
@@ -33,14 +33,26 @@ fn a_node_that_is_missing_or_masked_is_named() {
         node: Node::Absent(Errno(libc::ENOENT)),
         ..root()
     };
-    assert_all(&absent, &own_page(), denied(Id::DevmemNode, libc::ENOENT));
+    assert_all(
+        &absent,
+        &own_page(),
+        not_opened(Id::DevmemNode, libc::ENOENT),
+    );
     let masked = Facts {
         node: Node::Other("it is device 1:3, not 1:1".to_owned()),
         ..root()
     };
-    assert_all(&masked, &own_page(), Answer::Denied(Id::DevmemNode, None));
+    assert_all(
+        &masked,
+        &own_page(),
+        Answer::NotOpened(Id::DevmemNode, None),
+    );
     let nodev = with_node(|device| device.nodev = true);
-    assert_all(&nodev, &own_page(), denied(Id::DevmemNode, libc::EACCES));
+    assert_all(
+        &nodev,
+        &own_page(),
+        not_opened(Id::DevmemNode, libc::EACCES),
+    );
 }
 
 #[test]
@@ -52,8 +64,8 @@ fn file_mode_device_cgroup_and_not_being_root_are_told_apart() {
         })
     };
     let (mode, cgroup) = (refused(libc::EACCES), refused(libc::EPERM));
-    assert_all(&mode, &own_page(), denied(Id::DevmemNode, libc::EACCES));
-    assert_all(&cgroup, &own_page(), denied(Id::Container, libc::EPERM));
+    assert_all(&mode, &own_page(), not_opened(Id::DevmemNode, libc::EACCES));
+    assert_all(&cgroup, &own_page(), not_opened(Id::Container, libc::EPERM));
     let user = Facts {
         user: User {
             euid: 1000,
@@ -62,13 +74,13 @@ fn file_mode_device_cgroup_and_not_being_root_are_told_apart() {
         },
         ..mode
     };
-    assert_all(&user, &own_page(), denied(Id::Root, libc::EACCES));
+    assert_all(&user, &own_page(), not_opened(Id::Root, libc::EACCES));
     let group_kmem = with_node(|device| device.write = Err(Errno(libc::EACCES)));
     assert_eq!(
         answers(&group_kmem, &own_page()),
         [
             denied(Id::StrictDevmem, libc::EPERM),
-            denied(Id::DevmemNode, libc::EACCES),
+            not_opened(Id::DevmemNode, libc::EACCES),
             denied(Id::StrictDevmem, libc::EPERM)
         ]
     );
@@ -90,7 +102,7 @@ fn capabilities_are_told_apart() {
     assert_all(
         &without(17),
         &own_page(),
-        denied(Id::CapSysRawio, libc::EPERM),
+        not_opened(Id::CapSysRawio, libc::EPERM),
     );
     // The kernel makes no error of it: it shows no frame.
     let answer = Answer::Denied(Id::CapSysAdmin, None);
@@ -118,9 +130,13 @@ fn a_user_namespace_is_the_cause_and_not_what_follows_from_it() {
     assert_all(
         &inside(unmapped),
         &hidden,
-        denied(Id::Container, libc::EACCES),
+        not_opened(Id::Container, libc::EACCES),
     );
-    assert_all(&inside(root()), &hidden, denied(Id::Container, libc::EPERM));
+    assert_all(
+        &inside(root()),
+        &hidden,
+        not_opened(Id::Container, libc::EPERM),
+    );
 }
 
 #[test]
@@ -135,7 +151,7 @@ fn lockdown_comes_before_anything_of_the_address_and_unknown_is_not_none() {
             evidence: String::new(),
         };
         let facts = locked(Some(lockdown));
-        assert_all(&facts, &own_page(), denied(Id::Lockdown, libc::EPERM));
+        assert_all(&facts, &own_page(), not_opened(Id::Lockdown, libc::EPERM));
     }
     let unknown = answers(&locked(None), &own_page());
     assert_eq!(unknown[0], Answer::Unknown(Id::Lockdown));
