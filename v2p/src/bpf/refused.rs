@@ -4,7 +4,10 @@ use std::io::Write as _;
 
 use aya::programs::ProgramError;
 
-use crate::{exit::Failure, kernel::lockdown::Lockdown};
+use crate::{
+    exit::Failure,
+    kernel::{config::Config, lockdown::Lockdown},
+};
 
 /// An eBPF error as one line: the innermost cause, and what that usually means.
 pub(super) fn unsupported(what: &str, error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
@@ -20,7 +23,8 @@ pub(super) fn unsupported(what: &str, error: &(dyn std::error::Error + 'static))
         let _ = writeln!(std::io::stderr(), "{log}");
     }
     let failure = Failure::unsupported(format!("{what}: {cause}"));
-    if let Some(lockdown) = Lockdown::read().filter(|l| l.mode == "confidentiality") {
+    let lockdown = Lockdown::read(Config::of_this_kernel().as_ref());
+    if let Some(lockdown) = lockdown.filter(|l| l.mode == "confidentiality") {
         let hint = format!(
             "the kernel is locked down, eBPF may not read its memory: {}",
             lockdown.evidence

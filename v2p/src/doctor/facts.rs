@@ -115,13 +115,14 @@ impl Facts {
             btf.as_ref()
                 .map(|btf| btf.arguments_of_function(name).is_some())
         };
+        let config = Config::of_this_kernel();
         Self {
             user: User::read(),
             pid_namespace: Namespace::pid(),
             container: container(),
-            config: Config::of_this_kernel(),
             cmdline: fs::read_to_string("/proc/cmdline").unwrap_or_default(),
-            lockdown: Lockdown::read(),
+            lockdown: Lockdown::read(config.as_ref()),
+            config,
             node: node(Path::new(devmem::PATH)),
             has_read_mem: has("read_mem"),
             has_mmap_mem: has("mmap_mem"),

@@ -197,15 +197,15 @@ impl Verdict {
         }
     }
 
-    /// 0: read and write are allowed; 1: one is denied; 3: it cannot be told.
+    /// 0: read and write are allowed; 1: one is denied; 3: neither is, but one cannot be told.
     pub fn exit_code(&self) -> u8 {
         let words = [self.read, self.write];
         if words.iter().all(|word| *word == Word::Allowed) {
             exit::YES
-        } else if words.contains(&Word::Unknown) {
-            exit::UNSUPPORTED
-        } else {
+        } else if words.contains(&Word::Denied) || words.contains(&Word::Dropped) {
             exit::NO
+        } else {
+            exit::UNSUPPORTED
         }
     }
 }
@@ -334,6 +334,19 @@ mod tests {
         assert_eq!((verdict.read, verdict.tried), (Word::Denied, false));
         assert_eq!(verdict.agrees, None);
         assert_eq!(verdict.first, Some(Id::StrictDevmem));
+    }
+
+    #[test]
+    fn one_denial_is_a_no_though_the_other_cannot_be_told() {
+        let unknown = [Check::unknown(Id::Lockdown, "", "").may_fail(Stage::Open, libc::EPERM)];
+        let with_read = |read| {
+            let write = Outcome::NotTried("not ours".to_owned());
+            let mmap = write.clone();
+            let trial = Trial { read, write, mmap };
+            Verdict::new(&unknown, &trial, &[], None, false).exit_code()
+        };
+        assert_eq!(with_read(failed(libc::EPERM)), exit::NO);
+        assert_eq!(with_read(Outcome::Worked), exit::UNSUPPORTED);
     }
 
     #[test]

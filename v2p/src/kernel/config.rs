@@ -48,7 +48,8 @@ impl Config {
         } else {
             fs::read_to_string(&path).ok()?
         };
-        Some(Self { text, path })
+        // An empty or masked file would say no to everything.
+        text.contains("\nCONFIG_").then_some(Self { text, path })
     }
 
     /// One of this text.

@@ -23,8 +23,8 @@ pub struct Lockdown {
 
 impl Lockdown {
     /// Reads it: from where securityfs is mounted, else from a mount of our own that nobody else sees, else from what
-    /// the kernel was built with. `None`: it cannot be told.
-    pub fn read() -> Option<Self> {
+    /// the kernel was built with, where that is known. `None`: it cannot be told.
+    pub fn read(config: Option<&Config>) -> Option<Self> {
         if let Ok(text) = fs::read_to_string(PATH) {
             return Self::parse(&text, PATH);
         }
@@ -33,7 +33,7 @@ impl Lockdown {
             Ok(Err(rustix::io::Errno::NOENT)) => Some(Self::none(
                 "securityfs has no file lockdown: the kernel has no such module",
             )),
-            _ => Self::built_in(&Config::of_this_kernel()?),
+            _ => Self::built_in(config?),
         }
     }
 

@@ -58,7 +58,7 @@ fn world() -> Result<World, String> {
     let _inside = runtime.enter();
     let layout = kernel::layout::learn().unwrap();
     let mut programs = Programs::load(&layout).unwrap();
-    if kernel::lockdown::Lockdown::read().is_some_and(|l| l.mode == "confidentiality") {
+    if kernel::lockdown::Lockdown::read(None).is_some_and(|l| l.mode == "confidentiality") {
         return Err("locked down: eBPF may not read kernel memory".to_owned());
     }
     let mut carrier = Carrier::new(&mut programs).unwrap();

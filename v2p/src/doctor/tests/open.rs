@@ -137,6 +137,15 @@ fn a_user_namespace_is_the_cause_and_not_what_follows_from_it() {
         &hidden,
         not_opened(Id::Container, libc::EPERM),
     );
+    // Before the namespace counts: what we do not open, and what the mount does not open.
+    let masked = Facts {
+        node: Node::Other("it is device 1:3, not 1:1".to_owned()),
+        ..inside(root())
+    };
+    let answer = Answer::NotOpened(Id::DevmemNode, None);
+    assert_all(&masked, &hidden, answer);
+    let nodev = inside(with_node(|device| device.nodev = true));
+    assert_all(&nodev, &hidden, not_opened(Id::DevmemNode, libc::EACCES));
 }
 
 #[test]
