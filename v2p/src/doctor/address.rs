@@ -42,6 +42,11 @@ pub fn checks(facts: &Facts, target: &Target) -> Vec<Check> {
     ]
 }
 
+/// Whether it is memory that the kernel manages, as far as that is known.
+pub fn is_ram(facts: &Facts, target: &Target) -> bool {
+    matches!(kind(facts, target), Kind::Ram)
+}
+
 /// Whether a device may lie there, whose registers reading would touch: everything that is no RAM, but what lies beyond
 /// the end of memory without a name, which read(2) does not reach.
 pub fn may_be_device(facts: &Facts, target: &Target) -> bool {
@@ -61,21 +66,22 @@ fn is_low(target: &Target) -> bool {
 fn is_beyond(facts: &Facts, target: &Target) -> bool {
     let last = facts.iomem.as_ref().and_then(|iomem| iomem.last_ram());
     match (last, target.pa) {
-        (Some(last), Some(pa)) => pa.0 >= (last.end + 1) & !(PAGE_SIZE - 1),
+        (Some(last), Some(pa)) => pa.0 >= last.end.saturating_add(1) & !(PAGE_SIZE - 1),
         _ => false,
     }
 }
 
 fn kind<'a>(facts: &'a Facts, target: &Target) -> Kind<'a> {
-    match (target.is_page, target.pa, &facts.iomem) {
-        (true, ..) => Kind::Ram,
-        (_, Some(pa), Some(iomem)) => {
+    match (target.pa, &facts.iomem) {
+        (Some(pa), Some(iomem)) => {
             let found = iomem.at(pa);
             match found.iter().any(|resource| resource.is_ram()) {
                 true => Kind::Ram,
                 false => Kind::Other(found),
             }
         }
+        // pagemap shows no frames of a device's mapping (VM_PFNMAP; walk_page_test, mm/pagewalk.c, 6.12).
+        _ if target.is_page => Kind::Ram,
         _ => Kind::Unknown,
     }
 }

@@ -143,7 +143,7 @@ impl Facts {
 pub struct Target {
     /// Where; none where the kernel hides it from us.
     pub pa: Option<PhysAddr>,
-    /// A page of a process, which is RAM whatever /proc/iomem shows.
+    /// A page of a process, which is taken for RAM where /proc/iomem shows no addresses.
     pub is_page: bool,
     /// A page of our own, which we may write to.
     pub is_own: bool,

@@ -1,6 +1,6 @@
 //! What may move a page here: the kernel's switches, read and judged.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use serde::Serialize;
 use v2p_common::pagemap::{PagemapState, PagemapWord};
@@ -33,12 +33,13 @@ struct Switch {
     mend: &'static str,
 }
 
-const SWITCHES: [Switch; 9] = [
+const SWITCHES: [Switch; 11] = [
     Switch {
         name: "compaction",
         path: "/proc/sys/vm/compact_unevictable_allowed",
-        may: is_not_zero,
-        what: "moves mlocked pages too",
+        // 0 spares mlocked pages alone (isolate_mode, mm/compaction.c, 6.12).
+        may: |_| Some(true),
+        what: "moves pages where large ones are short; unless this is 0, mlocked ones too",
         mend: "sysctl vm.compact_unevictable_allowed=0 (for mlocked pages)",
     },
     Switch {
@@ -69,6 +70,14 @@ const SWITCHES: [Switch; 9] = [
         what: "collapses small pages into huge ones (madvise: only where asked for)",
         mend: "echo never > /sys/kernel/mm/transparent_hugepage/enabled",
     },
+    // Counts whatever the switch of all sizes says (hugepage_pmd_enabled, mm/khugepaged.c, 6.12); 6.1 has none.
+    Switch {
+        name: "khugepaged, 2 MiB",
+        path: "/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/enabled",
+        may: |text| Some(text.contains("[always]") || text.contains("[madvise]")),
+        what: "collapses small pages into huge ones, where this is not inherit or never",
+        mend: "echo never > /sys/kernel/mm/transparent_hugepage/hugepages-2048kB/enabled",
+    },
     Switch {
         name: "swap",
         path: "/proc/swaps",
@@ -97,6 +106,13 @@ const SWITCHES: [Switch; 9] = [
         what: "moves or pages out by access pattern, where root set it up so",
         mend: "echo 0 > /sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds",
     },
+    Switch {
+        name: "DAMON_RECLAIM",
+        path: "/sys/module/damon_reclaim/parameters/enabled",
+        may: |text| Some(text == "Y"),
+        what: "pages out what is not used",
+        mend: "echo N > /sys/module/damon_reclaim/parameters/enabled",
+    },
 ];
 
 fn is_not_zero(text: &str) -> Option<bool> {
@@ -111,21 +127,31 @@ fn field(text: &str, name: &str) -> Option<u64> {
 
 impl Switch {
     fn read(&self) -> Mover {
+        // A switch that is not there is one that the kernel lacks, but only where the kernel shows its switches.
+        for (place, shown) in [("/proc/", "/proc/self"), ("/sys/", "/sys/kernel")] {
+            if self.path.starts_with(place) && !Path::new(shown).exists() {
+                return self.mover(None, format!("{}: {place} is not mounted", self.path));
+            }
+        }
         let text = fs::read_to_string(self.path).map(|text| text.trim().to_owned());
         self.judge(text.as_deref().map_err(|e| e.kind()))
     }
 
     fn judge(&self, text: Result<&str, std::io::ErrorKind>) -> Mover {
-        let (may, said) = match text {
+        let (may, evidence) = match text {
             Ok(text) => ((self.may)(text), shown(self.path, text)),
             Err(std::io::ErrorKind::NotFound) => (Some(false), format!("no {}", self.path)),
             Err(kind) => (None, format!("{}: {kind}", self.path)),
         };
+        self.mover(may, evidence)
+    }
+
+    const fn mover(&self, may: Option<bool>, evidence: String) -> Mover {
         Mover {
             name: self.name,
             may,
             what: self.what,
-            evidence: said,
+            evidence,
             mend: self.mend,
         }
     }
@@ -159,9 +185,12 @@ pub fn check(movers: &[Mover]) -> Check {
         true => "see each".to_owned(),
         false => format!("cannot tell: {}", unknown.join(", ")),
     };
-    match moving.is_empty() {
-        true => Check::ok(Id::Movable, "nothing moves pages by itself here", evidence),
-        false => {
+    match (moving.is_empty(), unknown.is_empty()) {
+        (true, true) => Check::ok(Id::Movable, "nothing moves pages by itself here", evidence),
+        (true, false) => {
+            Check::unknown(Id::Movable, "nothing that can be told", evidence).mend(pin)
+        }
+        (false, _) => {
             let what = format!("may move a page here: {}", moving.join(", "));
             Check::limits(Id::Movable, what, evidence).mend(pin)
         }
@@ -238,6 +267,7 @@ impl PageFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::check::Status;
     use std::io::ErrorKind;
 
     fn judge(name: &str, text: Result<&str, ErrorKind>) -> Mover {
@@ -249,11 +279,24 @@ mod tests {
     fn switches_are_read_as_the_kernel_writes_them() {
         for (name, text, may) in [
             ("compaction", "1", Some(true)),
-            ("compaction", "0", Some(false)),
-            ("compaction", "?", None),
+            // It still moves what is not mlocked.
+            ("compaction", "0", Some(true)),
+            ("proactive compaction", "0", Some(false)),
+            ("proactive compaction", "?", None),
             ("KSM", "2", Some(false)),
             ("khugepaged", "always [madvise] never", Some(true)),
             ("khugepaged", "always madvise [never]", Some(false)),
+            (
+                "khugepaged, 2 MiB",
+                "always [inherit] madvise never",
+                Some(false),
+            ),
+            (
+                "khugepaged, 2 MiB",
+                "always inherit [madvise] never",
+                Some(true),
+            ),
+            ("DAMON_RECLAIM", "N", Some(false)),
             ("swap", "Filename Type Size Used Priority", Some(false)),
             (
                 "swap",
@@ -276,7 +319,9 @@ mod tests {
         assert_eq!(judge("KSM", Err(ErrorKind::NotFound)).may, Some(false));
         let hidden = judge("KSM", Err(ErrorKind::PermissionDenied));
         assert_eq!(hidden.may, None);
-        assert!(check(&[hidden]).evidence.contains("cannot tell: KSM"));
+        let check = check(&[hidden]);
+        assert_eq!(check.status, Status::Unknown);
+        assert!(check.evidence.contains("cannot tell: KSM"));
     }
 
     #[test]

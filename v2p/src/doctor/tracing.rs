@@ -208,14 +208,22 @@ fn fentry(watched: &Watched) -> Check {
     let id = Id::BpfFentry;
     let Watched { live, missing } = watched;
     if !live.is_empty() {
-        let absent: Vec<_> = missing
-            .iter()
-            .map(|(function, _)| function.name())
-            .collect();
+        // The kernel's refusal has an errno; a function that it lacks has none.
+        let names = |is_refused: bool| -> Vec<_> {
+            let of = missing
+                .iter()
+                .filter(|(_, refusal)| refusal.errno.is_some() == is_refused);
+            of.map(|(function, _)| function.name()).collect()
+        };
         let what = "functions take programs: denials are watched, not only read from files";
         let mut evidence = format!("{} functions on the way to /dev/mem watched", live.len());
-        if !absent.is_empty() {
-            evidence = format!("{evidence}; not in this kernel: {}", absent.join(", "));
+        for (what, names) in [
+            ("not in this kernel", names(false)),
+            ("refused", names(true)),
+        ] {
+            if !names.is_empty() {
+                evidence = format!("{evidence}; {what}: {}", names.join(", "));
+            }
         }
         return Check::ok(id, what, evidence);
     }

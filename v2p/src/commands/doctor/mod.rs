@@ -165,14 +165,9 @@ impl Asked {
 
 /// Whether the direct map holds the address, asked of an eBPF program; only for RAM.
 fn direct_mapped(facts: &Facts, target: &Target, tracing: &mut Tracing) -> Option<bool> {
-    let is_ram = |pa| {
-        let iomem = facts.iomem.as_ref()?;
-        Some(iomem.at(pa).iter().any(|resource| resource.is_ram()))
-    };
-    let pa = target.pa?;
-    if !target.is_page && is_ram(pa) != Some(true) {
-        return None;
-    }
+    let pa = target
+        .pa
+        .filter(|_| doctor::address::is_ram(facts, target))?;
     let found = tracing.carrier.as_mut()?.read_physical(pa).ok()?;
     Some(found.is_some())
 }

@@ -101,6 +101,12 @@ fn what_iomem_hides_is_unknown() {
     assert_eq!(answer, Answer::Unknown(Id::BeyondMemory));
     // A page of a process is RAM all the same.
     assert_all(&hidden, &own_page(), denied(Id::StrictDevmem, libc::EPERM));
+    // But what /proc/iomem calls a device is none, though a process maps it.
+    let mapped = Target {
+        pa: address(0xfebd_4000).pa,
+        ..own_page()
+    };
+    assert!(may_be_device(&root(), &mapped) && !may_be_device(&hidden, &mapped));
 }
 
 #[test]
