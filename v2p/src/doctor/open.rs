@@ -5,6 +5,7 @@
 
 use super::{
     check::{Check, Effect, Errno, Id, Stage},
+    devmem::NOT_OURS,
     facts::{Device, Facts, Node},
 };
 use crate::kernel::{
@@ -41,6 +42,13 @@ fn path_error(device: &Device) -> Option<(Stage, Errno)> {
     }
 }
 
+/// generic_permission, fs/namei.c: reading and writing a device then depend on no mode.
+fn passes_file_modes(facts: &Facts) -> bool {
+    let privileges = facts.user.privileges;
+    facts.user.inner_namespace().is_none()
+        && privileges.is_some_and(|p| p.has(Capability::DacOverride))
+}
+
 fn root(facts: &Facts) -> Check {
     let evidence = format!("effective user {}", facts.user.euid);
     if facts.user.euid == 0 {
@@ -51,7 +59,9 @@ fn root(facts: &Facts) -> Check {
         _ => None,
     };
     match denied {
-        Some((stage, errno)) if facts.user.inner_namespace().is_none() => {
+        Some((stage, errno))
+            if facts.user.inner_namespace().is_none() && !passes_file_modes(facts) =>
+        {
             let what = "not root: the file mode of /dev/mem keeps us out";
             Check::denies(Id::Root, what, evidence)
                 .mend(AS_ROOT)
@@ -74,7 +84,7 @@ fn container(facts: &Facts) -> Check {
             .fails(stage, errno.0);
     }
     if let Some((stage, errno)) = error.filter(|(_, e)| e.0 == libc::EPERM) {
-        let what = "a device cgroup keeps us from /dev/mem, though its file mode does not";
+        let what = "a device cgroup, or else a security module, keeps us from /dev/mem; its file mode does not";
         return Check::denies(Id::Container, what, format!("access(/dev/mem): {errno}"))
             .mend("allow it: DeviceAllow=/dev/mem rw (systemd), --device /dev/mem (docker)")
             .fails(stage, errno.0);
@@ -118,7 +128,7 @@ fn node(facts: &Facts) -> Check {
         }
         Node::Other(what) => {
             return denies(
-                "what lies at /dev/mem is not the memory device: a container masks it",
+                "what lies at /dev/mem is not the memory device: containers mask it so",
                 format!("stat(/dev/mem): {what}"),
                 "umount /dev/mem, or run it on the host",
             )
@@ -136,6 +146,12 @@ fn node(facts: &Facts) -> Check {
     }
     let refused = path_error(device).filter(|(_, errno)| errno.0 != libc::EPERM);
     match refused {
+        Some((stage, errno)) if passes_file_modes(facts) => denies(
+            "not the file mode of /dev/mem, but a security module keeps us out",
+            format!("CAP_DAC_OVERRIDE; access(/dev/mem): {errno}"),
+            NOT_OURS,
+        )
+        .fails(stage, errno.0),
         Some((stage, errno)) => denies(
             "the file mode of /dev/mem keeps us out",
             format!("{evidence}; access(/dev/mem): {errno}"),
@@ -240,6 +256,6 @@ fn unlock(facts: &Facts) -> String {
     };
     match forced.into_iter().find(is_on) {
         Some(option) => format!("use a kernel built without {option}"),
-        None => "boot without Secure Boot, which locks it down".to_owned(),
+        None => "boot without Secure Boot, which locks it down; where there is none, it was locked down by hand, until the next boot".to_owned(),
     }
 }

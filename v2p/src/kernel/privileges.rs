@@ -10,6 +10,8 @@ use crate::exit::Failure;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Capability {
+    /// Opens files whatever their mode.
+    DacOverride = 1,
     /// Opens /dev/mem.
     SysRawio = 17,
     /// Shows PFNs; and stands in for CAP_BPF and CAP_PERFMON (include/linux/capability.h, bpf_capable).
