@@ -100,7 +100,7 @@ pub(super) fn no_config(id: Id) -> Check {
 const HIDDEN: &str = "cannot tell: /proc/iomem shows no addresses";
 
 pub(super) fn hidden(id: Id) -> Check {
-    let evidence = format!("zeros instead of addresses ({})", iomem::PATH);
+    let evidence = format!("no addresses are shown ({})", iomem::PATH);
     Check::unknown(id, HIDDEN, evidence).mend("run it with CAP_SYS_ADMIN: sudo v2p doctor ...")
 }
 

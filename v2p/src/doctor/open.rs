@@ -89,6 +89,11 @@ fn container(facts: &Facts) -> Check {
             .mend("allow it: DeviceAllow=/dev/mem rw (systemd), --device /dev/mem (docker)")
             .fails(stage, errno.0);
     }
+    if facts.user.privileges.is_none() && facts.user.namespace.is_none() {
+        let what = "cannot tell our namespaces";
+        return Check::unknown(Id::Container, what, "no /proc/self/ns")
+            .mend("mount -t proc proc /proc");
+    }
     let mut marks = facts.container.clone();
     let own_pids = facts.pid_namespace.as_ref().filter(|ns| !ns.is_initial());
     marks.extend(own_pids.map(|ns| ns.evidence()));
@@ -256,6 +261,9 @@ fn unlock(facts: &Facts) -> String {
     };
     match forced.into_iter().find(is_on) {
         Some(option) => format!("use a kernel built without {option}"),
+        None if facts.config.is_none() => {
+            "cannot tell what locked it down: lockdown=, Secure Boot, or how it was built".to_owned()
+        }
         None => "boot without Secure Boot, which locks it down; where there is none, it was locked down by hand, until the next boot".to_owned(),
     }
 }

@@ -53,15 +53,17 @@ impl Tracing {
                 .current
                 .map_or_else(|| "unlimited".to_owned(), |bytes| format!("{bytes} bytes"))
         );
-        let programs = layout.and_then(|layout| Programs::load(&layout));
+        let programs = layout.map(|layout| Programs::load(&layout));
         let ring = format!("a ring of {} MiB was made; {memory}", RING_BYTES >> 20);
+        let without_types = "cannot tell: without the kernel's types no maps are made";
         found.checks.push(match &programs {
-            Ok(_) => Check::ok(Id::RingBuffer, "the maps are there", ring),
-            Err(e) => failed(Id::RingBuffer, "no maps, so nothing is traced", e),
+            Err(_) => Check::unknown(Id::RingBuffer, without_types, "see btf"),
+            Ok(Ok(_)) => Check::ok(Id::RingBuffer, "the maps are there", ring),
+            Ok(Err(e)) => failed(Id::RingBuffer, "no maps, so nothing is traced", e),
         });
         match programs {
-            Ok(programs) => found.try_programs(programs),
-            Err(_) => found
+            Ok(Ok(programs)) => found.try_programs(programs),
+            _ => found
                 .checks
                 .extend([Id::BpfTracepoint, Id::BpfFentry].map(|id| {
                     let what = "cannot tell: there are no maps to load programs with";

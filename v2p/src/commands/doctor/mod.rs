@@ -2,7 +2,11 @@
 
 mod trial;
 
-use std::{fs::File, io};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result};
 use v2p_common::{
@@ -175,14 +179,29 @@ fn direct_mapped(facts: &Facts, target: &Target, tracing: &mut Tracing) -> Optio
 /// /proc/kcore shows physical memory for reading, also where /dev/mem does not (fs/proc/kcore.c).
 fn kcore(facts: &Facts) -> Check {
     let path = "/proc/kcore";
-    let what = match File::open(path) {
-        Ok(_) => return Check::ok(Id::Kcore, "RAM can be read", format!("{path} opens")),
+    let mut magic = [0; 4];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    let what = match read {
+        Ok(()) if magic == *b"\x7fELF" => {
+            return Check::ok(
+                Id::Kcore,
+                "RAM can be read",
+                format!("{path} opens, an ELF core"),
+            );
+        }
+        Ok(()) => io::Error::other("no ELF core"),
+        // Container runtimes put /dev/null there.
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => io::Error::other("it is empty"),
         Err(e) => e,
     };
     let errno = Errno::of(&what).map_or_else(|| what.to_string(), |errno| errno.to_string());
-    let evidence = format!("open({path}): {errno}");
+    let evidence = format!("{path}: {errno}");
     let confidential = |lockdown: &&Lockdown| lockdown.mode == "confidentiality";
     let mend = match (what.kind(), facts.lockdown.as_ref().filter(confidential)) {
+        (io::ErrorKind::NotFound, _) if !Path::new("/proc/self").exists() => {
+            "mount -t proc proc /proc"
+        }
+        (io::ErrorKind::Other, _) => "run it on the host: a container masks it",
         (io::ErrorKind::NotFound, _) => "use a kernel with CONFIG_PROC_KCORE=y",
         (_, Some(_)) => "boot without lockdown=confidentiality",
         _ => "run it as root, with CAP_SYS_RAWIO",
