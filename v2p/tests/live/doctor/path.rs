@@ -28,6 +28,10 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("the_doctor_names_a_masked_node", masked_node),
         trial("the_doctor_names_a_nodev_mount", nodev),
         trial("the_doctor_names_the_file_mode", file_mode),
+        trial(
+            "the_doctor_tells_a_mode_for_reading_alone",
+            mode_for_reading,
+        ),
         trial("the_doctor_names_a_device_cgroup", device_cgroup),
     ]
 }
@@ -160,15 +164,34 @@ fn nodev() -> Done {
     Done::Passed
 }
 
-fn file_mode() -> Done {
-    let report = doctor_after(|| {
+/// /dev/mem with this mode, which counts for root too.
+fn doctor_with_mode(mode: u32) -> Report {
+    doctor_after(move || {
         empty_dev(MountFlags::empty())?;
-        make_node(0, 1)?;
+        make_node(mode, 1)?;
         remove_capability_from_bounding_set(CapabilitySet::DAC_READ_SEARCH)?;
         Ok(remove_capability_from_bounding_set(
             CapabilitySet::DAC_OVERRIDE,
         )?)
-    });
+    })
+}
+
+fn mode_for_reading() -> Done {
+    let report = doctor_with_mode(0o400);
+    let (read, write) = (report.way("read"), report.way("write"));
+    assert_eq!(
+        (&write["check"], &write["met_errno"], &write["agrees"]),
+        (&"devmem-node".into(), &"EACCES".into(), &true.into()),
+        "{write:#}"
+    );
+    // Whatever reading meets here, it is past the mode.
+    assert_ne!(read["met_errno"], "EACCES", "{read:#}");
+    assert_eq!(report.code, Some(1));
+    Done::Passed
+}
+
+fn file_mode() -> Done {
+    let report = doctor_with_mode(0);
     report.assert_denied("devmem-node", "EACCES");
     let evidence = report.check("devmem-node")["evidence"].as_str().unwrap();
     assert!(evidence.contains("mode 0000"), "{evidence}");
