@@ -233,9 +233,16 @@ fn denial(checks: &[Check], way: &Way, outcome: &Outcome, said: &[Said]) -> Opti
         || "no error of the kernel's".to_owned(),
         |errno| format!("{call}(/dev/mem): {errno}"),
     );
-    explains(checks, way.access, outcome)
-        .cloned()
-        .or_else(|| Some(unexplained(&met)))
+    let found = explains(checks, way.access, outcome).cloned();
+    found.or_else(|| match way.met_errno {
+        // Seen on 6.1, 6.12, 7.2 and 7.3: remap_pfn_range's errors come out as EAGAIN (mmap_mem, drivers/char/mem.c, 6.12).
+        Some(Errno(libc::EAGAIN)) if way.access == Access::Mmap => {
+            let what = "the page is mapped with another memory type, or could not be mapped";
+            let mend = "look at x86/pat_memtype_list in debugfs";
+            Some(Check::denies(Id::Pat, what, met).mend(mend))
+        }
+        _ => Some(unexplained(&met)),
+    })
 }
 
 #[cfg(test)]
@@ -304,6 +311,13 @@ mod tests {
         checks[0] = Check::unknown(Id::Lockdown, "", "").may_fail(Stage::Open, libc::EPERM);
         let verdict = judge(&checks, &Outcome::NotOpened(Some(Errno(libc::EPERM))));
         assert_eq!(verdict.first, Some(Id::Lockdown));
+    }
+
+    #[test]
+    fn a_conflict_of_memory_types_is_no_security_module() {
+        let trial = Trial::all(&failed(libc::EAGAIN));
+        let verdict = Verdict::new(&strict()[..1], &trial, &[], None, true);
+        assert_eq!((verdict.by, verdict.first), ("mmap", Some(Id::Pat)));
     }
 
     #[test]
