@@ -65,7 +65,7 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
     output.progress(pages);
     for mapping in &selected {
         said.mapping = std::slice::from_ref(mapping);
-        let alive = translator.mapping(&pagemap, mapping, &mut |page, pages| {
+        let alive = translator.mapping(&pagemap, mapping, &mut |page: Page, pages| {
             said.page(page, pages, output)
         })?;
         said.close(output)?;
