@@ -35,12 +35,13 @@ impl Sink for Count {
         Ok(())
     }
 
+    fn nothing(&mut self, _: Page, _: u64) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     fn plain(&mut self, pages: &Plain<'_>) -> anyhow::Result<()> {
         self.present += pages.len() as u64;
-        let frames = pages
-            .frames()
-            .fold(0u64, |sum, pfn| sum.wrapping_add(pfn.0));
-        self.frames = self.frames.wrapping_add(frames);
+        self.frames = pages.fold_frames(self.frames, |sum, pfn| sum.wrapping_add(pfn.0));
         Ok(())
     }
 }

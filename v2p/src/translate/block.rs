@@ -9,8 +9,9 @@ use v2p_common::{
 
 use super::{
     page::{Decoder, Page, Verdict},
-    plain::{Plain, Raw},
+    plain::{Leaf, Plain, Raw},
 };
+use crate::state::PageState;
 
 /// Pages of one block, by the routes that were asked.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,8 @@ pub(super) enum Walked<'a> {
 pub(super) enum Piece<'a> {
     /// Plain ones.
     Plain(Plain<'a>),
+    /// Some that hold nothing: the first, and how many.
+    Nothing(Page, u64),
     /// One that is not.
     Page(Page),
     /// One on which the routes differ.
@@ -83,30 +86,46 @@ impl<'a> Block<'a> {
                 return None;
             }
             let va = VirtAddr(self.start.0 + at as u64 * PAGE_SIZE);
-            if let Some(raw) = self.raw(at) {
-                let plain = raw.plain(&decoder);
-                if plain > 0 {
-                    at += plain;
-                    return Some(Piece::Plain(Plain::new(va, raw.split(plain).0, &decoder)));
-                }
+            let raw = self.raw(va, at, &decoder);
+            let plain = raw.map_or(0, |raw| raw.plain(&decoder));
+            if let (Some(raw), 1..) = (raw, plain) {
+                at += plain;
+                return Some(Piece::Plain(Plain::new(va, raw.split(plain).0, &decoder)));
             }
-            let piece = self.page(va, at, &decoder);
-            at += 1;
+            let nothing = raw.map_or(0, Raw::nothing);
+            let (piece, pages) = match self.page(va, at, &decoder) {
+                Piece::Page(page) if nothing > 0 => (Piece::Nothing(page, nothing as u64), nothing),
+                piece => (piece, 1),
+            };
+            at += pages;
             Some(piece)
         })
     }
 
-    /// What there is from page `at` on, where all of it is a value a page.
-    fn raw(self, at: usize) -> Option<Raw<'a>> {
+    /// What there is from page `at` on, where all of it is a value a page, or one large leaf.
+    fn raw(self, va: VirtAddr, at: usize, decoder: &Decoder) -> Option<Raw<'a>> {
         let rest = |raw: &'a [u64]| raw.get(at..);
-        match (self.words, self.walked) {
-            (Some(words), None) => rest(words).map(Raw::Words),
-            (None, Some(Walked::Entries(entries))) => rest(entries).map(Raw::Entries),
-            (Some(words), Some(Walked::Entries(entries))) => {
-                Some(Raw::Both(rest(words)?, rest(entries)?))
+        let words = match self.words {
+            Some(words) => Some(rest(words)?),
+            None => None,
+        };
+        Some(match (words, self.walked) {
+            (Some(words), None) => Raw::Words(words),
+            (None, Some(Walked::Entries(entries))) => Raw::Entries(rest(entries)?),
+            (Some(words), Some(Walked::Entries(entries))) => Raw::Both(words, rest(entries)?),
+            (words, Some(Walked::Above(level, entry))) => {
+                let (state, size) = decoder.entry(level, entry, va);
+                let (PageState::Present { pfn }, Some(size)) = (state, size) else {
+                    return None;
+                };
+                let leaf = Leaf { first: pfn.0, size };
+                match words {
+                    Some(words) => Raw::WordsAndLeaf(words, leaf),
+                    None => Raw::Leaf(leaf, self.pages - at),
+                }
             }
-            _ => None,
-        }
+            _ => return None,
+        })
     }
 
     /// Page `at`, which lies at `va`.
@@ -125,7 +144,6 @@ impl<'a> Block<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::PageState;
     use v2p_common::{Pfn, pte::Paging};
 
     const DECODER: Decoder = Decoder {
@@ -143,10 +161,19 @@ mod tests {
         for piece in block.pieces(DECODER) {
             match piece {
                 Piece::Plain(some) => {
-                    assert_eq!(some.len(), some.frames().count());
+                    let frames: Vec<_> = some.pages().filter_map(|page| page.pfn()).collect();
+                    let folded = some.fold_frames(Vec::new(), |mut all, pfn| {
+                        all.push(pfn);
+                        all
+                    });
+                    assert_eq!((some.len(), &frames), (folded.len(), &folded));
                     plain += some.len();
                     pages.extend(some.pages());
                 }
+                Piece::Nothing(page, nothing) => pages.extend((0..nothing).map(|i| Page {
+                    va: VirtAddr(page.va.0 + i * PAGE_SIZE),
+                    ..page
+                })),
                 piece => pages.push(one(piece)),
             }
         }
@@ -209,8 +236,9 @@ mod tests {
             all.0.push(word);
             all.1.push(entry);
         }
-        all.0.push(0);
-        all.1.push(0);
+        // Nothing by both, by one, by the other.
+        all.0.extend([0, 0, 0, 1 << 63 | 7, 0, 0]);
+        all.1.extend([0, 0, 7 << 12 | 0x67, 0, 0, 0]);
         for pfn in 300..333 {
             let (word, entry) = present(pfn);
             all.0.push(word);
@@ -283,25 +311,44 @@ mod tests {
 
     #[test]
     fn a_huge_page_is_the_same_leaf_for_every_page_of_its_block() {
-        let table = Table {
+        let table = |entry| Table {
             number: 1,
             level: 1,
-            entry: 0x4000_0000 | 0xe7,
+            entry,
             entries: [0; 512],
         };
-        let words = [1 << 63 | 0x4_0000, 1 << 63 | 0x4_0001];
-        let block = Block {
-            start: START,
-            pages: 2,
-            words: Some(&words),
-            walked: Some(Walked::of(Some(&table), 0, 2)),
+        let whole = table(0x4000_0000 | 0xe7);
+        // From the fourth page of the huge one on.
+        let frames = 0x4_0003..0x4_0003 + 300;
+        let words: Vec<u64> = frames.clone().map(|pfn| 1 << 63 | pfn).collect();
+        let (start, pages_) = (VirtAddr(START.0 + 3 * PAGE_SIZE), words.len());
+        let block = |words, table| Block {
+            start,
+            pages: pages_,
+            words,
+            walked: Some(Walked::of(Some(table), 3, pages_)),
         };
-        let (many, _) = pages(block);
-        for (page, pfn) in many.iter().zip([0x4_0000, 0x4_0001]) {
-            assert_eq!(
-                (page.pfn(), page.page_size, page.verdict),
-                (Some(Pfn(pfn)), Some(2 << 20), Verdict::Agree)
-            );
+        for words in [None, Some(words.as_slice())] {
+            let (many, plain) = pages(block(words, &whole));
+            assert_eq!((many.len(), plain), (pages_, pages_));
+            for (i, (page, pfn)) in many.iter().zip(frames.clone()).enumerate() {
+                let va = VirtAddr(start.0 + i as u64 * PAGE_SIZE);
+                assert_eq!(*page, one(block(words, &whole).page(va, i, &DECODER)));
+                assert_eq!(
+                    (page.pfn(), page.page_size),
+                    (Some(Pfn(pfn)), Some(2 << 20))
+                );
+            }
         }
+        let mut odd = words.clone();
+        odd[77] += 1;
+        let (many, plain) = pages(block(Some(&odd), &whole));
+        assert_eq!(plain, pages_ - 1);
+        for (i, page) in many.iter().enumerate() {
+            assert_eq!(page.verdict == Verdict::Disagree, i == 77, "{i}");
+        }
+        // An entry in swap form is no leaf.
+        let moving = table(31 << 59);
+        assert_eq!(pages(block(Some(&words), &moving)).1, 0);
     }
 }

@@ -30,13 +30,30 @@ impl Wanted {
         }
     }
 
+    /// Whether any of the frames of `pages` is among them.
+    #[inline]
+    fn has_any_of(&self, pages: &Plain<'_>) -> bool {
+        match self.frames.as_slice() {
+            // Without a branch a frame, so that the compiler can take several at a time: bit 63 of x - 1 is that x is 0.
+            [one] => {
+                let hit = |hit, pfn: Pfn| hit | (pfn.0 ^ one.0).wrapping_sub(1);
+                pages.fold_frames(0, hit) >> 63 != 0
+            }
+            _ => pages.fold_frames(false, |hit, pfn| hit || self.has(pfn)),
+        }
+    }
+
     /// The word of the filter that has the bit for `pfn`.
     const fn word(pfn: Pfn) -> usize {
         (pfn.0 >> 6 & 63) as usize
     }
 
     /// Whether `pfn` is among them.
+    #[inline]
     pub fn has(&self, pfn: Pfn) -> bool {
+        if let [one] = self.frames.as_slice() {
+            return *one == pfn;
+        }
         let word = self.filter.get(Self::word(pfn));
         word.is_some_and(|word| word >> (pfn.0 & 63) & 1 != 0)
             && self.frames.binary_search(&pfn).is_ok()
@@ -65,6 +82,12 @@ impl<'a> Finder<'a> {
 }
 
 impl Sink for Finder<'_> {
+    #[inline]
+    fn nothing(&mut self, _: Page, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    #[inline]
     fn page(&mut self, page: Page, pages: u64) -> Result<()> {
         if let Some(pfn) = page.any_frame() {
             self.pages += pages;
@@ -75,9 +98,10 @@ impl Sink for Finder<'_> {
         Ok(())
     }
 
+    #[inline]
     fn plain(&mut self, pages: &Plain<'_>) -> Result<()> {
         self.pages += pages.len() as u64;
-        if pages.frames().any(|pfn| self.wanted.has(pfn)) {
+        if self.wanted.has_any_of(pages) {
             let wanted = |page: &Page| page.pfn().is_some_and(|pfn| self.wanted.has(pfn));
             self.found.extend(pages.pages().filter(wanted));
         }
@@ -88,6 +112,26 @@ impl Sink for Finder<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::translate::{page::Decoder, plain::Raw};
+    use v2p_common::VirtAddr;
+
+    #[test]
+    fn a_page_among_plain_ones_is_found() {
+        let decoder = Decoder {
+            paging: None,
+            zero_pfn: None,
+        };
+        let words: Vec<u64> = (100..300).map(|pfn| 1 << 63 | pfn).collect();
+        let plain = Plain::new(VirtAddr(0x1000), Raw::Words(&words), &decoder);
+        for wanted in [&[Pfn(107)][..], &[Pfn(107), Pfn(9)], &[Pfn(9)], &[]] {
+            let wanted = Wanted::new(wanted);
+            let mut finder = Finder::new(&wanted);
+            finder.plain(&plain).unwrap();
+            let found: Vec<_> = finder.found.iter().map(|page| page.va.0).collect();
+            let expected: &[u64] = if wanted.has(Pfn(107)) { &[0x8000] } else { &[] };
+            assert_eq!((finder.pages, found.as_slice()), (200, expected));
+        }
+    }
 
     #[test]
     fn only_what_is_wanted_is_found() {

@@ -7,8 +7,8 @@ use v2p_common::{PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr, pagemap::PagemapWord, pte
 use super::page::{Decoder, Marks, Page, Verdict};
 use crate::state::PageState;
 
-/// Pages that lie one after the other, each present in a base page that is not the zero page; by both
-/// routes in the same frame, where both were asked.
+/// Pages that lie one after the other, each present in a frame that is not the zero page, under leaves of one size; by
+/// both routes in the same frame, where both were asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Plain<'a> {
     start: VirtAddr,
@@ -25,6 +25,19 @@ pub(super) enum Raw<'a> {
     Entries(&'a [u64]),
     /// Both, equally many.
     Both(&'a [u64], &'a [u64]),
+    /// So many pages of a large leaf.
+    Leaf(Leaf, usize),
+    /// Pagemap's words, and the large leaf that all are of.
+    WordsAndLeaf(&'a [u64], Leaf),
+}
+
+/// Part of a large leaf.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Leaf {
+    /// The frame of its first page.
+    pub(super) first: u64,
+    /// Bytes that all of the leaf maps.
+    pub(super) size: u64,
 }
 
 /// The frame bits of a page-table entry.
@@ -55,28 +68,49 @@ impl EntryFrames {
     }
 }
 
+impl Leaf {
+    const fn after(self, pages: usize) -> Self {
+        Self {
+            first: self.first + pages as u64,
+            ..self
+        }
+    }
+}
+
 impl<'a> Raw<'a> {
     pub(super) const fn len(self) -> usize {
         match self {
-            Self::Words(raw) | Self::Entries(raw) | Self::Both(raw, _) => raw.len(),
+            Self::Words(raw)
+            | Self::Entries(raw)
+            | Self::Both(raw, _)
+            | Self::WordsAndLeaf(raw, _) => raw.len(),
+            Self::Leaf(_, pages) => pages,
         }
     }
 
     /// The first `n`, and the rest.
     pub(super) fn split(self, n: usize) -> (Self, Self) {
-        let at = |raw: &'a [u64]| raw.split_at(n.min(raw.len()));
+        let n = n.min(self.len());
         match self {
             Self::Words(words) => {
-                let (a, b) = at(words);
+                let (a, b) = words.split_at(n);
                 (Self::Words(a), Self::Words(b))
             }
             Self::Entries(entries) => {
-                let (a, b) = at(entries);
+                let (a, b) = entries.split_at(n);
                 (Self::Entries(a), Self::Entries(b))
             }
             Self::Both(words, entries) => {
-                let ((a, b), (c, d)) = (at(words), at(entries));
+                let ((a, b), (c, d)) = (words.split_at(n), entries.split_at(n));
                 (Self::Both(a, c), Self::Both(b, d))
+            }
+            Self::Leaf(leaf, pages) => (Self::Leaf(leaf, n), Self::Leaf(leaf.after(n), pages - n)),
+            Self::WordsAndLeaf(words, leaf) => {
+                let (a, b) = words.split_at(n);
+                (
+                    Self::WordsAndLeaf(a, leaf),
+                    Self::WordsAndLeaf(b, leaf.after(n)),
+                )
             }
         }
     }
@@ -103,6 +137,16 @@ impl<'a> Raw<'a> {
         plain
     }
 
+    /// How many pages at the beginning hold nothing and never did, by all routes that were asked.
+    pub(super) fn nothing(self) -> usize {
+        let none = |raw: &[u64]| raw.iter().take_while(|raw| **raw == 0).count();
+        match self {
+            Self::Words(raw) | Self::Entries(raw) => none(raw),
+            Self::Both(words, entries) => none(words).min(none(entries)),
+            Self::Leaf(..) | Self::WordsAndLeaf(..) => 0,
+        }
+    }
+
     /// Whether all pages are plain: without a branch a page, so that the compiler can take several at a time. Every
     /// term of the sums has bit 63 where the page is not plain.
     fn all_plain(self, frames: EntryFrames, zero: u64) -> bool {
@@ -115,7 +159,18 @@ impl<'a> Raw<'a> {
         };
         // Not present; or special, which may be a device's.
         let odd_entry = |entry: u64| !entry << 63 | entry << SPECIAL.leading_zeros();
+        let has_zero = |leaf: Leaf, pages| {
+            let has = (leaf.first..leaf.first + pages as u64).contains(&zero);
+            u64::from(has) << 63
+        };
         let odd = match self {
+            Self::Leaf(leaf, pages) => has_zero(leaf, pages),
+            Self::WordsAndLeaf(words, leaf) => {
+                let frames = words.iter().zip(leaf.first..);
+                frames.fold(has_zero(leaf, words.len()), |odd, (word, pfn)| {
+                    odd | odd_word(*word) | is_not_zero((word & WORD_FRAME) ^ pfn)
+                })
+            }
             Self::Words(words) => words.iter().fold(0, |odd, word| odd | odd_word(*word)),
             Self::Entries(entries) => entries.iter().fold(0, |odd, entry| {
                 odd | odd_entry(*entry) | is_zero(frames.pfn(*entry) ^ zero)
@@ -147,6 +202,7 @@ impl<'a> Plain<'a> {
     }
 
     /// How many pages.
+    #[inline]
     pub const fn len(&self) -> usize {
         self.raw.len()
     }
@@ -156,37 +212,51 @@ impl<'a> Plain<'a> {
         self.len() == 0
     }
 
-    /// The frame of each page, in order.
-    pub fn frames(&self) -> impl Iterator<Item = Pfn> + use<'a> {
-        let (raw, mask, shift) = match self.raw {
-            Raw::Words(words) | Raw::Both(words, _) => (words, WORD_FRAME, 0),
-            Raw::Entries(entries) => (entries, self.frames.mask, PAGE_SHIFT),
-        };
-        raw.iter().map(move |raw| Pfn((raw & mask) >> shift))
+    /// Goes through the frames of the pages, in order: a loop of its own for each form, so that the compiler can take
+    /// several at a time.
+    #[inline]
+    pub fn fold_frames<T>(&self, start: T, mut each: impl FnMut(T, Pfn) -> T) -> T {
+        let frames = self.frames;
+        match self.raw {
+            Raw::Words(words) | Raw::Both(words, _) | Raw::WordsAndLeaf(words, _) => words
+                .iter()
+                .fold(start, |so_far, word| each(so_far, Pfn(word & WORD_FRAME))),
+            Raw::Entries(entries) => entries
+                .iter()
+                .fold(start, |so_far, entry| each(so_far, Pfn(frames.pfn(*entry)))),
+            Raw::Leaf(leaf, pages) => (leaf.first..leaf.first + pages as u64)
+                .fold(start, |so_far, pfn| each(so_far, Pfn(pfn))),
+        }
     }
 
     /// Each page, in order.
     pub fn pages(&self) -> impl Iterator<Item = Page> + use<'a> {
-        let start = self.start.0;
-        let (words, page_size, verdict): (&[u64], _, _) = match self.raw {
+        let Self { start, raw, .. } = *self;
+        let frames = self.frames;
+        let (words, page_size, verdict): (&[u64], _, _) = match raw {
             Raw::Words(words) => (words, None, Verdict::Single),
             Raw::Entries(_) => (&[], Some(PAGE_SIZE), Verdict::Single),
             Raw::Both(words, _) => (words, Some(PAGE_SIZE), Verdict::Agree),
+            Raw::Leaf(leaf, _) => (&[], Some(leaf.size), Verdict::Single),
+            Raw::WordsAndLeaf(words, leaf) => (words, Some(leaf.size), Verdict::Agree),
         };
-        (0u64..)
-            .zip(self.frames())
-            .enumerate()
-            .map(move |(i, (n, pfn))| {
-                let word = words.get(i).copied().map(PagemapWord);
-                Page {
-                    va: VirtAddr(start + n * PAGE_SIZE),
-                    state: PageState::Present { pfn },
-                    page_size,
-                    marks: word.map(Marks::of).unwrap_or_default(),
-                    frame: None,
-                    node: None,
-                    verdict,
-                }
+        (0..raw.len()).filter_map(move |i| {
+            let word = words.get(i).copied().map(PagemapWord);
+            let pfn = match (raw, word) {
+                (_, Some(word)) => word.0 & WORD_FRAME,
+                (Raw::Entries(entries), None) => frames.pfn(*entries.get(i)?),
+                (Raw::Leaf(leaf, _), None) => leaf.after(i).first,
+                _ => return None,
+            };
+            Some(Page {
+                va: VirtAddr(start.0 + i as u64 * PAGE_SIZE),
+                state: PageState::Present { pfn: Pfn(pfn) },
+                page_size,
+                marks: word.map(Marks::of).unwrap_or_default(),
+                frame: None,
+                node: None,
+                verdict,
             })
+        })
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use v2p_common::{
     PAGE_SIZE, VirtAddr,
-    control::{BLOCK_BYTES, BLOCK_PAGES},
+    control::{AT_ONCE, BLOCK_BYTES, BLOCK_PAGES},
 };
 
 use super::{
@@ -36,7 +36,8 @@ pub enum Route {
     Both,
 }
 
-/// Blocks that are read at a time at most: 128 MiB of address space, so that memory stays small.
+/// Blocks that are read, with what is known of their frames, before any is handed out, at most: 128 MiB of address space,
+/// so that memory stays small.
 const BLOCKS: usize = 64;
 /// In what is longer than that, the first reading is one block, and each of a dense stretch longer than the one before
 /// it by this factor.
@@ -90,7 +91,7 @@ impl Translator {
             },
             scanner: Scanner::default(),
             frames: Frames::new(),
-            words: vec![0; BLOCKS * BLOCK_PAGES],
+            words: vec![0; AT_ONCE * BLOCK_PAGES],
             pages: Vec::new(),
         })
     }
@@ -229,7 +230,8 @@ impl Translator {
     /// The next populated parts of `mapping` from `at` on, and how far they are all. `None`: the address space is gone.
     fn find(&mut self, pagemap: &Pagemap, mapping: &Mapping, at: u64) -> Result<Option<Step>> {
         let end = mapping.end;
-        if !mapping.may_hide_frames()
+        if self.route != Route::Walk
+            && !mapping.may_hide_frames()
             && let Some(step) = self.scanner.next(pagemap, at, end, DENSE)?
         {
             return Ok(Some(step));
@@ -288,12 +290,15 @@ impl Translator {
         let mut populated = 0;
         let mut at = start;
         while at < end {
-            // With pagemap's words in one request; the walk alone in several.
-            let copied = match (self.route, &mut self.walker) {
-                (Route::Walk, Some(walker)) => walker.copy(pagemap, at, end)?,
-                _ => self.words(pagemap, at, end)?.then_some(end),
+            let next = block_of(at).saturating_add(AT_ONCE as u64 * BLOCK_BYTES);
+            let next = next.min(end);
+            let alive = match (self.route, &mut self.walker) {
+                (Route::Walk, Some(walker)) => walker.copy(pagemap, at, next)?,
+                _ => self.words(pagemap, at, next)?,
             };
-            let Some(next) = copied else { return Ok(None) };
+            if !alive {
+                return Ok(None);
+            }
             let Some(some) = self.blocks(pagemap, at, next, sink)? else {
                 return Ok(None);
             };
@@ -352,6 +357,10 @@ impl Translator {
                     Piece::Plain(plain) => {
                         populated += plain.len() as u64;
                         sink.plain(&plain)?;
+                        continue;
+                    }
+                    Piece::Nothing(page, pages) => {
+                        sink.nothing(page, pages)?;
                         continue;
                     }
                     Piece::Page(page) => Some(page),

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use v2p_common::{
     PAGE_SIZE, VirtAddr,
-    control::{AT_ONCE, BLOCK_BYTES, BLOCK_PAGES},
+    control::{BLOCK_BYTES, BLOCK_PAGES},
     pte::{Entry, Level, Paging},
 };
 
@@ -39,14 +39,11 @@ impl Walker {
         Ok((walker, paging))
     }
 
-    /// Copies the tables of the blocks from `start` up to `end`, at most [`AT_ONCE`]; gives how far it came. `None`: the
-    /// address space is gone.
-    pub(super) fn copy(&mut self, pagemap: &Pagemap, start: u64, end: u64) -> Result<Option<u64>> {
-        let end = end.min(block_of(start).saturating_add(AT_ONCE as u64 * BLOCK_BYTES));
-        let alive = self
-            .carrier
-            .tables_at_once(pagemap, VirtAddr(start), blocks(start, end)?)?;
-        Ok(alive.then_some(end))
+    /// Copies the tables of the blocks from `start` up to `end`, at most
+    /// [`AT_ONCE`](v2p_common::control::AT_ONCE). False: the address space is gone.
+    pub(super) fn copy(&mut self, pagemap: &Pagemap, start: u64, end: u64) -> Result<bool> {
+        self.carrier
+            .tables_at_once(pagemap, VirtAddr(start), blocks(start, end)?)
     }
 
     /// What the last request brought for `pages` pages from `start` on, which lie in its block `index`.
