@@ -5,6 +5,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use v2p::process::maps;
+
 use crate::{
     report::{Bar, Case, Report},
     space::Target,
@@ -39,12 +41,36 @@ pub(crate) fn whole(report: &mut Report, page_types: Option<&Path>) {
         let name = ["v2p translate --pid PID", &options.join(" ")].join(" ");
         cases.push(command(name.trim_end(), bar, &words));
     }
-    cases.push(command("v2p who pfn:1", Bar::None, &[V2P, "who", "pfn:1"]));
     let title = "65536 resident pages, whole commands";
-    match page_types {
-        Some(_) => report.group(title, cases),
-        None => report.group_alone(title, cases),
-    }
+    report.group(title, usize::from(page_types.is_some()), cases);
+}
+
+/// A search in every process, against a walk of each.
+pub(crate) fn who(report: &mut Report) {
+    let pids: Vec<u32> = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| maps::mappings(*pid).is_ok_and(|mappings| !mappings.is_empty()))
+        .collect();
+    let mut walks: Vec<Case<'_>> = pids
+        .iter()
+        .map(|pid| {
+            let pid = pid.to_string();
+            let words = [V2P, "translate", "--pid", &pid, "--route", "walk"];
+            command(&pid, Bar::None, &words)
+        })
+        .collect();
+    let sum = Case::new(
+        "sum of v2p translate --pid PID --route walk",
+        Bar::None,
+        || {
+            walks.iter_mut().for_each(|walk| (walk.work)());
+        },
+    );
+    let who = command("v2p who pfn:1", Bar::Ratio(1.0), &[V2P, "who", "pfn:1"]);
+    let title = format!("every process ({}), whole commands", pids.len());
+    report.group(&title, 1, vec![sum, who]);
 }
 
 fn command(name: &str, bar: Bar, words: &[&str]) -> Case<'static> {

@@ -15,6 +15,8 @@ use crate::{
 };
 
 const TIB: usize = 1 << 40;
+/// Words in a bare read of a size that fits the first cache.
+const PART: usize = 8192;
 
 /// Counts pages that are present, and adds up their frames, so that each is had.
 #[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,18 +96,32 @@ pub(crate) fn dense(report: &mut Report) {
         };
         let mut by_procfs = Process::myself().unwrap().pagemap().unwrap();
         let first = usize::try_from(start.page_number()).unwrap();
-        let mut cases = vec![Case::new("bare bulk pread", Bar::None, || {
-            assert_eq!(pagemap.read_words(start, &mut words).unwrap(), pages);
-            black_box(&words);
-        })];
+        let (words, pagemap) = (RefCell::new(words), &pagemap);
+        let mut cases = vec![
+            Case::new("bare bulk pread, one", Bar::None, || {
+                let mut words = words.borrow_mut();
+                assert_eq!(pagemap.read_words(start, &mut words).unwrap(), pages);
+                black_box(&words);
+            }),
+            Case::new("bare bulk preads, 64 KiB each", Bar::None, || {
+                let mut words = words.borrow_mut();
+                let mut at = start;
+                for part in (0..pages).step_by(PART).map(|n| PART.min(pages - n)) {
+                    let words = &mut words[..part];
+                    assert_eq!(pagemap.read_words(at, words).unwrap(), part);
+                    black_box(&words);
+                    at = VirtAddr(at.0 + (part * PAGE) as u64);
+                }
+            }),
+        ];
         for route in [Route::Pagemap, Route::Both, Route::Walk] {
-            cases.push(translation(route, bar(route), &pagemap, &space, expected));
+            cases.push(translation(route, bar(route), pagemap, &space, expected));
         }
         cases.push(Case::new("the procfs crate's range", Bar::None, || {
             let range = by_procfs.get_range_info(first..first + pages).unwrap();
             assert_eq!(black_box(range).len(), pages);
         }));
-        report.group(&format!("{pages} resident pages, library"), cases);
+        report.group(&format!("{pages} resident pages, library"), 2, cases);
     }
 }
 
@@ -145,7 +161,7 @@ pub(crate) fn sparse(report: &mut Report) {
             }));
         }
         let title = format!("1 TiB, {pages} pages in 1000 places, library");
-        report.group_alone(&title, cases);
+        report.group(&title, 0, cases);
     }
 }
 
@@ -170,8 +186,8 @@ pub(crate) fn every_process(report: &mut Report) {
             assert!(finder.pages > 0 && finder.found.is_empty());
         }),
     ];
-    let title = format!("every process ({} numbers), library", pids.len());
-    report.group(&title, cases);
+    let title = "every process, library";
+    report.group(title, 1, cases);
 }
 
 fn all<S: Sink>(pids: &[u32], translator: &mut Translator, sink: &mut S) {

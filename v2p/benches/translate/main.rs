@@ -67,5 +67,6 @@ fn main() {
     library::sparse(&mut report);
     library::every_process(&mut report);
     commands::whole(&mut report, args.page_types.as_deref());
+    commands::who(&mut report);
     memory::peaks(&mut report);
 }

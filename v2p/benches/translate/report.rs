@@ -65,17 +65,8 @@ impl Report {
     }
 
     /// Measures cases that belong together, one round of all after the other, so that what disturbs the machine disturbs
-    /// all alike. The first is the reference of the ratios.
-    pub(crate) fn group(&mut self, title: &str, cases: Vec<Case<'_>>) {
-        self.measured(title, true, cases);
-    }
-
-    /// The same, without a reference.
-    pub(crate) fn group_alone(&mut self, title: &str, cases: Vec<Case<'_>>) {
-        self.measured(title, false, cases);
-    }
-
-    fn measured(&mut self, title: &str, has_reference: bool, mut cases: Vec<Case<'_>>) {
+    /// all alike. The ratios are to the fastest of the first `references`.
+    pub(crate) fn group(&mut self, title: &str, references: usize, mut cases: Vec<Case<'_>>) {
         let mut times = vec![Vec::new(); cases.len()];
         // The first round warms up and does not count.
         for round in 0..=ROUNDS {
@@ -88,7 +79,11 @@ impl Report {
             }
         }
         self.heading(title, "us");
-        let reference = has_reference.then(|| median(&times[0]));
+        let reference = times
+            .iter()
+            .take(references)
+            .map(|times| median(times))
+            .min();
         for (case, times) in cases.iter().zip(&times) {
             self.row(title, &case.name, "ns", times, reference, case.bar);
         }

@@ -87,8 +87,14 @@ impl Output {
         if !self.json {
             return Ok(());
         }
-        let line = serde_json::to_string(record).context("JSON")?;
-        self.line(&line)
+        let Self {
+            stdout, progress, ..
+        } = self;
+        let write = || {
+            serde_json::to_writer(&mut *stdout, record)?;
+            stdout.write_all(b"\n")
+        };
+        progress.aside(write).context("stdout")
     }
 
     /// Says a heading if the form is text.

@@ -1,10 +1,13 @@
 //! Records as aligned lines for people.
 
+use std::{borrow::Cow, fmt::Write as _};
+
 use v2p_common::Pfn;
 
 use super::{Colour, paint, printable};
 use crate::{
-    record::{Hex, PageState, Record},
+    record::{Hex, Record},
+    state::PageState,
     translate::{Totals, Verdict},
 };
 
@@ -156,23 +159,32 @@ fn run_line(
     verdict: Verdict,
     colour: bool,
 ) -> String {
-    let size = size_name(page_size);
-    let node = node.map_or_else(String::new, |node| format!("  node {node}"));
-    let word = match verdict {
-        Verdict::Agree => String::new(),
-        Verdict::Single => "  single".to_owned(),
-        Verdict::Disagree => paint("  DISAGREE", Colour::Bad, colour),
-        Verdict::Moved => paint("  moved", Colour::Bad, colour),
+    let state: Cow<'static, str> = match state_ {
+        PageState::Absent => "absent".into(),
+        other => state(other).into(),
     };
-    let state = match state_ {
-        PageState::Absent => "absent".to_owned(),
-        other => state(other),
-    };
-    let line = format!(
-        "{va:>18}  {pages:>8}  {state:<16} {size:<3} {}{node}{word}",
-        flags.join(",")
+    let mut line = String::with_capacity(128);
+    // A String takes everything.
+    let _ = write!(
+        line,
+        "{va:>18}  {pages:>8}  {state:<16} {:<3} ",
+        size_name(page_size)
     );
-    line.trim_end().to_owned()
+    for (i, flag) in flags.iter().enumerate() {
+        line.push_str(if i > 0 { "," } else { "" });
+        line.push_str(flag);
+    }
+    if let Some(node) = node {
+        let _ = write!(line, "  node {node}");
+    }
+    match verdict {
+        Verdict::Agree => {}
+        Verdict::Single => line.push_str("  single"),
+        Verdict::Disagree => line.push_str(&paint("  DISAGREE", Colour::Bad, colour)),
+        Verdict::Moved => line.push_str(&paint("  moved", Colour::Bad, colour)),
+    }
+    line.truncate(line.trim_end().len());
+    line
 }
 
 fn totals_line(
