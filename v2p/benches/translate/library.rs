@@ -54,6 +54,10 @@ fn translator(route: Route) -> Translator {
     translator
 }
 
+fn option(route: Route) -> String {
+    format!("--route {route:?}").to_lowercase()
+}
+
 /// A case that translates all of `space` and finds `expected`.
 fn translation<'a>(
     route: Route,
@@ -64,8 +68,7 @@ fn translation<'a>(
 ) -> Case<'a> {
     let mut translator = translator(route);
     let mapping = space.mapping();
-    let name = format!("--route {route:?}").to_lowercase();
-    Case::new(name, bar, move || {
+    Case::new(option(route), bar, move || {
         let mut count = Count::default();
         let alive = translator.mapping(pagemap, &mapping, &mut count).unwrap();
         assert!(alive);
@@ -153,8 +156,8 @@ pub(crate) fn sparse(report: &mut Report) {
             let mut translator = translator(route);
             translator.without_scan();
             let (mapping, pagemap) = (space.mapping(), &pagemap);
-            let name = format!("--route {route:?}, no PAGEMAP_SCAN: by directories");
-            cases.push(Case::new(name.to_lowercase(), bar, move || {
+            let name = format!("{}, without PAGEMAP_SCAN", option(route));
+            cases.push(Case::new(name, bar, move || {
                 let mut again = Count::default();
                 translator.mapping(pagemap, &mapping, &mut again).unwrap();
                 assert_eq!(again, count);
