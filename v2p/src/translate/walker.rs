@@ -29,7 +29,7 @@ impl Walker {
     /// # Errors
     /// Exit code 3 where there can be no walk here.
     pub(super) fn new() -> Result<(Self, Paging)> {
-        let mut programs = Programs::load(&kernel::layout::learn()?)?;
+        let mut programs = Programs::load(kernel::layout::learn)?;
         let mut carrier = Carrier::new(&mut programs)?;
         let paging = kernel::direct_map::learn(&mut carrier)?.paging;
         let walker = Self {
