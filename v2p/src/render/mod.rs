@@ -1,5 +1,6 @@
 //! How records are said: JSON lines for scripts, aligned text for people.
 
+mod column;
 mod demo;
 mod moves;
 mod progress;
