@@ -190,11 +190,16 @@ fn a_bar() -> Done {
     let wait = || thread::sleep(Duration::from_millis(1100));
     let mut target = Target::start();
     let halfway = Halfway::of(&mut target, "text", slave.into());
+    // All the while, as a terminal does: it holds few bars that nobody has seen.
+    let person = thread::spawn(move || {
+        let mut shown = Vec::new();
+        // Its end is an error: nobody has the other side any more.
+        let _ = std::fs::File::from(master).read_to_end(&mut shown);
+        shown
+    });
     wait();
     assert!(halfway.finish().1.status.success());
-    let mut shown = Vec::new();
-    // Its end is an error: nobody has the other side any more.
-    let _ = std::fs::File::from(master).read_to_end(&mut shown);
+    let shown = person.join().unwrap();
     let shown = String::from_utf8_lossy(&shown);
     assert!(
         shown.contains('%') && shown.contains(" of about "),
