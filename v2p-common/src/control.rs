@@ -111,6 +111,10 @@ pub mod request {
     /// Copy the page tables of the blocks from `argument` = va on, one a time that the kernel takes the
     /// lock: see [`super::Table`].
     pub const TABLES: u64 = 4;
+    /// Copy the page tables of the blocks from `argument` = va on, all the first time that the kernel takes the lock.
+    pub const TABLES_AT_ONCE: u64 = 6;
+    /// Copy the page middle directory for `argument` = va, into the table of block 0.
+    pub const DIRECTORY: u64 = 7;
 }
 
 /// One request of one thread.
@@ -125,12 +129,12 @@ pub struct Request {
     pub not_mm: Word,
     /// The kind's argument.
     pub argument: Word,
-    /// For [`request::TABLES`]: how many blocks.
+    /// For [`request::TABLES`] and [`request::TABLES_AT_ONCE`]: how many blocks.
     pub blocks: Word,
     /// For [`request::TABLES`]: where the same system call puts pagemap's words, one a page from `argument` on. The first
     /// word of each block is [`UNREAD`] before.
     pub words: Word,
-    /// For [`request::TABLES`]: marks the tables that were copied for this request.
+    /// For requests that copy tables: marks those that were copied for this one.
     pub number: Word,
 }
 
@@ -144,8 +148,11 @@ pub const BLOCK_BYTES: u64 = 2 << 20;
 /// Pages in a block.
 pub const BLOCK_PAGES: usize = 512;
 
-/// One block's page table, copied whole: a value of the memory-mapped map `TABLES`, by the block's number in
-/// its request.
+/// Blocks that one [`request::TABLES_AT_ONCE`] copies at most: the verifier follows every one of them.
+pub const AT_ONCE: usize = 16;
+
+/// One table, copied whole: a value of the memory-mapped map `TABLES`. Block n's page table is number n; the directory of
+/// [`request::DIRECTORY`], number 0.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
@@ -153,9 +160,9 @@ pub struct Table {
     pub number: u64,
     /// The level of `entry`; 0: the table is in `entries`; [`Self::UNREADABLE`]: a table above could not be read.
     pub level: u64,
-    /// Where the walk ended above the page table: the entry there.
+    /// Where the walk ended above the table: the entry there.
     pub entry: u64,
-    /// The entries of the page table, where the walk came to one.
+    /// The entries of the table, where the walk came to one.
     pub entries: [u64; BLOCK_PAGES],
 }
 

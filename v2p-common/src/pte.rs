@@ -8,8 +8,8 @@ use crate::{PAGE_SHIFT, PageSize, Pfn, VirtAddr};
 const PRESENT: u64 = 1 << 0;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
-/// Software bit 1.
-const SPECIAL: u64 = 1 << 9;
+/// The bit of a present entry of a page table that [`Entry::is_special`] asks for: software bit 1.
+pub const SPECIAL: u64 = 1 << 9;
 const PSE: u64 = 1 << 7;
 /// Means PROT_NONE only while PRESENT is clear; else it is the global bit.
 const PROTNONE: u64 = 1 << 8;

@@ -4,7 +4,7 @@ use core::ops::ControlFlow::{self, Break, Continue};
 
 use v2p_common::{
     VirtAddr,
-    control::DirectMap,
+    control::{DirectMap, Table},
     pte::{Entry, EntryState, Level},
 };
 
@@ -23,18 +23,47 @@ pub(crate) fn pgd_of(mm: u64) -> Option<u64> {
     kread::word(mm + maps::layout().mm_pgd)
 }
 
-/// Walks down to the page table for `va`: its direct-map address, or where the walk ended above it. `None` where a
-/// table could not be read.
+/// How far down a walk for a table came. Always whole: with an `Option` in a loop the compiler leaves a register unset, which
+/// the verifier refuses.
+#[derive(Clone, Copy)]
+pub(crate) struct Down {
+    /// The table's direct-map address; 0: the walk ended above it.
+    pub(crate) table: u64,
+    /// The level of `entry`, [`Table::UNREADABLE`] where a table could not be read.
+    pub(crate) level: u64,
+    /// The last entry.
+    pub(crate) entry: u64,
+}
+
+/// Walks down to the page table for `va`, or, with `directory`, to the page middle directory, each of whose entries stands
+/// for a page table.
 #[inline(always)]
-pub(crate) fn to_page_table(
-    direct_map: &DirectMap,
-    pgd: u64,
-    va: VirtAddr,
-) -> Option<Result<u64, End>> {
-    let mut walk = Walk::new(direct_map, va, |_, _| {});
-    match walk.upper(pgd, direct_map.levels.get() == 5) {
-        Continue(table) => Some(Ok(table)),
-        Break(end) => end.map(Err),
+pub(crate) fn to_table(direct_map: &DirectMap, pgd: u64, va: VirtAddr, directory: bool) -> Down {
+    let (mut level, mut entry) = (Table::UNREADABLE, 0);
+    let mut walk = Walk::new(direct_map, va, |at, read| {
+        (level, entry) = (at as u64, read)
+    });
+    let five_levels = direct_map.levels.get() == 5;
+    let came = match directory {
+        true => walk.top(pgd, five_levels),
+        false => walk.upper(pgd, five_levels),
+    };
+    match came {
+        Continue(table) => Down {
+            table,
+            level,
+            entry,
+        },
+        Break(Some(_)) => Down {
+            table: 0,
+            level,
+            entry,
+        },
+        Break(None) => Down {
+            table: 0,
+            level: Table::UNREADABLE,
+            entry: 0,
+        },
     }
 }
 
@@ -81,6 +110,12 @@ impl<V: FnMut(Level, u64)> Walk<V> {
 
     #[inline(always)]
     fn upper(&mut self, pgd: u64, five_levels: bool) -> ControlFlow<Option<End>, u64> {
+        let pmd = self.top(pgd, five_levels)?;
+        self.down(pmd, Level::Pmd)
+    }
+
+    #[inline(always)]
+    fn top(&mut self, pgd: u64, five_levels: bool) -> ControlFlow<Option<End>, u64> {
         // With four levels the P4D is folded: the top table is indexed as one.
         let p4d = if five_levels {
             self.down(pgd, Level::Pgd)?
@@ -88,8 +123,7 @@ impl<V: FnMut(Level, u64)> Walk<V> {
             pgd
         };
         let pud = self.down(p4d, Level::P4d)?;
-        let pmd = self.down(pud, Level::Pud)?;
-        self.down(pmd, Level::Pmd)
+        self.down(pud, Level::Pud)
     }
 
     /// Goes on with the next lower table, or breaks with the walk's end.

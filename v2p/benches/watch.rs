@@ -20,7 +20,7 @@ use rustix::{
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap},
     process::{Pid, Signal, kill_process},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use v2p::kernel;
 
 const PAGE: usize = 4096;
@@ -39,10 +39,16 @@ fn main() {
         println!("skipped: it needs root");
         return;
     }
-    println!(
+    let json = std::env::args().any(|a| a == "--json");
+    let table = |line: String| {
+        if !json {
+            println!("{line}")
+        }
+    };
+    table(format!(
         "\nLinux {}, {FAULTS} minor faults a round, medians of {ROUNDS}; what is added, as a ratio to what perf adds\n",
         kernel::release()
-    );
+    ));
     let has = |program| {
         Command::new(program)
             .arg("--version")
@@ -89,26 +95,39 @@ fn main() {
         .iter()
         .find(|(name, _)| name.starts_with("perf"))
         .map(|(_, all)| median(all) - base);
-    println!(
+    table(format!(
         "{:<44} {:>9} {:>9} {:>9} {:>9} {:>7}",
         "row", "median", "min", "max", "added", "ratio"
-    );
+    ));
     for (name, all) in &rows {
-        let added = median(all) - base;
-        let ratio = perf_adds.map_or("-".to_owned(), |perf| format!("{:.2}", added / perf));
-        let (low, high) = all
-            .iter()
-            .fold((f64::MAX, 0f64), |(l, h), ns| (l.min(*ns), h.max(*ns)));
-        println!(
-            "{name:<44} {:>6.0} ns {low:>6.0} ns {high:>6.0} ns {added:>6.0} ns {ratio:>7}",
-            median(all)
-        );
+        let (median, added) = (median(all), median(all) - base);
+        let ratio = perf_adds.map(|perf| added / perf);
+        let (low, high) = extremes(all);
+        if json {
+            let row = json!({"type": "row", "row": name, "kernel": kernel::release(), "unit": "ns", "median": median,
+                "min": low, "max": high, "added": added, "ratio": ratio});
+            println!("{row}");
+        }
+        let ratio = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+        table(format!(
+            "{name:<44} {median:>6.0} ns {low:>6.0} ns {high:>6.0} ns {added:>6.0} ns {ratio:>7}"
+        ));
     }
-    println!(
-        "hooks live after {:.0} ms (median), {:.0} ms (most)",
-        median(&lives),
-        lives.iter().fold(0f64, |h, ms| h.max(*ms))
-    );
+    let (low, high) = extremes(&lives);
+    if json {
+        let row = json!({"type": "row", "row": "hooks live", "kernel": kernel::release(), "unit": "ms",
+            "median": median(&lives), "min": low, "max": high});
+        println!("{row}");
+    }
+    table(format!(
+        "hooks live after {:.0} ms (median), {low:.0} at least, {high:.0} at most",
+        median(&lives)
+    ));
+}
+
+fn extremes(all: &[f64]) -> (f64, f64) {
+    all.iter()
+        .fold((f64::MAX, 0f64), |(l, h), x| (l.min(*x), h.max(*x)))
 }
 
 fn median(all: &[f64]) -> f64 {

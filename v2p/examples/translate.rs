@@ -5,7 +5,7 @@
 use anyhow::{Context as _, Result, ensure};
 use v2p::{
     process::{Pagemap, maps},
-    translate::{Route, Translator},
+    translate::{Page, Route, Translator},
 };
 
 fn main() -> Result<()> {
@@ -28,7 +28,7 @@ fn main() -> Result<()> {
     let mut translator = Translator::new(Route::Auto)?;
     let pagemap = Pagemap::of_self()?;
     let mut found = None;
-    let alive = translator.mapping(&pagemap, mapping, &mut |page, pages| {
+    let alive = translator.mapping(&pagemap, mapping, &mut |page: Page, pages| {
         let end = page.va.0 + pages * 4096;
         if (page.va.0..end).contains(&address) {
             found = Some(page);

@@ -103,8 +103,8 @@ impl Carrier {
     ///
     /// # Errors
     /// Where pagemap cannot be read, or the carrier did not fire.
-    pub fn both(&mut self, pagemap: &Pagemap, va: VirtAddr) -> Result<Option<(PagemapWord, Walk)>> {
-        let not_mm = if pagemap.is_own() { 0 } else { self.own_mm };
+    pub fn both(&self, pagemap: &Pagemap, va: VirtAddr) -> Result<Option<(PagemapWord, Walk)>> {
+        let not_mm = self.not_meant(pagemap);
         let word = ask(&self.control, pagemap, va, request::WALK, va.0, not_mm)?;
         Ok(word.map(|word| (word, read_walk(&self.control))))
     }
@@ -114,8 +114,8 @@ impl Carrier {
     ///
     /// # Errors
     /// As [`Self::both`].
-    pub fn walk(&mut self, pagemap: &Pagemap, va: VirtAddr) -> Result<Option<Walk>> {
-        let not_mm = if pagemap.is_own() { 0 } else { self.own_mm };
+    pub fn walk(&self, pagemap: &Pagemap, va: VirtAddr) -> Result<Option<Walk>> {
+        let not_mm = self.not_meant(pagemap);
         // The first page is one of every process's addresses, be anything there or not.
         let word = ask(
             &self.control,
@@ -171,8 +171,6 @@ impl Carrier {
     /// being the one that holds `start`), at most [`TABLES`]; [`Self::table`] has them. Gives the number of words read;
     /// 0: the address space is gone.
     ///
-    /// With fewer words than blocks have pages the kernel comes by fewer blocks: one word is enough for one block.
-    ///
     /// # Errors
     /// Where pagemap cannot be read.
     pub fn tables(
@@ -189,26 +187,66 @@ impl Carrier {
                 *word = UNREAD;
             }
         }
+        self.ask_for_tables(request::TABLES, pagemap, start, blocks.min(TABLES), words)
+    }
+
+    /// The walk alone, for many pages, in one system call: copies the page tables of the first `blocks` blocks, as
+    /// [`Self::tables`] does, at most [`AT_ONCE`](v2p_common::control::AT_ONCE). False: the address space is gone.
+    ///
+    /// # Errors
+    /// Where pagemap cannot be read.
+    pub fn tables_at_once(
+        &mut self,
+        pagemap: &Pagemap,
+        start: VirtAddr,
+        blocks: usize,
+    ) -> Result<bool> {
+        let kind = request::TABLES_AT_ONCE;
+        Ok(self.ask_for_tables(kind, pagemap, start, blocks, &mut [0])? != 0)
+    }
+
+    /// Copies the page middle directory for `va`, each of whose 512 entries stands for a block; [`Self::table`] 0 has
+    /// it. False: the address space is gone.
+    ///
+    /// # Errors
+    /// Where pagemap cannot be read.
+    pub fn directory(&mut self, pagemap: &Pagemap, va: VirtAddr) -> Result<bool> {
+        Ok(self.ask_for_tables(request::DIRECTORY, pagemap, va, 1, &mut [0])? != 0)
+    }
+
+    /// One pread of `words` that carries a request for tables; gives the number of words read.
+    fn ask_for_tables(
+        &mut self,
+        kind: u64,
+        pagemap: &Pagemap,
+        start: VirtAddr,
+        blocks: usize,
+        words: &mut [u64],
+    ) -> Result<usize> {
         self.request += 1;
         let Control {
             request, answer, ..
         } = &**self.control;
-        request.blocks.set(blocks.min(TABLES) as u64);
+        request.blocks.set(blocks as u64);
         request.words.set(words.as_ptr() as u64);
         request.number.set(self.request);
-        request
-            .not_mm
-            .set(if pagemap.is_own() { 0 } else { self.own_mm });
+        request.not_mm.set(self.not_meant(pagemap));
         request.argument.set(start.page().0);
         request.tid.set(own_tid());
         answer.block.set(0);
-        request.kind.set(request::TABLES);
+        answer.fired.set(0);
+        request.kind.set(kind);
         let read = pagemap.read_words(start, words);
         request.kind.set(request::NONE);
         read
     }
 
-    /// The page table of block `index` of the last [`Self::tables`]; `None`: the kernel did not come by it.
+    /// The mm whose lock is not meant while `pagemap` is read: ours, where it is another's.
+    const fn not_meant(&self, pagemap: &Pagemap) -> u64 {
+        if pagemap.is_own() { 0 } else { self.own_mm }
+    }
+
+    /// Table `index` of the last request for tables; `None`: the kernel did not come by it. [`Self::both`] leaves them.
     pub fn table(&self, index: usize) -> Option<&Table> {
         self.tables
             .get(index)

@@ -1,30 +1,20 @@
 //! What v2p says, whatever it is rendered as. Each record is one JSON line of the contract; the text
 //! form is made from the same record.
 
+mod hex;
+
+use std::rc::Rc;
+
 use serde::{Serialize, Serializer};
 use v2p_common::event;
 
-pub use crate::state::{PageState, SwapPlace};
+pub use hex::Hex;
+
 use crate::{
     doctor::Denial,
+    state::PageState,
     translate::{self, Totals},
 };
-
-/// A number that is shown as hex with `0x`: an address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
-pub struct Hex(pub u64);
-
-impl std::fmt::Display for Hex {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(&format!("{:#x}", self.0))
-    }
-}
-
-impl Serialize for Hex {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
 
 /// As serde wants it: what is 0 is left out.
 const fn is_zero(n: &u64) -> bool {
@@ -273,12 +263,12 @@ pub enum Record {
         /// Bytes that the page-table leaf maps; null where the route does not tell.
         page_size: Option<u64>,
         /// Flags of pagemap's word and of the frame.
-        flags: Vec<&'static str>,
+        flags: Rc<[&'static str]>,
         /// The NUMA node, where there are several.
         #[serde(skip_serializing_if = "Option::is_none")]
         node: Option<u32>,
         /// The mapping's name, as /proc/PID/maps has it.
-        mapping: String,
+        mapping: Rc<str>,
         /// What the routes say together.
         verdict: translate::Verdict,
     },
@@ -362,6 +352,7 @@ pub enum Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::SwapPlace;
     use v2p_common::Pfn;
 
     #[test]

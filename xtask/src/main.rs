@@ -1,5 +1,6 @@
 //! What cargo cannot do: set up the toolchain, make the eBPF object, boot guests, run all tests.
 
+mod bench;
 mod build;
 mod cache;
 mod demo;
@@ -10,11 +11,7 @@ mod setup;
 mod shell;
 mod test;
 
-use std::{
-    path::PathBuf,
-    process::{Command, ExitCode},
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -39,7 +36,7 @@ enum Task {
     /// Which way of moving a page is seen on which kernel, as a table
     Matrix,
     /// Measure, on this machine's kernel as root: ratios to a reference in the same run
-    Bench,
+    Bench(BenchArgs),
     /// Fetch what `ebpf` and `lab` need: rust-src, bpf-linker, QEMU
     Setup,
 }
@@ -107,6 +104,13 @@ struct TestArgs {
 }
 
 #[derive(Args)]
+struct BenchArgs {
+    /// One JSON object a line on stdout instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
 struct EbpfArgs {
     /// Make it, and compare it with the committed one
     #[arg(long, conflicts_with = "log")]
@@ -147,26 +151,9 @@ fn run(task: Task) -> Result<u8> {
         Task::Ebpf(args) if args.log => ebpf::with_log().map(|()| 0),
         Task::Ebpf(_) => ebpf::make().map(|()| 0),
         Task::Matrix => matrix::run(),
-        Task::Bench => bench().map(|()| 0),
+        Task::Bench(args) => bench::run(args.json).map(|()| 0),
         Task::Setup => setup::all().map(|()| 0),
     }
-}
-
-fn bench() -> Result<()> {
-    let mut cargo = Command::new(setup::cargo());
-    let status = cargo
-        .args([
-            "bench",
-            "--quiet",
-            "--package",
-            "v2p",
-            "--bench",
-            "translate",
-        ])
-        .current_dir(root())
-        .status()?;
-    anyhow::ensure!(status.success(), "cargo bench: {status}");
-    Ok(())
 }
 
 /// The workspace's folder.

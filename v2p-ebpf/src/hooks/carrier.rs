@@ -9,7 +9,7 @@
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use v2p_common::{
     PAGE_SHIFT, VirtAddr,
-    control::{BLOCK_BYTES, BLOCK_PAGES, Control, Table, UNREAD, request, status},
+    control::{AT_ONCE, BLOCK_BYTES, BLOCK_PAGES, Control, Table, UNREAD, request, status},
     event::{Number, kind},
 };
 
@@ -47,7 +47,9 @@ fn serve(control: &Control, ctx: &RawTracePointContext) {
     let done = match kind {
         request::WALK => walk_into(control, mm, argument),
         request::READ_PHYSICAL => read_into(control, direct_map.base.get() + argument),
-        request::TABLES => copy_tables(control, mm),
+        request::TABLES => copy_next_table(control, mm),
+        request::TABLES_AT_ONCE => copy_tables(control, mm),
+        request::DIRECTORY => copy_directory(control, mm),
         request::MARK => {
             // Once, however often the lock is taken.
             if answer.fired.get() == 0 {
@@ -97,12 +99,9 @@ fn walk_into(control: &Control, mm: u64, va: u64) -> Option<()> {
 /// twice a block). So the block is not told by a count, but by what the kernel has put into the caller's buffer: where the
 /// current block has arrived, the next one is under way.
 #[inline(always)]
-fn copy_tables(control: &Control, mm: u64) -> Option<()> {
+fn copy_next_table(control: &Control, mm: u64) -> Option<()> {
     let Control {
-        direct_map,
-        request,
-        answer,
-        ..
+        request, answer, ..
     } = control;
     let start = request.argument.get();
     // The first block may start in its middle; the others are whole.
@@ -116,20 +115,61 @@ fn copy_tables(control: &Control, mm: u64) -> Option<()> {
     if block >= request.blocks.get() {
         return Some(());
     }
+    copy_table(control, walk::pgd_of(mm)?, start, block)
+}
+
+/// Copies the page tables of all blocks, the first time that the lock is taken for this request.
+#[inline(always)]
+fn copy_tables(control: &Control, mm: u64) -> Option<()> {
+    let Control {
+        request, answer, ..
+    } = control;
+    if answer.fired.get() != 0 {
+        return Some(());
+    }
     let pgd = walk::pgd_of(mm)?;
+    let start = request.argument.get();
+    let blocks = request.blocks.get();
+    for block in 0..AT_ONCE as u64 {
+        if block >= blocks {
+            break;
+        }
+        copy_table(control, pgd, start, block)?;
+    }
+    Some(())
+}
+
+/// Copies the page table of a block, counted from the one that holds `start`.
+#[inline(always)]
+fn copy_table(control: &Control, pgd: u64, start: u64, block: u64) -> Option<()> {
     let va = VirtAddr((start & !(BLOCK_BYTES - 1)) + block * BLOCK_BYTES);
-    let place = maps::table(block)?;
-    let (level, entry) = match walk::to_page_table(direct_map, pgd, va) {
+    let down = walk::to_table(&control.direct_map, pgd, va, false);
+    put_table(control, down, block)
+}
+
+/// Copies the page middle directory.
+#[inline(always)]
+fn copy_directory(control: &Control, mm: u64) -> Option<()> {
+    let va = VirtAddr(control.request.argument.get());
+    let down = walk::to_table(&control.direct_map, walk::pgd_of(mm)?, va, true);
+    put_table(control, down, 0)
+}
+
+/// Copies a table to which a walk came, or tells where it ended above, to place `index`.
+#[inline(always)]
+fn put_table(control: &Control, down: walk::Down, index: u64) -> Option<()> {
+    let place = maps::table(index)?;
+    let (level, entry) = match down.table {
+        0 => (down.level, down.entry),
         // SAFETY: `place` is a whole value of the map.
-        Some(Ok(table)) if unsafe { kread::table(table, &raw mut (*place).entries) } => (0, 0),
-        Some(Err(end)) => (end.level as u64, end.entry),
+        table if unsafe { kread::table(table, &raw mut (*place).entries) } => (0, 0),
         _ => (Table::UNREADABLE, 0),
     };
     // SAFETY: as above; user space looks only after this program has ended.
     unsafe {
         (*place).level = level;
         (*place).entry = entry;
-        (*place).number = request.number.get();
+        (*place).number = control.request.number.get();
     }
     Some(())
 }

@@ -66,6 +66,8 @@ pub struct Programs {
 
 /// The kernel's types.
 enum Types {
+    /// Not asked for yet.
+    Unread,
     Coming(JoinHandle<Result<Btf, BtfError>>),
     Here(Btf),
     /// Could not be read; said once.
@@ -74,12 +76,13 @@ enum Types {
 
 impl Types {
     fn get(&mut self) -> Result<&Btf, Box<dyn Error + Send + Sync>> {
-        if let Self::Coming(_) = self
-            && let Self::Coming(reader) = std::mem::replace(self, Self::Lost)
-        {
-            let read = reader.join().map_err(|_| "the reader of BTF died")?;
-            *self = Self::Here(read?);
-        }
+        *self = match std::mem::replace(self, Self::Lost) {
+            Self::Unread => Self::Here(Btf::from_sys_fs()?),
+            Self::Coming(reader) => {
+                Self::Here(reader.join().map_err(|_| "the reader of BTF died")??)
+            }
+            read => read,
+        };
         match self {
             Self::Here(btf) => Ok(btf),
             _ => Err("the kernel's BTF could not be read".into()),
@@ -112,14 +115,33 @@ impl FaultKind {
 }
 
 impl Programs {
-    /// Creates the maps; programs are loaded as they are attached.
+    /// Creates the maps; programs are loaded as they are attached. `learn` finds the kernel's layout.
     ///
     /// # Errors
-    /// Exit code 3 where this kernel or these privileges have no eBPF.
-    pub fn load(layout: &KernelLayout) -> Result<Self> {
-        // Read on the side: it takes as long as all else.
-        let types = Types::Coming(thread::spawn(Btf::from_sys_fs));
-        let mut loader = EbpfLoader::new();
+    /// Those of `learn`; exit code 3 where this kernel or these privileges have no eBPF.
+    pub fn load(learn: impl FnOnce() -> Result<KernelLayout> + Send) -> Result<Self> {
+        Self::load_with(Types::Unread, learn)
+    }
+
+    /// As [`Self::load`], for who will attach to functions too: what that needs is read on the side, since it takes as long as
+    /// all else.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_for_functions(learn: impl FnOnce() -> Result<KernelLayout> + Send) -> Result<Self> {
+        Self::load_with(Types::Coming(thread::spawn(Btf::from_sys_fs)), learn)
+    }
+
+    fn load_with(
+        types: Types,
+        learn: impl FnOnce() -> Result<KernelLayout> + Send,
+    ) -> Result<Self> {
+        // A loader starts with the kernel's types, some 30 ms, whether it needs them or not (aya 0.14).
+        let (mut loader, layout) = thread::scope(|scope| {
+            let layout = scope.spawn(learn);
+            (EbpfLoader::new(), layout.join())
+        });
+        let layout = layout.map_err(|_| Failure::failed("the reader of the layout died"))??;
         loader
             .override_global("LAYOUT", layout.as_bytes(), true)
             .map_max_entries("EVENTS", RING_BYTES)
@@ -139,7 +161,7 @@ impl Programs {
         start_log(&mut ebpf)?;
         Ok(Self {
             ebpf,
-            layout: *layout,
+            layout,
             control,
             tables,
             carrier: None,

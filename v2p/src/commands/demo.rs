@@ -41,7 +41,7 @@ pub async fn run(args: &cli::Demo, output: &mut Output) -> Result<u8> {
     let text = DemoText::new(output);
     text.start(&kernel::release(), process.pid, BEFORE, page.va())?;
 
-    let mut programs = Programs::load(&kernel::layout::learn()?)?;
+    let mut programs = Programs::load(kernel::layout::learn)?;
     let mut carrier = Carrier::new(&mut programs)?;
     let direct_map = kernel::direct_map::learn(&mut carrier)?;
     let mm = carrier.walk_own(page.va())?.mm;

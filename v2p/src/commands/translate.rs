@@ -1,5 +1,7 @@
 //! `v2p translate`: where the pages of a process are.
 
+use std::rc::Rc;
+
 use anyhow::{Context as _, Result};
 use v2p_common::{
     PAGE_SIZE, VirtAddr,
@@ -10,7 +12,7 @@ use crate::{
     cli,
     exit::{self, Failure},
     process::{
-        AddressSpace, Pagemap, Process,
+        AddressSpace, FrameFlags, Pagemap, Process,
         maps::{self, Asked, Mapping},
     },
     record::{Hex, Record},
@@ -18,6 +20,7 @@ use crate::{
     state::PageState,
     translate::{
         Page, Route, Totals, Translator,
+        page::Marks,
         run::{Run, Runs},
     },
 };
@@ -59,13 +62,15 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
         },
         totals: Totals::default(),
         heading: None,
+        name: Rc::default(),
+        names: Names::default(),
         mapping: &[],
         last: None,
     };
     output.progress(pages);
     for mapping in &selected {
         said.mapping = std::slice::from_ref(mapping);
-        let alive = translator.mapping(&pagemap, mapping, &mut |page, pages| {
+        let alive = translator.mapping(&pagemap, mapping, &mut |page: Page, pages| {
             said.page(page, pages, output)
         })?;
         said.close(output)?;
@@ -126,7 +131,10 @@ const fn name(route: Route) -> &'static str {
 struct Said<'a> {
     runs: Runs,
     totals: Totals,
-    heading: Option<String>,
+    /// Start and end of the mapping that was told last, and its name.
+    heading: Option<(u64, u64)>,
+    name: Rc<str>,
+    names: Names,
     /// The mapping that the pages are of.
     mapping: &'a [Mapping],
     last: Option<PageState>,
@@ -154,19 +162,38 @@ impl Said<'_> {
         let Some(mapping) = self.mapping.first() else {
             return Ok(());
         };
-        let heading = format!("{:#x}-{:#x} {}", mapping.start, mapping.end, mapping.name);
-        if self.heading.as_ref() != Some(&heading) {
-            output.heading(&heading)?;
-            self.heading = Some(heading);
+        let Mapping { start, end, name } = mapping;
+        if self.heading != Some((*start, *end)) {
+            output.heading(&format!("{start:#x}-{end:#x} {name}"))?;
+            self.name = name.as_str().into();
+            self.heading = Some((*start, *end));
         }
-        output.record(&record(run, &mapping.name))
+        let names = self.names.of(&run.first);
+        output.record(&record(run, names, Rc::clone(&self.name)))
     }
 }
 
-fn record(run: &Run, mapping: &str) -> Record {
+/// The names of a page's flags, kept for the next page, which mostly has the same.
+#[derive(Default)]
+struct Names {
+    of: (Marks, Option<FrameFlags>),
+    names: Rc<[&'static str]>,
+}
+
+impl Names {
+    fn of(&mut self, page: &Page) -> Rc<[&'static str]> {
+        let of = (page.marks, page.frame);
+        if self.of != of {
+            let frame = page.frame.iter().flat_map(|frame| frame.names());
+            self.names = page.marks.names().chain(frame).collect();
+            self.of = of;
+        }
+        Rc::clone(&self.names)
+    }
+}
+
+fn record(run: &Run, flags: Rc<[&'static str]>, mapping: Rc<str>) -> Record {
     let Run { first, pages } = run;
-    let mut flags: Vec<_> = first.marks.names().collect();
-    flags.extend(first.frame.iter().flat_map(|frame| frame.names()));
     let pfn = match first.state {
         PageState::Present { pfn } | PageState::Device { pfn } => Some(pfn),
         _ => None,
@@ -179,7 +206,7 @@ fn record(run: &Run, mapping: &str) -> Record {
         page_size: first.page_size,
         flags,
         node: first.node,
-        mapping: mapping.to_owned(),
+        mapping,
         verdict: first.verdict,
     }
 }

@@ -42,7 +42,7 @@ pub async fn run(args: &cli::Watch, output: &mut Output) -> Result<u8> {
     let stop = Stop::new(args.duration)?;
     let ranges = ranges(args, &process).context("watch")?;
 
-    let mut programs = Programs::load(&kernel::layout::learn()?)?;
+    let mut programs = Programs::load_for_functions(kernel::layout::learn)?;
     let mut carrier = Carrier::new(&mut programs)?;
     let direct_map = kernel::direct_map::learn(&mut carrier)?;
     // Any user address tells the mm; what lies there does not matter. A command's own comes with its exec.

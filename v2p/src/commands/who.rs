@@ -1,6 +1,6 @@
 //! `v2p who`: whose page a frame is, by walking the page tables of every process.
 
-use std::{collections::HashSet, fs};
+use std::fs;
 
 use anyhow::{Context as _, Result};
 use v2p_common::{PAGE_SIZE, Pfn};
@@ -12,8 +12,7 @@ use crate::{
     process::{AddressSpace, FrameFlags, Process, frame_flags, maps::Mapping},
     record::{Hex, Record},
     render::Output,
-    state::PageState,
-    translate::{Page, Route, Translator},
+    translate::{Finder, Page, Route, Translator, Wanted},
 };
 
 /// Looks; gives the exit code.
@@ -27,7 +26,7 @@ pub fn run(args: &cli::Who, output: &mut Output) -> Result<u8> {
     let pids = pids()?;
     output.progress(pids.len() as u64);
     let mut search = Search {
-        wanted: args.frames.iter().copied().collect(),
+        wanted: Wanted::new(&args.frames),
         translator,
         processes: 0,
         pages: 0,
@@ -80,7 +79,7 @@ fn pids() -> Result<Vec<u32>> {
 }
 
 struct Search {
-    wanted: HashSet<Pfn>,
+    wanted: Wanted,
     translator: Translator,
     processes: u64,
     pages: u64,
@@ -105,18 +104,15 @@ impl Search {
         let comm = String::from_utf8_lossy(&comm).trim_end().to_owned();
         let (mut found, mut pages) = (Vec::new(), 0);
         for mapping in &mappings {
-            let Self {
-                wanted, translator, ..
-            } = self;
-            let alive = translator.mapping(&pagemap, mapping, &mut |page, n| {
-                if let Some(pfn) = frame(&page) {
-                    pages += n;
-                    if wanted.contains(&pfn) {
-                        found.push(record(pid, &comm, mapping, pfn, &page));
-                    }
-                }
-                Ok(())
-            })?;
+            let mut finder = Finder::new(&self.wanted);
+            let alive = self.translator.mapping(&pagemap, mapping, &mut finder)?;
+            pages += finder.pages;
+            found.extend(
+                finder
+                    .found
+                    .iter()
+                    .filter_map(|page| Some(record(pid, &comm, mapping, page.any_frame()?, page))),
+            );
             if !alive {
                 return Ok(());
             }
@@ -125,14 +121,6 @@ impl Search {
         self.pages += pages;
         self.mappings += found.len() as u64;
         found.iter().try_for_each(|record| output.record(record))
-    }
-}
-
-/// The frame that a page maps, whosever it is.
-const fn frame(page: &Page) -> Option<Pfn> {
-    match page.state {
-        PageState::Present { pfn } | PageState::Device { pfn } => Some(pfn),
-        _ => None,
     }
 }
 

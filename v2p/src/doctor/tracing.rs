@@ -53,7 +53,7 @@ impl Tracing {
                 .current
                 .map_or_else(|| "unlimited".to_owned(), |bytes| format!("{bytes} bytes"))
         );
-        let programs = layout.map(|layout| Programs::load(&layout));
+        let programs = layout.map(|layout| Programs::load(|| Ok(layout)));
         let ring = format!("a ring of {} MiB was made; {memory}", RING_BYTES >> 20);
         let without_types = "cannot tell: without the kernel's types no maps are made";
         found.checks.push(match &programs {

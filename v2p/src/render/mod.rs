@@ -1,5 +1,6 @@
 //! How records are said: JSON lines for scripts, aligned text for people.
 
+mod column;
 mod demo;
 mod doctor;
 mod moves;
@@ -92,11 +93,14 @@ impl Output {
         if !self.json {
             return Ok(());
         }
-        // An error of the writer's is what it was before serde_json wrapped it: a reader that went away is told by its kind.
-        serde_json::to_writer(&mut self.stdout, record)
-            .map_err(io::Error::from)
-            .context("stdout")?;
-        self.stdout.write_all(b"\n").context("stdout")
+        let Self {
+            stdout, progress, ..
+        } = self;
+        let write = || {
+            serde_json::to_writer(&mut *stdout, record)?;
+            stdout.write_all(b"\n")
+        };
+        progress.aside(write).context("stdout")
     }
 
     /// Says a heading if the form is text.

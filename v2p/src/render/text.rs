@@ -1,10 +1,13 @@
 //! Records as aligned lines for people.
 
+use std::fmt::{self, Display, Write as _};
+
 use v2p_common::Pfn;
 
-use super::{Colour, paint, printable};
+use super::{Colour, column, paint, printable};
 use crate::{
-    record::{Hex, PageState, Record},
+    record::{Hex, Record},
+    state::PageState,
     translate::{Totals, Verdict},
 };
 
@@ -156,23 +159,34 @@ fn run_line(
     verdict: Verdict,
     colour: bool,
 ) -> String {
-    let size = size_name(page_size);
-    let node = node.map_or_else(String::new, |node| format!("  node {node}"));
-    let word = match verdict {
-        Verdict::Agree => String::new(),
-        Verdict::Single => "  single".to_owned(),
-        Verdict::Disagree => paint("  DISAGREE", Colour::Bad, colour),
-        Verdict::Moved => paint("  moved", Colour::Bad, colour),
-    };
-    let state = match state_ {
-        PageState::Absent => "absent".to_owned(),
-        other => state(other),
-    };
-    let line = format!(
-        "{va:>18}  {pages:>8}  {state:<16} {size:<3} {}{node}{word}",
-        flags.join(",")
-    );
-    line.trim_end().to_owned()
+    let mut line = String::with_capacity(128);
+    column::right(&mut line, 18, va);
+    line.push_str("  ");
+    column::right(&mut line, 8, pages);
+    line.push_str("  ");
+    match state_ {
+        PageState::Absent => column::left(&mut line, 16, "absent"),
+        other => column::left(&mut line, 16, state(other)),
+    }
+    line.push(' ');
+    column::left(&mut line, 3, size_name(page_size));
+    line.push(' ');
+    for (i, flag) in flags.iter().enumerate() {
+        line.push_str(if i > 0 { "," } else { "" });
+        line.push_str(flag);
+    }
+    if let Some(node) = node {
+        // A String takes everything.
+        let _ = write!(line, "  node {node}");
+    }
+    match verdict {
+        Verdict::Agree => {}
+        Verdict::Single => line.push_str("  single"),
+        Verdict::Disagree => line.push_str(&paint("  DISAGREE", Colour::Bad, colour)),
+        Verdict::Moved => line.push_str(&paint("  moved", Colour::Bad, colour)),
+    }
+    line.truncate(line.trim_end().len());
+    line
 }
 
 fn totals_line(
@@ -228,17 +242,19 @@ const fn size_name(bytes: Option<u64>) -> &'static str {
 }
 
 /// A page's state in a word or two.
-pub(super) fn state(state: PageState) -> String {
-    match state {
-        PageState::Present { pfn: Pfn(pfn) } => format!("pfn {pfn}"),
-        PageState::Zero => "zero page".to_owned(),
-        PageState::Swapped { swap: Some(swap) } => format!("swap {}:{}", swap.device, swap.offset),
-        PageState::Swapped { swap: None } => "swapped".to_owned(),
-        PageState::Migrating { pfn: Pfn(pfn) } => format!("migrating {pfn}"),
-        PageState::Device { pfn: Pfn(pfn) } => format!("device {pfn}"),
-        PageState::Poisoned => "poisoned".to_owned(),
-        PageState::Guard => "guard".to_owned(),
-        PageState::Hidden => "hidden".to_owned(),
-        PageState::Absent => "-".to_owned(),
-    }
+pub(super) fn state(state: PageState) -> impl Display {
+    fmt::from_fn(move |f| match state {
+        PageState::Present { pfn: Pfn(pfn) } => write!(f, "pfn {pfn}"),
+        PageState::Zero => f.write_str("zero page"),
+        PageState::Swapped { swap: Some(swap) } => {
+            write!(f, "swap {}:{}", swap.device, swap.offset)
+        }
+        PageState::Swapped { swap: None } => f.write_str("swapped"),
+        PageState::Migrating { pfn: Pfn(pfn) } => write!(f, "migrating {pfn}"),
+        PageState::Device { pfn: Pfn(pfn) } => write!(f, "device {pfn}"),
+        PageState::Poisoned => f.write_str("poisoned"),
+        PageState::Guard => f.write_str("guard"),
+        PageState::Hidden => f.write_str("hidden"),
+        PageState::Absent => f.write_str("-"),
+    })
 }

@@ -7,7 +7,7 @@
 use anyhow::Result;
 use v2p_common::{PAGE_SIZE, VirtAddr};
 
-use super::{Page, Translator, settle::walk_alone};
+use super::{Sink, Translator, settle::walk_alone};
 use crate::process::{Pagemap, maps::Mapping};
 
 impl Translator {
@@ -17,21 +17,18 @@ impl Translator {
     }
 
     /// As [`Self::mapping`], by the walk alone.
-    pub(super) fn kernel_half<F>(
+    pub(super) fn kernel_half<S: Sink>(
         &mut self,
         pagemap: &Pagemap,
         mapping: &Mapping,
-        sink: &mut F,
-    ) -> Result<bool>
-    where
-        F: FnMut(Page, u64) -> Result<()>,
-    {
+        sink: &mut S,
+    ) -> Result<bool> {
         let decoder = self.decoder();
         let mut at = mapping.start;
         while at < mapping.end {
             let va = VirtAddr(at);
             match walk_alone(va, self.carrier()?, &decoder, pagemap)? {
-                Some(page) => sink(page, 1)?,
+                Some(page) => sink.page(page, 1)?,
                 None => return Ok(false),
             }
             at += PAGE_SIZE;

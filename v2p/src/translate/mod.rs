@@ -1,17 +1,27 @@
 //! From virtual addresses to frames, by pagemap, by a walk of the page tables, or by both side by side.
 //!
-//! Mappings -> populated parts ([`parts`]) -> pages read in bulk ([`reader`]) -> a state and a verdict each
-//! ([`page`]) -> runs ([`run`]) -> the caller's sink. Nothing is kept: memory is constant.
+//! Mappings -> populated parts ([`parts`]) -> blocks read in bulk ([`reader`]) -> the caller's [`Sink`], plain pages many at
+//! a time and undecoded ([`plain`]), others with a state and a verdict each ([`page`]) -> runs ([`run`]). Nothing is
+//! kept: memory is constant.
 
+mod block;
 mod both;
+pub mod finder;
+mod frames;
 mod kernel_half;
 pub mod page;
 pub mod parts;
+pub mod plain;
 pub mod reader;
 pub mod run;
 mod settle;
+pub mod sink;
+mod walker;
 
 pub use both::{Agreement, Both};
+pub use finder::{Finder, Wanted};
 pub use page::{Page, Verdict};
+pub use plain::Plain;
 pub use reader::{Route, Translator};
 pub use run::{Run, Totals};
+pub use sink::Sink;

@@ -195,47 +195,6 @@ impl Decoder {
         }
     }
 
-    /// The page where it is what pages mostly are, present in a base page, by the routes that were asked (`walked`: the
-    /// walk was), and they agree; else `None`, and [`Self::page`] tells. Only faster than that.
-    #[inline(always)]
-    pub fn plain(
-        &self,
-        va: VirtAddr,
-        word: Option<PagemapWord>,
-        entry: Option<u64>,
-        walked: bool,
-    ) -> Option<Page> {
-        let mask = self.paging.map_or(0, |paging| paging.physical_mask) & !0xfff;
-        let by_walk = match entry {
-            Some(entry) if walked && entry & 1 != 0 && !Entry(entry).is_special() => {
-                Some((entry & mask) >> PAGE_SHIFT)
-            }
-            None if !walked => None,
-            _ => return None,
-        };
-        let by_word = match word {
-            Some(word) => Some(word.pfn()?.0),
-            None => None,
-        };
-        let (pfn, verdict) = match (by_word, by_walk) {
-            (Some(a), Some(b)) if a == b => (a, Verdict::Agree),
-            (Some(_), Some(_)) | (None, None) => return None,
-            (Some(pfn), None) | (None, Some(pfn)) => (pfn, Verdict::Single),
-        };
-        if self.zero_pfn == Some(Pfn(pfn)) {
-            return None;
-        }
-        Some(Page {
-            va,
-            state: PageState::Present { pfn: Pfn(pfn) },
-            page_size: by_walk.map(|_| v2p_common::PAGE_SIZE),
-            marks: word.map(Marks::of).unwrap_or_default(),
-            frame: None,
-            node: None,
-            verdict,
-        })
-    }
-
     /// Two routes that differ go on differing: what that means. Pagemap takes for holes what only the walk shows:
     /// memory of devices, and pages that the kernel maps itself (VM_PFNMAP); and of hugetlb all that is not
     /// present, a migration or a poisoned page (pagemap_hugetlb_range, fs/proc/task_mmu.c, 6.1 to 6.18).
@@ -281,6 +240,14 @@ impl Page {
     pub const fn pfn(&self) -> Option<Pfn> {
         match self.state {
             PageState::Present { pfn } => Some(pfn),
+            _ => None,
+        }
+    }
+
+    /// The frame that it maps, whosever it is.
+    pub const fn any_frame(&self) -> Option<Pfn> {
+        match self.state {
+            PageState::Present { pfn } | PageState::Device { pfn } => Some(pfn),
             _ => None,
         }
     }

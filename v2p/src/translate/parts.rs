@@ -1,16 +1,17 @@
 //! Which parts of a mapping have anything in them: the cost of a translation follows the pages that are
 //! there, not the addresses that are reserved.
 //!
-//! PAGEMAP_SCAN (Documentation/admin-guide/mm/pagemap.rst, Linux 6.7) tells them; where the kernel has none, a walk
-//! per block that steps over empty upper tables does, and without eBPF all is read. No file of /proc can take its place there: the sums
-//! of smaps leave out zero pages, device memory and markers (smaps_pte_entry, fs/proc/task_mmu.c, 6.1), so that a mapping of which
-//! it says 0 need not be empty.
+//! PAGEMAP_SCAN (Documentation/admin-guide/mm/pagemap.rst, Linux 6.7) tells them; where the kernel has none, the walk's
+//! copies of page middle directories do, one for each GiB, and without eBPF all is read. No file of /proc can take its place
+//! there: the sums of smaps leave out zero pages, device memory and markers (smaps_pte_entry, fs/proc/task_mmu.c, 6.1), so that
+//! a mapping of which it says 0 need not be empty.
 
 use std::{io, os::fd::AsFd as _};
 
 use anyhow::{Context as _, Result};
-use v2p_common::VirtAddr;
+use v2p_common::{PAGE_SIZE, VirtAddr};
 
+use super::walker::Step;
 use crate::process::Pagemap;
 
 /// A stretch of addresses, in whole pages.
@@ -38,6 +39,12 @@ struct Region {
     start: u64,
     end: u64,
     categories: u64,
+}
+
+impl Region {
+    const fn pages(&self) -> u64 {
+        (self.end - self.start) / PAGE_SIZE
+    }
 }
 
 /// `struct pm_scan_arg` of include/uapi/linux/fs.h.
@@ -69,6 +76,14 @@ pub struct Scanner {
 }
 
 impl Scanner {
+    /// One that finds no PAGEMAP_SCAN, as before 6.7.
+    pub(super) fn none() -> Self {
+        Self {
+            absent: true,
+            ..Self::default()
+        }
+    }
+
     /// Hands the populated parts between `start` and `end` to `each`, in order. False: this kernel cannot tell,
     /// and nothing was handed out. Of an address space that is gone nothing is handed out either: the caller must ask whether
     /// it was there all the while.
@@ -83,39 +98,53 @@ impl Scanner {
         mut each: impl FnMut(Part) -> Result<()>,
     ) -> Result<bool> {
         let mut at = start.0;
-        let mut joined: Option<Part> = None;
+        let mut joined = Joined::default();
         while at < end.0 {
-            let Some(walked) = self.once(pagemap, at, end.0)? else {
+            let Some(next) = self.once(pagemap, at, end.0, 0)? else {
                 return Ok(false);
             };
             for region in &self.regions {
-                let next = Part {
-                    start: region.start,
-                    end: region.end,
-                };
-                joined = Some(match joined {
-                    Some(part) if next.start <= part.end + NEAR => Part {
-                        end: next.end,
-                        ..part
-                    },
-                    Some(part) => {
-                        each(part)?;
-                        next
-                    }
-                    None => next,
-                });
+                joined.add(region).map_or(Ok(()), &mut each)?;
             }
-            at = walked;
+            at = next;
         }
-        joined.map_or(Ok(()), each)?;
+        joined.0.map_or(Ok(()), each)?;
         Ok(true)
     }
 
-    /// One call, from `at` on: leaves regions, gives where to go on. `None`: the kernel has no such call.
+    /// The next populated parts from `at` on, as one call gives them, which ends after about `pages` pages. `None`:
+    /// this kernel cannot tell.
+    ///
+    /// # Errors
+    /// Those of the call, other than that the kernel does not have it.
+    pub(super) fn next(
+        &mut self,
+        pagemap: &Pagemap,
+        at: u64,
+        end: u64,
+        pages: u64,
+    ) -> Result<Option<Step>> {
+        let Some(next) = self.once(pagemap, at, end, pages)? else {
+            return Ok(None);
+        };
+        let mut joined = Joined::default();
+        let mut parts: Vec<Part> = self.regions.iter().filter_map(|r| joined.add(r)).collect();
+        parts.extend(joined.0);
+        Ok(Some(Step { parts, next }))
+    }
+
+    /// One call, from `at` on, which ends after `max_pages` pages if that is not 0: leaves regions, gives where to go
+    /// on. `None`: the kernel has no such call.
     ///
     /// Not by the answer's `walk_end`: it stays at the last time that the kernel's own buffer of 512 regions was full,
     /// also when the walk then went on to the end (do_pagemap_scan, fs/proc/task_mmu.c; seen on 6.18).
-    fn once(&mut self, pagemap: &Pagemap, at: u64, end: u64) -> Result<Option<u64>> {
+    fn once(
+        &mut self,
+        pagemap: &Pagemap,
+        at: u64,
+        end: u64,
+        max_pages: u64,
+    ) -> Result<Option<u64>> {
         if self.absent {
             return Ok(None);
         }
@@ -128,7 +157,7 @@ impl Scanner {
             walk_end: 0,
             vec: self.regions.as_mut_ptr() as u64,
             vec_len: self.regions.len() as u64,
-            max_pages: 0,
+            max_pages,
             category_inverted: 0,
             category_mask: 0,
             category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
@@ -154,9 +183,10 @@ impl Scanner {
             };
         }
         let found = usize::try_from(n)?;
-        let full = found >= self.regions.len();
         self.regions.truncate(found);
-        // With room left in the vector, all was walked.
+        let pages: u64 = self.regions.iter().map(Region::pages).sum();
+        // With room left for regions and pages, all was walked.
+        let full = found >= REGIONS || (max_pages != 0 && pages >= max_pages);
         let stopped = self
             .regions
             .last()
@@ -166,9 +196,44 @@ impl Scanner {
     }
 }
 
+/// Regions that lie [`NEAR`] each other, as one part that grows.
+#[derive(Default)]
+struct Joined(Option<Part>);
+
+impl Joined {
+    /// Takes the next region; gives the part that this ends.
+    fn add(&mut self, region: &Region) -> Option<Part> {
+        let Region { start, end, .. } = *region;
+        match &mut self.0 {
+            Some(part) if start <= part.end + NEAR => {
+                part.end = end;
+                None
+            }
+            last => last.replace(Part { start, end }),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn regions_near_each_other_are_one_part() {
+        let mut joined = Joined::default();
+        let regions = [(0, 1), (2, 3), (100, 101)].map(|(start, end)| Region {
+            start: start * PAGE_SIZE,
+            end: end * PAGE_SIZE,
+            categories: 0,
+        });
+        let mut parts: Vec<Part> = regions.iter().filter_map(|r| joined.add(r)).collect();
+        parts.extend(joined.0);
+        let shape: Vec<_> = parts
+            .iter()
+            .map(|p| (p.start / PAGE_SIZE, p.end / PAGE_SIZE))
+            .collect();
+        assert_eq!(shape, [(0, 3), (100, 101)]);
+    }
 
     #[test]
     fn the_argument_has_the_size_that_the_kernel_checks() {

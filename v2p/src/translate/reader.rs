@@ -2,24 +2,24 @@
 
 use anyhow::{Context as _, Result};
 use v2p_common::{
-    PAGE_SIZE, Pfn, VirtAddr,
-    control::{BLOCK_BYTES, BLOCK_PAGES, Table},
-    pagemap::PagemapWord,
-    pte::{Entry, Level},
+    PAGE_SIZE, VirtAddr,
+    control::{AT_ONCE, BLOCK_BYTES, BLOCK_PAGES},
 };
 
 use super::{
-    page::{Decoder, Page, Verdict},
+    block::{Block, Piece},
+    frames::Frames,
+    page::{Decoder, Page},
     parts::{Part, Scanner},
     settle::{settle, walk_alone},
+    sink::Sink,
+    walker::{Step, Walker, block_of, blocks, pages},
 };
 use crate::{
-    bpf::Programs,
     carrier::Carrier,
-    doctor,
     exit::Failure,
-    kernel, page,
-    process::{FlagsFile, FrameFlags, Nodes, Pagemap, maps::Mapping},
+    page,
+    process::{Pagemap, maps::Mapping},
     state::PageState,
 };
 
@@ -36,12 +36,19 @@ pub enum Route {
     Both,
 }
 
-/// Blocks that are read at a time: 128 MiB of address space, so that memory stays small.
+/// Blocks that are read, with what is known of their frames, before any is handed out, at most: 128 MiB of address space,
+/// so that memory stays small.
 const BLOCKS: usize = 64;
-/// A chunk with fewer pages than one in so many is sparse: what follows is scanned first.
+/// In what is longer than that, the first reading is one block, and each of a dense stretch longer than the one before
+/// it by this factor.
+const GROWTH: usize = 8;
+/// Where fewer pages than one in so many are there, it is sparse: what follows is scanned first.
 const SPARSE: u64 = 16;
-/// Bytes from which on it pays to step over empty tables instead of reading through them.
+/// A scan that finds so many pages has come to where it is dense: what follows is read.
+const DENSE: u64 = (BLOCKS * BLOCK_PAGES) as u64;
+/// Bytes from which on it pays to step over what is not there, where there is no scan.
 const STEP_FROM: u64 = 64 << 20;
+
 /// Translates, one process after the other.
 pub struct Translator {
     /// The route taken: never `Auto`.
@@ -51,16 +58,9 @@ pub struct Translator {
     walker: Option<Walker>,
     decoder: Decoder,
     scanner: Scanner,
-    flags: Option<FlagsFile>,
-    nodes: Nodes,
+    frames: Frames,
     words: Vec<u64>,
     pages: Vec<Page>,
-}
-
-struct Walker {
-    carrier: Carrier,
-    /// Keeps the programs attached.
-    _programs: Programs,
 }
 
 impl Translator {
@@ -90,16 +90,20 @@ impl Translator {
                 zero_pfn: page::zero_pfn()?,
             },
             scanner: Scanner::default(),
-            flags: FlagsFile::open(),
-            nodes: Nodes::read(),
-            words: vec![0; BLOCKS * BLOCK_PAGES],
+            frames: Frames::new(),
+            words: vec![0; AT_ONCE * BLOCK_PAGES],
             pages: Vec::new(),
         })
     }
 
     /// Leaves out what /proc/kpageflags says: a translation alone is faster.
     pub fn without_flags(&mut self) {
-        self.flags = None;
+        self.frames.without_flags();
+    }
+
+    /// Leaves out PAGEMAP_SCAN, as on kernels before 6.7.
+    pub fn without_scan(&mut self) {
+        self.scanner = Scanner::none();
     }
 
     /// The walker's carrier, for questions about single addresses.
@@ -127,309 +131,269 @@ impl Translator {
         self.decoder
     }
 
-    /// Hands every page of `mapping` to `sink`, in order: the first of some that are alike and lie one after the other, and
-    /// their number. Pages that were not looked at because nothing is there come as
-    /// absent ones. False: the address space is gone.
+    /// Hands every page of `mapping` to `sink`, in order. Pages that were not looked at because nothing is there come as
+    /// absent ones, many at a time. False: the address space is gone.
     ///
     /// # Errors
     /// Those of the reading and of `sink`; also where [`Self::can_tell`] says no.
-    pub fn mapping<F>(&mut self, pagemap: &Pagemap, mapping: &Mapping, sink: &mut F) -> Result<bool>
-    where
-        F: FnMut(Page, u64) -> Result<()>,
-    {
+    pub fn mapping<S: Sink>(
+        &mut self,
+        pagemap: &Pagemap,
+        mapping: &Mapping,
+        sink: &mut S,
+    ) -> Result<bool> {
         if mapping.is_kernels() {
             return self.kernel_half(pagemap, mapping, sink);
         }
         let mut at = mapping.start;
         // As long as there is much to read, it is read; a scan of it all would only come on top.
         while at < mapping.end {
-            let end = next_chunk(at).min(mapping.end);
-            let mut populated = 0;
-            let alive = self.part(
-                pagemap,
-                Part { start: at, end },
-                &mut |page: Page, pages| {
-                    populated += if page.state == PageState::Absent {
-                        0
-                    } else {
-                        pages
-                    };
-                    sink(page, pages)
-                },
-            )?;
-            if !alive {
+            let read = self.dense(pagemap, at, mapping.end, sink)?;
+            let Some(sparse_from) = read else {
                 return Ok(false);
-            }
-            let sparse = populated * SPARSE < (end - at) / PAGE_SIZE;
-            at = end;
+            };
+            let read = self.sparse(pagemap, mapping, sparse_from, sink)?;
+            let Some(dense_from) = read else {
+                return Ok(false);
+            };
+            at = dense_from;
+        }
+        Ok(true)
+    }
+
+    /// Reads from `at` on as long as it is dense; gives how far. `None`: the address space is gone.
+    fn dense<S: Sink>(
+        &mut self,
+        pagemap: &Pagemap,
+        mut at: u64,
+        end: u64,
+        sink: &mut S,
+    ) -> Result<Option<u64>> {
+        let mut blocks = if end <= next_chunk(at) { BLOCKS } else { 1 };
+        while at < end {
+            let next = block_of(at)
+                .saturating_add(blocks as u64 * BLOCK_BYTES)
+                .min(end);
+            let Some(populated) = self.chunk(pagemap, at, next, sink)? else {
+                return Ok(None);
+            };
+            let sparse = populated * SPARSE < (next - at) / PAGE_SIZE;
+            at = next;
             if sparse {
                 break;
             }
+            blocks = (blocks * GROWTH).min(BLOCKS);
         }
-        let parts = self.parts(pagemap, mapping, at)?;
-        // Where nothing was found since the address space is gone, that is no page's absence.
-        if at < mapping.end && pagemap.word(VirtAddr(at))?.is_none() {
-            return Ok(false);
-        }
-        for part in parts {
-            self.absent(at, part.start, sink)?;
-            if !self.part(pagemap, part, sink)? {
-                return Ok(false);
-            }
-            at = part.end;
-        }
-        self.absent(at, mapping.end, sink)?;
-        Ok(true)
+        Ok(Some(at))
     }
 
-    /// The populated parts of `mapping` from `at` on.
-    fn parts(&mut self, pagemap: &Pagemap, mapping: &Mapping, at: u64) -> Result<Vec<Part>> {
-        let (start, end) = (VirtAddr(at), VirtAddr(mapping.end));
-        let mut parts = Vec::new();
-        if at >= mapping.end {
-            return Ok(parts);
-        }
-        let scanned = !mapping.may_hide_frames()
-            && self.scanner.scan(pagemap, start, end, |part| {
-                parts.push(part);
-                Ok(())
-            })?;
-        if scanned {
-            Ok(parts)
-        } else {
-            self.step(pagemap, start, end)
-        }
-    }
-
-    /// The parts that have page tables, found by steps over the empty entries of the tables above: what is done before
-    /// PAGEMAP_SCAN (6.7), and where pagemap hides frames. Without a walk: all of it.
-    fn step(&mut self, pagemap: &Pagemap, start: VirtAddr, end: VirtAddr) -> Result<Vec<Part>> {
-        let whole = Part {
-            start: start.0,
-            end: end.0,
-        };
-        let Some(walker) = self.walker.as_mut().filter(|_| end.0 - start.0 > STEP_FROM) else {
-            return Ok(vec![whole]);
-        };
-        let mut parts: Vec<Part> = Vec::new();
-        let mut at = start.0;
-        while at < end.0 {
-            let Some((_, walk)) = walker.carrier.both(pagemap, VirtAddr(at))? else {
-                break;
+    /// Looks for what is there from `at` on and reads that, until it is dense; gives how far. `None`: the address
+    /// space is gone.
+    fn sparse<S: Sink>(
+        &mut self,
+        pagemap: &Pagemap,
+        mapping: &Mapping,
+        mut at: u64,
+        sink: &mut S,
+    ) -> Result<Option<u64>> {
+        while at < mapping.end {
+            let Some(found) = self.find(pagemap, mapping, at)? else {
+                return Ok(None);
             };
-            let ended = walk.end;
-            let (level, empty) =
-                ended.map_or((Level::Pte, false), |e| (e.level, e.entry == Entry(0)));
-            // A page table, or a huge page: the block is looked into.
-            let shift = level.max(Level::Pmd).shift();
-            let next = ((at >> shift) + 1).saturating_mul(1 << shift).min(end.0);
-            if level == Level::Pte || !empty {
-                match parts.last_mut() {
-                    Some(last) if last.end == at => last.end = next,
-                    _ => parts.push(Part {
-                        start: at,
-                        end: next,
-                    }),
-                }
+            // Where nothing was found since the address space is gone, that is no page's absence.
+            if pagemap.word(VirtAddr(at))?.is_none() {
+                return Ok(None);
             }
-            at = next;
+            let mut populated = 0;
+            for part in &found.parts {
+                self.absent(at, part.start, sink)?;
+                let mut start = part.start;
+                while start < part.end {
+                    let end = part.end.min(next_chunk(start));
+                    let Some(some) = self.chunk(pagemap, start, end, sink)? else {
+                        return Ok(None);
+                    };
+                    populated += some;
+                    start = end;
+                }
+                at = part.end;
+            }
+            self.absent(at, found.next, sink)?;
+            at = found.next;
+            if populated >= DENSE {
+                break;
+            }
         }
-        Ok(parts)
+        Ok(Some(at))
+    }
+
+    /// The next populated parts of `mapping` from `at` on, and how far they are all. `None`: the address space is gone.
+    fn find(&mut self, pagemap: &Pagemap, mapping: &Mapping, at: u64) -> Result<Option<Step>> {
+        let end = mapping.end;
+        if self.route != Route::Walk
+            && !mapping.may_hide_frames()
+            && let Some(step) = self.scanner.next(pagemap, at, end, DENSE)?
+        {
+            return Ok(Some(step));
+        }
+        if let Some(walker) = self.walker.as_mut().filter(|_| end - at > STEP_FROM) {
+            return walker.step(pagemap, at, end);
+        }
+        let parts = vec![Part { start: at, end }];
+        Ok(Some(Step { parts, next: end }))
     }
 
     /// Pages that hold nothing, from `start` up to `end`.
-    fn absent<F>(&self, start: u64, end: u64, sink: &mut F) -> Result<()>
-    where
-        F: FnMut(Page, u64) -> Result<()>,
-    {
+    fn absent<S: Sink>(&self, start: u64, end: u64, sink: &mut S) -> Result<()> {
         if start >= end {
             return Ok(());
         }
-        sink(
-            self.decoder.page(VirtAddr(start), None, None),
-            (end - start) / PAGE_SIZE,
-        )
+        let page = self.decoder.page(VirtAddr(start), None, None);
+        sink.page(page, (end - start) / PAGE_SIZE)
     }
 
-    /// Reads a populated part, some blocks at a time.
-    fn part<F>(&mut self, pagemap: &Pagemap, part: Part, sink: &mut F) -> Result<bool>
-    where
-        F: FnMut(Page, u64) -> Result<()>,
-    {
-        let mut at = part.start;
-        while at < part.end {
-            let end = part.end.min(next_chunk(at));
-            let alive = if self.flags.is_none() && self.nodes.is_single() {
-                self.read(pagemap, at, end, &mut |page| sink(page, 1))?
-            } else {
-                let mut pages = std::mem::take(&mut self.pages);
-                pages.clear();
-                let alive = self.read(pagemap, at, end, &mut |page| {
-                    pages.push(page);
-                    Ok(())
-                })?;
-                self.add_frames(&mut pages)?;
-                for page in &pages {
-                    sink(*page, 1)?;
-                }
-                self.pages = pages;
-                alive
+    /// Reads at most [`BLOCKS`] blocks, with what is known of the frames; gives how many pages are not absent. `None`:
+    /// the address space is gone.
+    fn chunk<S: Sink>(
+        &mut self,
+        pagemap: &Pagemap,
+        start: u64,
+        end: u64,
+        sink: &mut S,
+    ) -> Result<Option<u64>> {
+        if self.frames.say_nothing() {
+            return self.read(pagemap, start, end, sink);
+        }
+        let mut pages = std::mem::take(&mut self.pages);
+        pages.clear();
+        let populated = self.read(pagemap, start, end, &mut |page: Page, _| {
+            pages.push(page);
+            Ok(())
+        })?;
+        self.frames.add(&mut pages)?;
+        for page in &pages {
+            sink.page(*page, 1)?;
+        }
+        self.pages = pages;
+        Ok(populated)
+    }
+
+    /// Reads at most [`BLOCKS`] blocks by the route; gives how many pages are not absent. `None`: the address
+    /// space is gone.
+    fn read<S: Sink>(
+        &mut self,
+        pagemap: &Pagemap,
+        start: u64,
+        end: u64,
+        sink: &mut S,
+    ) -> Result<Option<u64>> {
+        let mut populated = 0;
+        let mut at = start;
+        while at < end {
+            let next = block_of(at).saturating_add(AT_ONCE as u64 * BLOCK_BYTES);
+            let next = next.min(end);
+            let alive = match (self.route, &mut self.walker) {
+                (Route::Walk, Some(walker)) => walker.copy(pagemap, at, next)?,
+                _ => self.words(pagemap, at, next)?,
             };
             if !alive {
-                return Ok(false);
+                return Ok(None);
             }
-            at = end;
-        }
-        Ok(true)
-    }
-
-    /// Hands the pages of at most [`BLOCKS`] blocks to `each`, by the route. False: the address space is gone.
-    fn read<F>(&mut self, pagemap: &Pagemap, start: u64, end: u64, each: &mut F) -> Result<bool>
-    where
-        F: FnMut(Page) -> Result<()>,
-    {
-        let Self {
-            walker,
-            decoder,
-            words,
-            route,
-            ..
-        } = self;
-        let block_of = |va: u64| va & !(BLOCK_BYTES - 1);
-        let by_walk = *route == Route::Walk;
-        // A read of one word brings a whole table, so the walk alone asks for a block at a time.
-        let mut read = 0;
-        if !by_walk {
-            let want = usize::try_from((end - start) / PAGE_SIZE)?;
-            let words = words.get_mut(..want).context("too many pages at a time")?;
-            let blocks = usize::try_from((end - block_of(start)).div_ceil(BLOCK_BYTES))?;
-            read = match walker {
-                Some(walker) => walker
-                    .carrier
-                    .tables(pagemap, VirtAddr(start), blocks, words)?,
-                None => pagemap.read_words(VirtAddr(start), words)?,
+            let Some(some) = self.blocks(pagemap, at, next, sink)? else {
+                return Ok(None);
             };
-            if read == 0 {
-                return Ok(false);
-            }
+            populated += some;
+            at = next;
         }
-        let mut at = start;
-        let mut words = words.get(..read).unwrap_or_default();
-        for block in 0..BLOCKS {
-            if at >= end {
-                break;
-            }
-            let block_end = (block_of(at) + BLOCK_BYTES).min(end);
-            if by_walk {
-                let carrier = &mut walker.as_mut().context("there is no walk")?.carrier;
-                if carrier.tables(pagemap, VirtAddr(at), 1, &mut [0])? == 0 {
-                    return Ok(false);
-                }
-            }
-            let index = if by_walk { 0 } else { block };
-            // A copy, so that the carrier can be asked again about single pages.
-            let table = walker
-                .as_ref()
-                .map(|walker| walker.carrier.table(index).copied());
-            let pages = usize::try_from((block_end - at) / PAGE_SIZE)?;
-            let (now, later) = words.split_at(pages.min(words.len()));
-            words = later;
-            if !by_walk && now.len() < pages {
-                return Ok(false);
-            }
-            let first = usize::try_from(at / PAGE_SIZE)? % BLOCK_PAGES;
-            for i in 0..pages {
-                let va = VirtAddr(at + i as u64 * PAGE_SIZE);
-                let word = now.get(i).copied().map(PagemapWord);
-                let entry = match &table {
-                    Some(Some(Table {
-                        level: 0, entries, ..
-                    })) => entries.get(first + i).copied(),
-                    _ => None,
-                };
-                if let Some(page) = decoder.plain(va, word, entry, table.is_some()) {
-                    each(page)?;
-                    continue;
-                }
-                let walked = table
-                    .as_ref()
-                    .map(|table| entry_of(table.as_ref()?, first + i));
-                let compared = walked.is_some_and(|walked| walked.is_some());
-                let page = decoder.page(va, word, walked.flatten());
-                // Also where the kernel did not come by this block with the lock, or its tables could not be read.
-                let unsure = page.verdict == Verdict::Disagree || !compared;
-                let page = match walker {
-                    Some(walker) if unsure && by_walk => {
-                        walk_alone(va, &mut walker.carrier, decoder, pagemap)?
-                    }
-                    Some(walker) if unsure => {
-                        settle(page, compared, &mut walker.carrier, decoder, pagemap)?
-                    }
-                    _ => Some(page),
-                };
-                let Some(page) = page else { return Ok(false) };
-                each(page)?;
-            }
-            at = block_end;
-        }
-        Ok(true)
+        Ok(Some(populated))
     }
 
-    /// Adds what is known of the frames.
-    fn add_frames(&mut self, pages: &mut [Page]) -> Result<()> {
-        let Self { flags, nodes, .. } = self;
-        for page in pages.iter_mut() {
-            page.node = page.pfn().and_then(|pfn| nodes.of(pfn));
-        }
-        let Some(flags) = flags else { return Ok(()) };
-        let mut order: Vec<(Pfn, usize)> = pages
-            .iter()
-            .enumerate()
-            .filter_map(|(i, page)| Some((page.frame_to_ask()?, i)))
-            .collect();
-        order.sort_unstable();
-        let frames: Vec<Pfn> = order.iter().map(|(pfn, _)| *pfn).collect();
-        let mut found: Vec<(Pfn, FrameFlags)> = Vec::with_capacity(frames.len());
-        flags.of(&frames, |pfn, flags| found.push((pfn, flags)))?;
-        let mut found = found.into_iter().peekable();
-        for (pfn, i) in order {
-            // Frames beyond the end of memory have no flags.
-            if let Some((_, flags)) = found.next_if(|(of, _)| *of == pfn)
-                && let Some(page) = pages.get_mut(i)
-            {
-                page.add_frame(flags);
+    /// Reads pagemap's words, and lets the tables be copied where there is a walk. False: the address space is gone.
+    fn words(&mut self, pagemap: &Pagemap, start: u64, end: u64) -> Result<bool> {
+        let pages = pages(start, end)?;
+        let words = self.words.get_mut(..pages);
+        let words = words.context("too many pages at a time")?;
+        let va = VirtAddr(start);
+        let read = match &mut self.walker {
+            Some(walker) => {
+                let blocks = blocks(start, end)?;
+                walker.carrier.tables(pagemap, va, blocks, words)?
             }
+            None => pagemap.read_words(va, words)?,
+        };
+        Ok(read == pages)
+    }
+
+    /// Hands out the blocks that were read last; gives how many pages are not absent. `None`: the address space is
+    /// gone.
+    fn blocks<S: Sink>(
+        &self,
+        pagemap: &Pagemap,
+        start: u64,
+        end: u64,
+        sink: &mut S,
+    ) -> Result<Option<u64>> {
+        let Self {
+            walker, decoder, ..
+        } = self;
+        let by_walk = self.route == Route::Walk;
+        let mut words = self.words.as_slice();
+        let mut populated = 0;
+        let mut at = start;
+        for index in 0..blocks(start, end)? {
+            let next = (block_of(at) + BLOCK_BYTES).min(end);
+            let va = VirtAddr(at);
+            let pages = pages(at, next)?;
+            let (now, later) = words.split_at(pages.min(words.len()));
+            let walker = walker.as_ref();
+            let block = Block {
+                start: va,
+                pages,
+                words: (!by_walk).then_some(now),
+                walked: walker.map(|walker| walker.walked(index, va, pages)),
+            };
+            for piece in block.pieces(*decoder) {
+                let page = match piece {
+                    Piece::Plain(plain) => {
+                        populated += plain.len() as u64;
+                        sink.plain(&plain)?;
+                        continue;
+                    }
+                    Piece::Nothing(page, pages) => {
+                        sink.nothing(page, pages)?;
+                        continue;
+                    }
+                    Piece::Page(page) => Some(page),
+                    Piece::Differ(page) => self.ask_again(pagemap, page, true)?,
+                    Piece::Unwalked(page) => self.ask_again(pagemap, page, false)?,
+                };
+                let Some(page) = page else { return Ok(None) };
+                populated += u64::from(page.state != PageState::Absent);
+                sink.page(page, 1)?;
+            }
+            words = later;
+            at = next;
         }
-        Ok(())
+        Ok(Some(populated))
+    }
+
+    /// Asks again about `page` alone. `compared`: the routes were both asked before, and differed. `None`: the address
+    /// space is gone.
+    fn ask_again(&self, pagemap: &Pagemap, page: Page, compared: bool) -> Result<Option<Page>> {
+        let Self {
+            walker, decoder, ..
+        } = self;
+        let Some(Walker { carrier, .. }) = walker else {
+            return Ok(Some(page));
+        };
+        if self.route == Route::Walk {
+            return walk_alone(page.va, carrier, decoder, pagemap);
+        }
+        settle(page, compared, carrier, decoder, pagemap)
     }
 }
 
 /// Where the chunk ends that holds `at`.
 const fn next_chunk(at: u64) -> u64 {
-    (at & !(BLOCK_BYTES - 1)).saturating_add(BLOCKS as u64 * BLOCK_BYTES)
-}
-
-impl Walker {
-    fn new() -> Result<(Self, v2p_common::pte::Paging)> {
-        doctor::tracing::require_programs()?;
-        let mut programs = Programs::load(&kernel::layout::learn()?)?;
-        let mut carrier = Carrier::new(&mut programs)?;
-        let paging = kernel::direct_map::learn(&mut carrier)?.paging;
-        Ok((
-            Self {
-                carrier,
-                _programs: programs,
-            },
-            paging,
-        ))
-    }
-}
-
-/// The entry for page `index` of a block, and its level; `None`: the tables could not be read.
-fn entry_of(table: &Table, index: usize) -> Option<(Level, Entry)> {
-    if table.level == 0 {
-        return Some((Level::Pte, Entry(*table.entries.get(index)?)));
-    }
-    let level = Level::from_u32(u32::try_from(table.level).ok()?)?;
-    Some((level, Entry(table.entry)))
+    block_of(at).saturating_add(BLOCKS as u64 * BLOCK_BYTES)
 }

@@ -20,7 +20,7 @@ const ATTEMPTS: usize = 4;
 pub(super) fn settle(
     page: Page,
     compared: bool,
-    carrier: &mut Carrier,
+    carrier: &Carrier,
     decoder: &Decoder,
     pagemap: &Pagemap,
 ) -> Result<Option<Page>> {
@@ -70,7 +70,7 @@ pub(super) fn settle(
 /// Those of the reading; and where a table cannot be read time and again.
 pub(super) fn walk_alone(
     va: VirtAddr,
-    carrier: &mut Carrier,
+    carrier: &Carrier,
     decoder: &Decoder,
     pagemap: &Pagemap,
 ) -> Result<Option<Page>> {

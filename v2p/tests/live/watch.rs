@@ -281,7 +281,7 @@ fn attached_twice() -> Done {
         .unwrap();
     let _inside = runtime.enter();
     let mut target = Target::start();
-    let mut programs = Programs::load(&kernel::layout::learn().unwrap()).unwrap();
+    let mut programs = Programs::load(kernel::layout::learn).unwrap();
     let mut carrier = Carrier::new(&mut programs).unwrap();
     kernel::direct_map::learn(&mut carrier).unwrap();
     let pagemap = Pagemap::of(target.pid()).unwrap();

@@ -4,10 +4,12 @@ use std::{fs, path::Path, process::Command, thread};
 
 use anyhow::{Context as _, Result};
 
-use super::{Kernel, apt};
+use super::{
+    Kernel,
+    source::{self, SERIES},
+};
 use crate::{cache, root, setup, shell};
 
-const SERIES: &str = "6.12";
 /// What the kernel's own build needs, and a sign that it is there.
 const TOOLS: [(&str, &str); 9] = [
     ("make", "make"),
@@ -40,24 +42,11 @@ pub(super) fn kernel() -> Result<Kernel> {
 }
 
 fn build(config: &Path, folder: &Path) -> Result<()> {
-    let packages = apt::Packages::open()?;
     // Beside the entry and not in /tmp, which may be small memory.
     let work = tempfile::Builder::new()
         .prefix(&format!(".making-built-{SERIES}-"))
         .tempdir_in(cache::root()?)?;
-    let deb = packages.download(&format!("linux-source-{SERIES}"), work.path())?;
-    apt::unpack(&deb, work.path())?;
-    let archive = work
-        .path()
-        .join(format!("usr/src/linux-source-{SERIES}.tar.xz"));
-    shell::run(
-        Command::new("tar")
-            .arg("-xf")
-            .arg(&archive)
-            .arg("-C")
-            .arg(work.path()),
-    )?;
-    let source = work.path().join(format!("linux-source-{SERIES}"));
+    let source = source::unpack(work.path(), &[])?;
     let make = |arguments: &[&str]| {
         shell::output(
             Command::new("make")

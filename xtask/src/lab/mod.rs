@@ -8,6 +8,7 @@ mod kernel;
 mod modules;
 mod opened;
 mod qemu;
+pub(crate) mod source;
 mod wire;
 
 use std::{

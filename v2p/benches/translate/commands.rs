@@ -1,0 +1,89 @@
+//! Whole commands, from the start of the process to its end, with frame flags, their output thrown away.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use v2p::process::maps;
+
+use crate::{
+    report::{Bar, Case, Report},
+    space::Target,
+};
+
+/// v2p, as this bench was built with.
+pub(crate) const V2P: &str = env!("CARGO_BIN_EXE_v2p");
+
+/// A process of 65,536 resident pages, by the kernel's page-types and by v2p.
+pub(crate) fn whole(report: &mut Report, page_types: Option<&Path>) {
+    let target = Target::start("--resident", 65_536);
+    let pid = target.pid();
+    let mut cases = Vec::new();
+    match page_types {
+        Some(program) => {
+            let program = program.to_str().unwrap();
+            cases.push(command(
+                "page-types -p PID -L",
+                Bar::None,
+                &[program, "-p", &pid, "-L"],
+            ));
+        }
+        None => eprintln!("no --page-types: v2p's commands alone"),
+    }
+    for (options, bar) in [
+        (&[][..], Bar::Ratio(0.2)),
+        (&["--route", "walk"], Bar::None),
+        (&["--route", "pagemap"], Bar::Ratio(0.2)),
+        (&["--route", "pagemap", "--json"], Bar::None),
+    ] {
+        let words = [&[V2P, "translate", "--pid", &pid], options].concat();
+        let name = ["v2p translate --pid PID", &options.join(" ")].join(" ");
+        cases.push(command(name.trim_end(), bar, &words));
+    }
+    let title = "65536 resident pages, whole commands";
+    report.group(title, usize::from(page_types.is_some()), cases);
+}
+
+/// A search in every process, against a walk of each.
+pub(crate) fn who(report: &mut Report) {
+    let pids: Vec<u32> = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| maps::mappings(*pid).is_ok_and(|mappings| !mappings.is_empty()))
+        .collect();
+    let mut walks: Vec<Case<'_>> = pids
+        .iter()
+        .map(|pid| {
+            let pid = pid.to_string();
+            let words = [V2P, "translate", "--pid", &pid, "--route", "walk"];
+            command(&pid, Bar::None, &words)
+        })
+        .collect();
+    let sum = Case::new(
+        "sum of v2p translate --pid PID --route walk",
+        Bar::None,
+        || {
+            walks.iter_mut().for_each(|walk| (walk.work)());
+        },
+    );
+    let who = command("v2p who pfn:1", Bar::Ratio(1.0), &[V2P, "who", "pfn:1"]);
+    let title = format!("every process ({}), whole commands", pids.len());
+    report.group(&title, 1, vec![sum, who]);
+}
+
+fn command(name: &str, bar: Bar, words: &[&str]) -> Case<'static> {
+    let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+    Case::new(name, bar, move || {
+        let status = Command::new(&words[0])
+            .args(&words[1..])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        // 1 is an answer of no: who finds no process.
+        assert!(matches!(status.code(), Some(0 | 1)), "{words:?}: {status}");
+    })
+}
