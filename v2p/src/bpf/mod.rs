@@ -318,7 +318,7 @@ fn start_log(ebpf: &mut Ebpf) -> Result<()> {
     match aya_log::EbpfLogger::init(ebpf) {
         Ok(logger) => {
             // SAFETY: the map's descriptor is open as long as the logger, and always the same.
-            let logger = unsafe { AsyncFd::register(logger) };
+            let logger = unsafe { tokio::io::unix::AsyncFd::register(logger) };
             let mut logger = logger.map_err(|e| anyhow::anyhow!("the programs' log: {e}"))?;
             tokio::spawn(async move {
                 while let Ok(mut guard) = logger.readable_mut().await {

@@ -8,7 +8,7 @@ use std::{
 
 use v2p_common::control::BLOCK_PAGES;
 
-use super::{Change, cause::Deed};
+use super::{cause::Deed, moves::Change};
 use crate::{record::Cause, state::PageState};
 
 const BLOCK: u64 = BLOCK_PAGES as u64;

@@ -3,6 +3,8 @@
 
 mod cause;
 mod doubt;
+mod events;
+mod moves;
 mod pages;
 #[cfg(test)]
 mod tests;
@@ -13,20 +15,18 @@ use std::{
 };
 
 use v2p_common::{
-    PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn, VirtAddr,
-    event::{self, Event, fault, how, zap},
-    pagemap::PagemapWord,
-    pte::{Entry, EntryState, Level, Paging},
+    PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr, event::Event, pagemap::PagemapWord, pte::Paging,
 };
 
 use self::{
-    cause::{Deed, deduced, filled},
+    cause::{Deed, deduced},
     doubt::Doubts,
+    moves::{Change, Moves},
     pages::Pages,
 };
 use crate::{
     process::maps::{Range, USER_END},
-    record::{By, Cause, Comm, Hex, Move, Proof},
+    record::{Cause, Move},
     state::PageState,
     translate::page::Decoder,
 };
@@ -55,50 +55,6 @@ pub struct Ledger {
 struct Seeding {
     pages: Span<u64>,
     began_ns: u64,
-}
-
-/// What the moves of one change have in common.
-#[derive(Clone, Copy)]
-struct Change {
-    seq: Option<u64>,
-    t_ns: u64,
-    by: Option<By>,
-    proof: Proof,
-}
-
-impl Change {
-    fn of(header: &event::Header) -> Self {
-        Self {
-            seq: Some(header.seq),
-            t_ns: header.t_ns,
-            by: Some(by(header)),
-            proof: Proof::Event,
-        }
-    }
-
-    const fn reconciled(t_ns: u64) -> Self {
-        Self {
-            seq: None,
-            t_ns,
-            by: None,
-            proof: Proof::Reconciled,
-        }
-    }
-}
-
-/// Who an event was emitted by.
-pub fn by(header: &event::Header) -> By {
-    By {
-        tid: header.tid,
-        comm: Comm(header.comm),
-    }
-}
-
-/// The pages under the leaf that holds `va` at `level`.
-fn under_leaf(va: u64, level: Level) -> Span<u64> {
-    let pages = level.page_size().map_or(1, PageSize::pages);
-    let first = va >> PAGE_SHIFT & !(pages - 1);
-    first..first + pages
 }
 
 impl Ledger {
@@ -208,25 +164,6 @@ impl Ledger {
             .retain(|s| t_ns < s.began_ns.saturating_add(SLACK_NS));
     }
 
-    /// The states that an entry gives to the pages under it; `None`: it leads to a lower table. An empty entry speaks for
-    /// the page at `va` alone.
-    fn states_of_entry(
-        &self,
-        va: u64,
-        level: Level,
-        entry: Entry,
-    ) -> Option<(Span<u64>, PageState)> {
-        let state = entry.state(level, self.paging.physical_mask);
-        let pages = match state {
-            EntryState::Table(_) => return None,
-            EntryState::Empty => va >> PAGE_SHIFT..(va >> PAGE_SHIFT) + 1,
-            _ => under_leaf(va, level),
-        };
-        // Address 0 stands for the first page of any leaf.
-        let state = self.decoder.entry(level, entry, VirtAddr(0)).0;
-        Some((pages, self.settled(state)))
-    }
-
     /// Takes one event; gives the moves that it shows.
     pub fn apply(&mut self, event: &Event) -> Vec<Move> {
         if !self.seedings.is_empty() {
@@ -255,201 +192,6 @@ impl Ledger {
             Event::Migrated(_) | Event::Marker(_) => {}
         }
         moves.0
-    }
-
-    fn fault(&mut self, fault: &event::Fault, moves: &mut Moves) {
-        let Some(level) = Level::from_u32(fault.level) else {
-            // The walk could not read a table: what came is not known.
-            self.doubts.touch(fault.va >> PAGE_SHIFT);
-            return;
-        };
-        let leaf = self.states_of_entry(fault.va, level, Entry(fault.entry));
-        let Some((pages, state)) = leaf else {
-            return;
-        };
-        if self.is_seeded(pages.start, fault.header.t_ns)
-            || matches!(state, PageState::Migrating { .. })
-        {
-            // Told already; or under way: the event that ends it tells the frame.
-            return;
-        }
-        let change = Change::of(&fault.header);
-        let there = fault.flags & fault::PROTECTION != 0;
-        let was_huge = self.is_huge(&pages);
-        for page in pages.clone() {
-            self.in_transit.remove(&page);
-            let to = state.advanced(page - pages.start);
-            let mut from = self.pages.get(page);
-            if from == to || !self.is_asked(page) {
-                continue;
-            }
-            let merged = self.merged.contains(&page);
-            // Not there when the fault came, but the ledger has it: it was taken away before, and we may know by what.
-            if !there
-                && let Some((cause, taken)) =
-                    self.doubts.explain(page, from, PageState::Absent, merged)
-            {
-                moves.push(page, from, PageState::Absent, cause, taken);
-                from = PageState::Absent;
-            }
-            let cause = match filled(from, to, merged) {
-                // Nothing puts a huge page in the place of base pages within a fault: they were collapsed, and this is
-                // the fault that finds it. Who did it may be known.
-                Some(Cause::Cow) if level == Level::Pmd && !was_huge => {
-                    let known = self.doubts.explain(page, from, to, merged);
-                    let known = known.filter(|(cause, _)| *cause == Cause::Collapse);
-                    let by = known.map_or(change, |(_, change)| *change);
-                    self.change(page, from, to, Cause::Collapse, &by, moves);
-                    continue;
-                }
-                // It also looks like this where the page was taken away without a word.
-                Some(Cause::Cow | Cause::KsmBreak) if !there && !self.sees_removals => {
-                    Cause::Unknown
-                }
-                Some(cause) => cause,
-                None => Cause::Unknown,
-            };
-            self.change(page, from, to, cause, &change, moves);
-        }
-        if level == Level::Pte {
-            self.doubts.touch(pages.start);
-        }
-    }
-
-    /// Whether these pages lie in one huge page, as far as is known.
-    fn is_huge(&self, pages: &Span<u64>) -> bool {
-        let first = self.pages.get(pages.start);
-        let last = pages.end.saturating_sub(1);
-        matches!(first, PageState::Present { pfn } if pfn.0 % 512 == 0)
-            && self.pages.get(last) == first.advanced(last - pages.start)
-    }
-
-    fn look(&mut self, look: &event::Look, moves: &mut Moves) {
-        let Some(deed) = Deed::of(look) else { return };
-        let change = Change::of(&look.header);
-        let first = look.va >> PAGE_SHIFT;
-        let pages = first..look.va.saturating_add(look.len).div_ceil(PAGE_SIZE);
-        let exact = Level::from_u32(look.level)
-            .filter(|_| look.len <= PAGE_SIZE)
-            .and_then(|level| self.states_of_entry(look.va, level, Entry(look.entry)));
-        match (look.how, exact) {
-            (how::ZAP, _) if look.detail & zap::WHOLE != 0 => {
-                self.zap(deed, pages, &change, moves);
-            }
-            (how::REMAP, _) => self.remap(pages, look.other >> PAGE_SHIFT, &change, moves),
-            (_, Some((leaf, state))) => {
-                for page in leaf.clone() {
-                    let to = state.advanced(page - leaf.start);
-                    self.explained(deed, page, to, &change, moves);
-                }
-            }
-            _ => self.doubts.add(deed, pages, change),
-        }
-    }
-
-    /// Page `page` was found to be `to` right after `deed`; where that does not explain it, another event will.
-    fn explained(
-        &mut self,
-        deed: Deed,
-        page: u64,
-        to: PageState,
-        change: &Change,
-        moves: &mut Moves,
-    ) {
-        let from = self.pages.get(page);
-        let merged = self.merged.contains(&page);
-        if !self.is_asked(page) || self.is_seeded(page, change.t_ns) {
-            return;
-        }
-        if let Some(cause) = deed.cause(page, from, to, merged) {
-            self.change(page, from, to, cause, change, moves);
-        }
-    }
-
-    /// Everything in `pages` went.
-    fn zap(&mut self, deed: Deed, pages: Span<u64>, change: &Change, moves: &mut Moves) {
-        let there: Vec<_> = self.pages.range(pages).collect();
-        for (page, from) in there {
-            // MADV_DONTNEED leaves markers of guard regions; what removes the mapping itself is no move of a page.
-            if from == PageState::Guard || self.is_seeded(page, change.t_ns) {
-                continue;
-            }
-            self.explained(deed, page, PageState::Absent, change, moves);
-        }
-    }
-
-    /// The entries of `pages` went to page `to` and those that follow it.
-    fn remap(&mut self, pages: Span<u64>, to: u64, change: &Change, moves: &mut Moves) {
-        let there: Vec<_> = self.pages.range(pages.clone()).collect();
-        let (mut gone, mut come) = (Moves::default(), Moves::default());
-        for (page, state) in there {
-            if self.is_seeded(page, change.t_ns) {
-                continue;
-            }
-            let there = to + (page - pages.start);
-            let merged = self.merged.contains(&page);
-            self.change(
-                page,
-                state,
-                PageState::Absent,
-                Cause::Remap,
-                change,
-                &mut gone,
-            );
-            let before = self.pages.get(there);
-            if self.is_asked(there) {
-                self.change(there, before, state, Cause::Remap, change, &mut come);
-                if merged {
-                    self.merged.insert(there);
-                }
-            }
-        }
-        // One after the other, so that each run stays whole.
-        moves.0.extend(gone.0);
-        moves.0.extend(come.0);
-    }
-
-    fn migration_set(&mut self, m: &event::Migration, moves: &mut Moves) {
-        let Some(level) = Level::from_u32(m.level) else {
-            return;
-        };
-        let pages = under_leaf(m.va, level);
-        let Pfn(old) = Entry(m.entry).migration_pfn(self.paging);
-        for page in pages.clone() {
-            let from = self.pages.get(page);
-            let seeded = self.is_seeded(page, m.header.t_ns);
-            // Where the seeding is younger and found the page at rest, the migration was over by then.
-            if seeded && matches!(from, PageState::Present { .. }) {
-                continue;
-            }
-            let pfn = Pfn(old + page - pages.start);
-            // The last one counts: an entry may have gone without an event.
-            self.in_transit.insert(page, pfn);
-            let before = PageState::Present { pfn };
-            let known = matches!(from, PageState::Migrating { .. }) || from == before;
-            if !seeded && !known && self.is_asked(page) {
-                self.unseen(page, from, before, m.header.t_ns, true, moves);
-            }
-        }
-    }
-
-    fn migration_remove(&mut self, m: &event::Migration, moves: &mut Moves) {
-        let Some(level) = Level::from_u32(m.level) else {
-            return;
-        };
-        let leaf = self.states_of_entry(m.va, level, Entry(m.entry));
-        let Some((pages, state)) = leaf else { return };
-        let change = Change::of(&m.header);
-        for page in pages.clone() {
-            let old = self.in_transit.remove(&page);
-            if self.is_seeded(page, m.header.t_ns) || !self.is_asked(page) {
-                continue;
-            }
-            // The event knows the old frame better than we do.
-            let from = old.map_or_else(|| self.pages.get(page), |pfn| PageState::Present { pfn });
-            let to = state.advanced(page - pages.start);
-            self.change(page, from, to, Cause::Migration, &change, moves);
-        }
     }
 
     /// A change that no event told in its time: something done to the range may explain it.
@@ -568,37 +310,5 @@ impl Ledger {
         }
         self.doubts.retire();
         moves.0
-    }
-}
-
-/// Moves, neighbours with the same story as one.
-#[derive(Default)]
-struct Moves(Vec<Move>);
-
-impl Moves {
-    fn push(&mut self, page: u64, from: PageState, to: PageState, cause: Cause, change: &Change) {
-        let va = page.wrapping_mul(PAGE_SIZE);
-        if let Some(last) = self.0.last_mut()
-            && va == last.va.0 + last.pages * PAGE_SIZE
-            && from == last.from.advanced(last.pages)
-            && to == last.to.advanced(last.pages)
-            && cause == last.cause
-            && change.seq == last.seq
-        {
-            last.pages += 1;
-            return;
-        }
-        self.0.push(Move {
-            seq: change.seq,
-            t_ns: change.t_ns,
-            va: Hex(va),
-            pages: 1,
-            from,
-            to,
-            cause,
-            reason: None,
-            by: change.by,
-            proof: change.proof,
-        });
     }
 }

@@ -1,6 +1,12 @@
 //! The ledger by hand-made events.
 
+use v2p_common::{
+    event::{self, fault, how, zap},
+    pte::Paging,
+};
+
 use super::*;
+use crate::record::{Hex, Proof};
 
 const PAGING: Paging = Paging {
     levels: 4,

@@ -14,7 +14,7 @@ use std::{
 use anyhow::Result;
 use tokio::io::unix::AsyncFd;
 use v2p_common::{
-    PAGE_SHIFT, PageSize, VirtAddr,
+    PAGE_SHIFT, VirtAddr,
     event::{Event, Fault, Number, fault},
     pte::{Entry, Level, Paging, WalkEnd},
 };
@@ -25,7 +25,7 @@ use self::{
     spawn::Command,
 };
 
-pub use self::stop::Stop;
+pub use self::{reading::span, stop::Stop};
 
 use crate::{
     bpf::Programs,
@@ -59,15 +59,6 @@ const SWEEP_REST: u32 = 20;
 
 /// Page numbers of all user addresses.
 const ALL: Span<u64> = 0..USER_END >> PAGE_SHIFT;
-
-/// The smallest span that holds all ranges, in whole pages of the largest size: events on a huge page carry its first
-/// address. Everything where there are none.
-pub fn span(ranges: &[Range]) -> Span<u64> {
-    let largest = PageSize::Pud.bytes();
-    let start = ranges.iter().map(|r| r.start).min().unwrap_or(0);
-    let end = ranges.iter().map(|r| r.end).max().unwrap_or(USER_END);
-    start & !(largest - 1)..end.next_multiple_of(largest)
-}
 
 /// One watch over one process.
 pub struct Session<'a> {
@@ -348,7 +339,7 @@ impl Session<'_> {
             return Ok(());
         }
         let asked = reading::pages_of(self.ranges, ALL);
-        let ranges = common(&ranges, &asked);
+        let ranges = reading::common(&ranges, &asked);
         let mappings = report.names.update();
         let compare = |pages: Span<u64>, words: &[_]| ledger.compare(pages, words);
         let whole = reading::read(&self.pagemap, scanner, mappings, &ranges, compare)?;
@@ -382,44 +373,5 @@ impl Session<'_> {
                 .map(|pfn| pfn.0),
             major: fault.flags & fault::MAJOR != 0,
         }
-    }
-}
-
-/// The parts that two lists of spans, each in order and apart, have in common.
-fn common(a: &[Span<u64>], b: &[Span<u64>]) -> Vec<Span<u64>> {
-    let pairs = a.iter().flat_map(|a| b.iter().map(move |b| (a, b)));
-    pairs
-        .map(|(a, b)| a.start.max(b.start)..a.end.min(b.end))
-        .filter(|span| span.start < span.end)
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_span_holds_all_ranges() {
-        let ranges = [
-            Range {
-                start: 0x5000,
-                end: 0x6000,
-            },
-            Range {
-                start: 0x1000,
-                end: 0x2000,
-            },
-        ];
-        assert_eq!(span(&ranges), 0..1 << 30);
-        assert_eq!(span(&[]), 0..USER_END);
-    }
-
-    #[test]
-    fn the_common_parts_of_two_lists_are_found() {
-        assert_eq!(
-            common(&[0..10, 20..30], &[5..25, 29..40]),
-            [5..10, 20..25, 29..30]
-        );
-        assert!(common(&[0..10], &[10..20]).is_empty());
     }
 }

@@ -4,14 +4,14 @@ use std::ops::Range as Span;
 
 use anyhow::Result;
 use v2p_common::{
-    PAGE_SHIFT, PAGE_SIZE, VirtAddr,
+    PAGE_SHIFT, PAGE_SIZE, PageSize, VirtAddr,
     pagemap::{PagemapState, PagemapWord},
 };
 
 use crate::{
     process::{
         Pagemap,
-        maps::{Mapping, Range},
+        maps::{Mapping, Range, USER_END},
     },
     translate::parts::Scanner,
 };
@@ -87,4 +87,52 @@ pub(super) fn pages_of(asked: &[Range], all: Span<u64>) -> Vec<Span<u64>> {
         .collect();
     spans.sort_by_key(|span| span.start);
     spans
+}
+
+/// The smallest span that holds all ranges, in whole pages of the largest size: events on a huge page carry its first
+/// address. Everything where there are none.
+pub fn span(ranges: &[Range]) -> Span<u64> {
+    let largest = PageSize::Pud.bytes();
+    let start = ranges.iter().map(|r| r.start).min().unwrap_or(0);
+    let end = ranges.iter().map(|r| r.end).max().unwrap_or(USER_END);
+    start & !(largest - 1)..end.next_multiple_of(largest)
+}
+
+/// The parts that two lists of spans, each in order and apart, have in common.
+pub(super) fn common(a: &[Span<u64>], b: &[Span<u64>]) -> Vec<Span<u64>> {
+    let pairs = a.iter().flat_map(|a| b.iter().map(move |b| (a, b)));
+    pairs
+        .map(|(a, b)| a.start.max(b.start)..a.end.min(b.end))
+        .filter(|span| span.start < span.end)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_span_holds_all_ranges() {
+        let ranges = [
+            Range {
+                start: 0x5000,
+                end: 0x6000,
+            },
+            Range {
+                start: 0x1000,
+                end: 0x2000,
+            },
+        ];
+        assert_eq!(span(&ranges), 0..1 << 30);
+        assert_eq!(span(&[]), 0..USER_END);
+    }
+
+    #[test]
+    fn the_common_parts_of_two_lists_are_found() {
+        assert_eq!(
+            common(&[0..10, 20..30], &[5..25, 29..40]),
+            [5..10, 20..25, 29..30]
+        );
+        assert!(common(&[0..10], &[10..20]).is_empty());
+    }
 }

@@ -141,8 +141,8 @@ root   | translate --pid PID 0xffffffffffffffff   | 2 | beyond the last address
 root   | translate --pid PID 0xffff888000000000   | 2 | is an address of the kernel's
 root   | translate --pid PID 0xffffffff81000000+2M | 2 | is an address of the kernel's
 root   | translate --pid PID 0x8000000000000000   | 2 | is beyond the process's addresses, which end at 0x
-root   | translate --pid PID 0xff000000000000     | 2 | is beyond the process's addresses, which end at 0x
-root   | translate --pid PID 0x0..0xff000000000000 | 2 | goes beyond the process's addresses
+root   | translate --pid PID 0x200000000000000    | 2 | is beyond the process's addresses, which end at 0x
+root   | translate --pid PID 0x0..0x200000000000000 | 2 | goes beyond the process's addresses
 root   | translate --pid PID [nothing]            | 1 | no mapping is called "[nothing]"
 root   | translate --pid PID nothing.so           | 1 | no mapping is called "nothing.so"
 root   | translate --pid PID --levels             | 2 | --levels wants one address

@@ -273,9 +273,10 @@ impl Target {
     }
 
     /// Moves its page `i`, from outside; gives the frame that the page then has.
-    pub(crate) fn move_page(&self, i: u64) -> u64 {
-        inject::move_page(self.pid(), VirtAddr(va(i))).expect("the page moves");
-        pfn(&Pagemap::of(self.pid()).unwrap(), i)
+    /// What compaction moves is the kernel's to choose: where it leaves this page alone, the reason comes back.
+    pub(crate) fn move_page(&self, i: u64) -> Result<u64, String> {
+        inject::move_page(self.pid(), VirtAddr(va(i))).map_err(|e| e.to_string())?;
+        Ok(pfn(&Pagemap::of(self.pid()).unwrap(), i))
     }
 
     /// Has it execute itself anew.
