@@ -141,9 +141,24 @@ fn start(pid: u32, kernel: &str, hooks: &[String], missing: &[String], colour: b
         "watching process {pid} on {kernel}: {} hooks live",
         hooks.len()
     );
+    // Hooks that are missing for the same reason are one line.
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
     for one in missing {
+        let (hook, why) = one.split_once(": ").unwrap_or((one, ""));
+        match reasons.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, hooks)) => hooks.push(hook),
+            None => reasons.push((why, vec![hook])),
+        }
+    }
+    for (why, hooks) in reasons {
+        let line = format!("missing: {}: {why}", hooks.join(", "));
         text.push('\n');
-        text.push_str(&paint(&format!("missing: {one}"), Colour::Bad, colour));
+        text.push_str(&paint(&line, Colour::Bad, colour));
+    }
+    if hooks.iter().any(|hook| hook == "sys_exit") {
+        text.push_str(
+            "\ninstead: the exits of system calls, and the page tables compared once a second",
+        );
     }
     text
 }

@@ -179,9 +179,11 @@ impl Hooks {
                 true
             }
             Err(e) => {
+                let why = format!("{e:#}");
+                let what = format!("{hook}: cannot be attached: ");
                 self.missing.push(Missing {
                     hook: hook.to_owned(),
-                    why: format!("{e:#}"),
+                    why: why.strip_prefix(&what).unwrap_or(&why).to_owned(),
                 });
                 self.first_error.get_or_insert(e);
                 false

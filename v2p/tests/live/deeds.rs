@@ -27,6 +27,8 @@ use crate::{
 /// Where a target has a page for the arguments of system calls.
 pub(crate) const SCRATCH: u64 = 0x6600_0000_0000;
 
+const MADV_DONTNEED: u64 = 4;
+
 /// How to reach the child: orders, and what it says when one is done.
 static CHILD: Mutex<Option<(std::fs::File, std::fs::File)>> = Mutex::new(None);
 
@@ -41,6 +43,14 @@ pub(crate) fn obey(command: &str, rest: &str) -> Option<u64> {
         ("scratch", words) => scratch(words),
         ("fill", [start, pages]) => {
             (0..*pages).for_each(|i| write_to(start + i * PAGE));
+            1
+        }
+        ("churn", [start, pages, times]) => {
+            for _ in 0..*times {
+                (0..*pages).for_each(|i| write_to(start + i * PAGE));
+                let arguments = [*start, pages * PAGE, MADV_DONTNEED];
+                call(libc::SYS_madvise.cast_unsigned(), &arguments);
+            }
             1
         }
         ("touch", [start]) => {

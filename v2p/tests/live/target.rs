@@ -221,6 +221,11 @@ impl Target {
         self.order(&format!("fill {start} {pages}"));
     }
 
+    /// Has it write to every page and throw all of them away, so many times.
+    pub(crate) fn churn(&mut self, start: u64, pages: u64, times: u64) {
+        self.order(&format!("churn {start} {pages} {times}"));
+    }
+
     /// Has it make a child, which shares its pages; gives its number.
     pub(crate) fn fork(&mut self) -> u32 {
         u32::try_from(self.order("fork -")).unwrap()
