@@ -258,7 +258,8 @@ fn a_watch_ends() -> Done {
 fn a_full_ring() -> Done {
     const TIMES: u64 = 4000;
     let mut target = Target::start();
-    let range = format!("{:#x}..{:#x}", va(0), va(PAGES));
+    // Told of one page alone, or the test would have to hold a million records; all events come all the same.
+    let range = format!("{:#x}..{:#x}", va(0), va(1));
     let watching = watch(&target, &[&range]);
     let pid = rustix::process::Pid::from_raw(i32::try_from(watching.pid()).unwrap()).unwrap();
     let signal = |signal| rustix::process::kill_process(pid, signal).unwrap();
