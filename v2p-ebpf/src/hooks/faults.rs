@@ -19,7 +19,7 @@ use v2p_common::{
 
 use crate::{emit, hooks::watched, kread, maps, task, walk};
 
-/// X86_PF_PROT and X86_PF_USER (arch/x86/include/asm/trap_pf.h): the CPU's own numbers.
+/// X86_PF_PROT (arch/x86/include/asm/trap_pf.h): the CPU's own number.
 const PROT: u64 = 1;
 
 #[perf_event]

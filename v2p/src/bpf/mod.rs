@@ -1,4 +1,4 @@
-//! The only file that names aya: loads the object, attaches programs, hands out ring and control block.
+//! The only folder that names aya: loads the object, attaches programs, hands out ring and control block.
 
 mod denial;
 mod refused;

@@ -126,11 +126,6 @@ impl Ledger {
         self.len() == 0
     }
 
-    /// Bytes that the pages take, about.
-    pub fn bytes(&self) -> usize {
-        self.pages.bytes()
-    }
-
     /// Enters what pagemap says of a page, without making a move of it. `merged`: it is a page of KSM.
     pub fn seed(&mut self, va: VirtAddr, word: PagemapWord, merged: bool) {
         let page = va.page_number();

@@ -128,8 +128,9 @@ impl Pages {
         self.blocks.values().map(|block| block.states.len()).sum()
     }
 
-    /// Bytes that it takes, about: what the blocks hold, and a node's share for each.
-    pub(super) fn bytes(&self) -> usize {
+    /// For the test that holds it to its bound: bytes that it takes, about: what the blocks hold, and a node's share for each.
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
         let blocks = self.blocks.values();
         blocks
             .map(|block| block.states.capacity() * 8 + 2 * size_of::<(u64, Block)>())

@@ -94,7 +94,7 @@ struct State<'o> {
 }
 
 impl Session<'_> {
-    /// Watches until `stop` or the target's end; gives the exit status of a command that was started.
+    /// Watches until `stop` or the target's end.
     ///
     /// # Errors
     /// Where the output fails, or the ring holds what is no event.

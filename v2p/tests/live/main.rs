@@ -13,6 +13,7 @@
 )]
 
 mod deeds;
+mod delivery;
 mod demo;
 mod doctor;
 mod harness;
@@ -43,6 +44,7 @@ fn main() {
         demo::trials(),
         doctor::trials(),
         watch::trials(),
+        delivery::trials(),
         mechanism::trials(),
         walk::trials(),
         translate::trials(),
