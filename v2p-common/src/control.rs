@@ -51,6 +51,8 @@ pub struct Control {
     pub direct_map: DirectMap,
     /// Whose events the hooks report.
     pub target: Target,
+    /// Whose else, where children are followed.
+    pub family: Family,
     /// What was emitted, and what could not be.
     pub account: Account,
     /// What the carrier shall do the next time that it fires.
@@ -85,6 +87,32 @@ pub struct Target {
     pub pid: Word,
 }
 
+/// How many address spaces beside the target's own can be watched at a time: for a migration, whose event has no owner, the
+/// programs look through them one by one, and the verifier follows each.
+pub const PLACES: usize = 32;
+
+/// The address spaces of the target's descendants. The programs enter them, at the fork and at an exec, and take them
+/// out as they end.
+#[repr(C)]
+#[derive(Default, Debug)]
+pub struct Family {
+    /// No place from this one on was ever taken: where to stop looking.
+    pub used: Word,
+    /// Each for one address space.
+    pub places: [Place; PLACES],
+}
+
+/// A place for an address space.
+#[repr(C)]
+#[derive(Default, Debug)]
+pub struct Place {
+    /// Kernel address of its `mm_struct`; 0: none.
+    pub mm: Word,
+    /// How many want the place; who found 0 has it. So two forks on two CPUs never take the same one, without a
+    /// compare-and-swap.
+    pub wanted: Word,
+}
+
 /// The loss account: `seq` numbers were given out, `lost` of them never
 /// reached the ring.
 #[repr(C)]
@@ -96,6 +124,13 @@ pub struct Account {
     pub lost: Word,
     /// Bytes in the ring from which on its reader is woken.
     pub crowded: Word,
+    /// Slots of a lane, a power of two.
+    pub lane: Word,
+    /// Whether the kind of access is asked for: 0 or 1.
+    pub access: Word,
+    /// Threads that were seen to fault on a page that was there, and were not told of yet: where there are none, none is
+    /// looked for. It may be too many, where a fault ends badly.
+    pub protected: Word,
 }
 
 /// Kinds of [`Request`].

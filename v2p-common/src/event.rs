@@ -5,7 +5,7 @@
 
 /// What tells events apart: the first word of [`Header`].
 pub mod kind {
-    /// [`super::Fault`].
+    /// [`super::Fault`]: never in the ring, but in the lane of its CPU (`crate::lane`).
     pub const FAULT: u32 = 1;
     /// [`super::Look`].
     pub const LOOK: u32 = 2;
@@ -15,10 +15,18 @@ pub mod kind {
     pub const MIGRATION_REMOVE: u32 = 11;
     /// [`super::Number`]: a call of migrate_pages ended; the number is its `enum migrate_reason`.
     pub const MIGRATED: u32 = 12;
-    /// [`super::Number`]: the address space ends; 1: its process executes another program, 0: it exits.
+    /// [`super::Number`]: the address space ends; 1: its process executes another program, 0: it exits, 2: it has ended, and
+    /// somebody who looked at it had it last.
     pub const MM_GONE: u32 = 20;
-    /// [`super::Number`]: the process has executed a program; the number is the new `mm`.
+    /// [`super::Number`]: a process has executed a program; the number is its own, in v2p's PID namespace, and the header's
+    /// `mm` is the new one; 0: there was no [`crate::control::Place`] for it.
     pub const EXEC: u32 = 21;
+    /// [`super::Fork`]: a process was started.
+    pub const FORK: u32 = 22;
+    /// [`super::Number`]: a process that is watched ends; the number is its own, as above.
+    pub const ENDED: u32 = 23;
+    /// [`super::Number`]: a lane is filling up; the number is its CPU. It is there to wake the reader.
+    pub const CROWDED: u32 = 31;
     /// [`super::Number`]: a mark that v2p put into the ring itself, with its cookie: all events before it are older.
     pub const MARKER: u32 = 30;
 }
@@ -72,6 +80,12 @@ pub mod fault {
     pub const MAJOR: u32 = 1;
     /// A page was mapped there before, and the access was not allowed on it: copy-on-write.
     pub const PROTECTION: u32 = 1 << 1;
+    /// It was a read. Of this and the next two none is set where it is not known.
+    pub const READ: u32 = 1 << 2;
+    /// It was a write.
+    pub const WRITE: u32 = 1 << 3;
+    /// An instruction was to be fetched.
+    pub const EXECUTE: u32 = 1 << 4;
 }
 
 /// Bytes of a task's name in the kernel (TASK_COMM_LEN), NUL-terminated.
@@ -95,6 +109,8 @@ pub struct Header {
     pub tgid: u32,
     /// Its name.
     pub comm: [u8; COMM_LEN],
+    /// The address space that it is about, by the kernel address of its `mm_struct`; 0: none.
+    pub mm: u64,
 }
 
 /// A page fault of the target, after it was handled.
@@ -161,6 +177,22 @@ pub struct Number {
     pub number: u64,
 }
 
+/// A process was started by one that is watched; `header.mm` is that of its parent.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Fork {
+    /// The parent, which also gave its name.
+    pub header: Header,
+    /// The child's `mm`: the parent's own where they share it (vfork); 0: there was no [`crate::control::Place`] for it.
+    pub child_mm: u64,
+    /// The child, in v2p's PID namespace; 0: it has no number there.
+    pub pid: u32,
+    /// The parent's process, likewise.
+    pub parent: u32,
+    /// When the child was started: CLOCK_BOOTTIME, nanoseconds.
+    pub started_ns: u64,
+}
+
 /// An event, decoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -178,6 +210,12 @@ pub enum Event {
     MmGone(Number),
     /// Another program was executed.
     Exec(Number),
+    /// A process was started.
+    Fork(Fork),
+    /// A process ends.
+    Ended(Number),
+    /// A lane is filling up.
+    Crowded(Number),
     /// A marker.
     Marker(Number),
 }
@@ -189,7 +227,9 @@ impl Event {
             Self::Fault(e) => &e.header,
             Self::MigrationSet(e) | Self::MigrationRemove(e) => &e.header,
             Self::Look(e) => &e.header,
-            Self::Migrated(e) | Self::MmGone(e) | Self::Exec(e) | Self::Marker(e) => &e.header,
+            Self::Fork(e) => &e.header,
+            Self::Migrated(e) | Self::MmGone(e) | Self::Exec(e) | Self::Ended(e) => &e.header,
+            Self::Crowded(e) | Self::Marker(e) => &e.header,
         }
     }
 }
@@ -238,6 +278,7 @@ impl Reader<'_> {
             tid: self.u32()?,
             tgid: self.u32()?,
             comm: self.take()?,
+            mm: self.u64()?,
         })
     }
     fn migration(&mut self, header: Header) -> Option<Migration> {
@@ -255,16 +296,18 @@ impl Reader<'_> {
             number: self.u64()?,
         })
     }
+    fn fork(&mut self, header: Header) -> Option<Fork> {
+        Some(Fork {
+            header,
+            child_mm: self.u64()?,
+            pid: self.u32()?,
+            parent: self.u32()?,
+            started_ns: self.u64()?,
+        })
+    }
     fn event(&mut self) -> Option<Event> {
         let header = self.header()?;
         Some(match header.kind {
-            kind::FAULT => Event::Fault(Fault {
-                header,
-                va: self.u64()?,
-                entry: self.u64()?,
-                level: self.u32()?,
-                flags: self.u32()?,
-            }),
             kind::LOOK => Event::Look(Look {
                 header,
                 va: self.u64()?,
@@ -280,6 +323,9 @@ impl Reader<'_> {
             kind::MIGRATED => Event::Migrated(self.number(header)?),
             kind::MM_GONE => Event::MmGone(self.number(header)?),
             kind::EXEC => Event::Exec(self.number(header)?),
+            kind::FORK => Event::Fork(self.fork(header)?),
+            kind::ENDED => Event::Ended(self.number(header)?),
+            kind::CROWDED => Event::Crowded(self.number(header)?),
             kind::MARKER => Event::Marker(self.number(header)?),
             _ => return None,
         })
@@ -319,41 +365,43 @@ mod tests {
         b.extend(9u32.to_ne_bytes());
         b.extend(10u32.to_ne_bytes());
         b.extend(*b"kcompactd0\0\0\0\0\0\0");
+        b.extend(11u64.to_ne_bytes());
         b
     }
 
-    fn fault() -> Vec<u8> {
-        let mut b = header(kind::FAULT, size_of::<Fault>());
+    fn migration() -> Vec<u8> {
+        let mut b = header(kind::MIGRATION_SET, size_of::<Migration>());
         b.extend(0x7000u64.to_ne_bytes());
         b.extend(0x1067u64.to_ne_bytes());
-        b.extend(0u32.to_ne_bytes());
         b.extend(1u32.to_ne_bytes());
+        b.extend(0u32.to_ne_bytes());
         b
     }
 
     #[test]
-    fn a_fault_is_decoded_field_by_field() {
-        let Event::Fault(f) = Event::from_bytes(&fault()).unwrap() else {
-            panic!("not a fault");
+    fn a_migration_is_decoded_field_by_field() {
+        let Event::MigrationSet(m) = Event::from_bytes(&migration()).unwrap() else {
+            panic!("not a migration");
         };
-        assert_eq!((f.va, f.entry, f.level, f.flags), (0x7000, 0x1067, 0, 1));
-        assert_eq!((f.header.seq, f.header.t_ns), (7, 8));
-        assert_eq!((f.header.tid, f.header.tgid), (9, 10));
-        assert_eq!(&f.header.comm[..10], b"kcompactd0");
+        assert_eq!((m.va, m.entry, m.level), (0x7000, 0x1067, 1));
+        assert_eq!((m.header.seq, m.header.t_ns), (7, 8));
+        assert_eq!((m.header.tid, m.header.tgid), (9, 10));
+        assert_eq!(m.header.mm, 11);
+        assert_eq!(&m.header.comm[..10], b"kcompactd0");
     }
 
     #[test]
     fn the_structs_have_no_padding_that_the_decoder_would_miss() {
-        assert_eq!(fault().len(), size_of::<Fault>());
-        assert_eq!(size_of::<Header>(), 48);
-        assert_eq!(size_of::<Migration>(), 72);
-        assert_eq!(size_of::<Number>(), 56);
-        assert_eq!(size_of::<Look>(), 96);
+        assert_eq!(size_of::<Header>(), 56);
+        assert_eq!(size_of::<Migration>(), 80);
+        assert_eq!(size_of::<Number>(), 64);
+        assert_eq!(size_of::<Look>(), 104);
+        assert_eq!(size_of::<Fork>(), 80);
     }
 
     #[test]
     fn every_truncation_is_refused() {
-        let whole = fault();
+        let whole = migration();
         for n in 0..whole.len() {
             assert!(Event::from_bytes(&whole[..n]).is_err(), "{n} bytes");
         }
@@ -361,15 +409,15 @@ mod tests {
 
     #[test]
     fn bytes_too_many_and_unknown_kinds_are_refused() {
-        let mut long = fault();
+        let mut long = migration();
         long.push(0);
         assert!(Event::from_bytes(&long).is_err());
-        let unknown = header(99, 48);
+        let unknown = header(99, 56);
         assert_eq!(
             Event::from_bytes(&unknown),
             Err(BadEvent {
                 kind: Some(99),
-                len: 48
+                len: 56
             })
         );
     }

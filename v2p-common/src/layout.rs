@@ -9,6 +9,9 @@
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KernelLayout {
+    /// No fact of the kernel: whether children are followed, 0 or 1. Here, since what the verifier knows not to happen
+    /// it does not follow: else every load would pay for it.
+    pub follow: u64,
     /// `pgd` in `struct mm_struct`.
     pub mm_pgd: u64,
     /// `mm` in `struct task_struct`.
@@ -64,6 +67,28 @@ pub struct KernelLayout {
     pub fdt_fd: u64,
     /// `max_fds` in `struct fdtable`.
     pub fdt_max: u64,
+    /// `tgid` in `struct task_struct`. Optional, as all that follow: what following children needs.
+    pub task_tgid: u64,
+    /// `group_leader` in it.
+    pub task_leader: u64,
+    /// `thread_pid` in it.
+    pub task_pid: u64,
+    /// `signal` in it.
+    pub task_signal: u64,
+    /// `start_time` in it: CLOCK_MONOTONIC, nanoseconds.
+    pub task_start: u64,
+    /// `start_boottime` in it: CLOCK_BOOTTIME, nanoseconds.
+    pub task_boot_start: u64,
+    /// `live` in `struct signal_struct`: threads that have not ended.
+    pub signal_live: u64,
+    /// `level` in `struct pid`: of how many namespaces it is, less one.
+    pub pid_level: u64,
+    /// `numbers` in it.
+    pub pid_numbers: u64,
+    /// `ns.inum` in `struct pid_namespace`.
+    pub pid_ns_number: u64,
+    /// `thread_info.status` in `struct task_struct`. Optional.
+    pub task_status: u64,
     /// How many arguments break_ksm has. Optional.
     pub ksm_break_arguments: u64,
     /// How many arguments the tracepoint mm_migrate_pages has; the last is the reason.
@@ -76,6 +101,7 @@ impl KernelLayout {
 
     /// All zero: what the object file holds until user space fills it in.
     pub const UNSET: Self = Self {
+        follow: 0,
         mm_pgd: 0,
         task_mm: 0,
         task_min_flt: 0,
@@ -103,9 +129,37 @@ impl KernelLayout {
         files_fdt: 0,
         fdt_fd: 0,
         fdt_max: 0,
+        task_tgid: 0,
+        task_leader: 0,
+        task_pid: 0,
+        task_signal: 0,
+        task_start: 0,
+        task_boot_start: 0,
+        signal_live: 0,
+        pid_level: 0,
+        pid_numbers: 0,
+        pid_ns_number: 0,
+        task_status: 0,
         ksm_break_arguments: 0,
         migrate_arguments: 0,
     };
+
+    /// Whether it has all that following children needs.
+    pub fn can_follow(&self) -> bool {
+        let needed = [
+            self.task_tgid,
+            self.task_leader,
+            self.task_pid,
+            self.task_signal,
+            self.task_start,
+            self.task_boot_start,
+            self.signal_live,
+            self.pid_level,
+            self.pid_numbers,
+            self.pid_ns_number,
+        ];
+        !needed.contains(&Self::ABSENT)
+    }
 
     /// The bytes of the global, in the machine's own order.
     pub fn as_bytes(&self) -> &[u8] {
@@ -121,8 +175,8 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_the_struct() {
         let layout = KernelLayout {
-            mm_pgd: 1,
-            task_mm: 2,
+            follow: 1,
+            mm_pgd: 2,
             migrate_arguments: 20,
             ..KernelLayout::UNSET
         };

@@ -7,6 +7,7 @@
 pub mod address;
 pub mod control;
 pub mod event;
+pub mod lane;
 pub mod layout;
 pub mod pagemap;
 pub mod pte;

@@ -8,6 +8,8 @@ use crate::Pfn;
 const PFN_MASK: u64 = (1 << 55) - 1;
 /// 6.18 and later: a guard region (MADV_GUARD_INSTALL), together with SWAP.
 const GUARD: u64 = 1 << 58;
+/// A page of a file, or of shared memory.
+const FILE: u64 = 1 << 61;
 const SWAP: u64 = 1 << 62;
 const PRESENT: u64 = 1 << 63;
 
@@ -60,6 +62,11 @@ impl PagemapWord {
             kind: (w & 0x1f) as u8,
             offset: (w & PFN_MASK) >> 5,
         }
+    }
+
+    /// Whether something is there that is no file's and not shared memory.
+    pub const fn is_anonymous(self) -> bool {
+        self.0 & (PRESENT | SWAP) != 0 && self.0 & FILE == 0
     }
 
     /// The frame, where the page is present and the frame is shown.

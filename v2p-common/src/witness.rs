@@ -84,6 +84,13 @@ functions! {
     MmapMemPrepare = "mmap_mem_prepare",
 }
 
+/// The place of the probe of security modules that are programs: behind the functions.
+#[expect(clippy::cast_possible_truncation, reason = "there are a dozen")]
+pub const LSM_PROBE: u32 = Function::ALL.len() as u32;
+
+/// Places in the map of answers.
+pub const PLACES: u32 = LSM_PROBE + 1;
+
 #[cfg(test)]
 mod tests {
     use super::*;

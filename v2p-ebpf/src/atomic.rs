@@ -17,3 +17,10 @@ pub(crate) fn increment(word: &Word) -> u64 {
     // SAFETY: a valid, aligned word that all sides only use atomically.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word.as_ptr(), 1) }
 }
+
+/// Takes 1 away.
+#[inline(always)]
+pub(crate) fn decrement(word: &Word) {
+    // SAFETY: as in `increment`.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word.as_ptr(), u64::MAX) };
+}

@@ -11,6 +11,13 @@ pub(crate) fn word(address: u64) -> Option<u64> {
     unsafe { bpf_probe_read_kernel(address as *const u64) }.ok()
 }
 
+/// Reads 32 bits at a kernel address; `None` where it is not mapped.
+#[inline(always)]
+pub(crate) fn half(address: u64) -> Option<u32> {
+    // SAFETY: as in `word`.
+    unsafe { bpf_probe_read_kernel(address as *const u32) }.ok()
+}
+
 /// Reads a byte at a kernel address; `None` where it is not mapped.
 #[inline(always)]
 pub(crate) fn byte(address: u64) -> Option<u8> {

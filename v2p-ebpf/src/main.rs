@@ -19,6 +19,7 @@ macro_rules! debug {
 
 mod atomic;
 mod emit;
+mod family;
 mod hooks;
 mod kread;
 mod maps;

@@ -2,12 +2,13 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, RingBuf},
 };
 use v2p_common::{
     control::{Control, Table},
+    lane::{Lane, Slot},
     layout::KernelLayout,
-    witness::{Answers, Function},
+    witness::{Answers, PLACES},
 };
 
 /// BPF_F_MMAPABLE (include/uapi/linux/bpf.h): user space sees the value in place.
@@ -30,14 +31,24 @@ pub(crate) fn table(index: u64) -> Option<*mut Table> {
     TABLES.get_ptr_mut(u32::try_from(index).ok()?)
 }
 
-/// The last fault told on each CPU: thread, and its faults so far.
+/// By CPU; the loader makes as many as there can be.
 #[map]
-static LAST_FAULT: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
+static LANES: Array<Lane> = Array::with_max_entries(1, MMAPABLE);
 
-/// The place for this CPU's last fault.
+/// The slots of all lanes; the loader makes as many.
+#[map]
+static FAULTS: Array<Slot> = Array::with_max_entries(1, MMAPABLE);
+
+/// The lane of CPU `cpu`.
 #[inline(always)]
-pub(crate) fn last_fault() -> Option<*mut [u64; 2]> {
-    LAST_FAULT.get_ptr_mut(0)
+pub(crate) fn lane(cpu: u32) -> Option<&'static Lane> {
+    LANES.get(cpu)
+}
+
+/// A slot by its number among those of all lanes.
+#[inline(always)]
+pub(crate) fn slot(number: u32) -> Option<*mut Slot> {
+    FAULTS.get_ptr_mut(number)
 }
 
 /// Threads of the target that are in a fault on a page that was there, and its address. A fault that ends badly leaves
@@ -49,18 +60,28 @@ pub(crate) static PROTECTION: LruHashMap<u32, u64> = LruHashMap::with_max_entrie
 #[map]
 pub(crate) static MOVERS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
 
+/// The address spaces that have a place in [`Control::family`]: one look, where the places would be many. It has room for
+/// those whose end the kernel told nobody, since it skipped the program.
+#[map]
+pub(crate) static FOLLOWED: HashMap<u64, u64> = HashMap::with_max_entries(4096, 0);
+
+/// The target's descendants, by their numbers in the initial PID namespace, and when each was started: a number that is reused
+/// is not taken for theirs. Those that share an address space with their parent (vfork) are in it too.
+#[map]
+pub(crate) static DESCENDANTS: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
+
 /// Threads that are collapsing a file's pages.
 #[map]
 pub(crate) static COLLAPSING: LruHashMap<u32, u64> = LruHashMap::with_max_entries(256, 0);
 
-/// What the watched functions answered, by [`Function`].
+/// What the watched functions answered, by [`v2p_common::witness::Function`]; and behind them the probe's.
 #[map]
-static ANSWERS: Array<[u64; 3]> = Array::with_max_entries(Function::ALL.len() as u32, 0);
+static ANSWERS: Array<[u64; 3]> = Array::with_max_entries(PLACES, 0);
 
-/// The place for a function's answers: an [`Answers`].
+/// One of its places: an [`Answers`].
 #[inline(always)]
-pub(crate) fn answers(function: u32) -> Option<*mut [u64; size_of::<Answers>() / 8]> {
-    ANSWERS.get_ptr_mut(function)
+pub(crate) fn answers(place: u32) -> Option<*mut [u64; size_of::<Answers>() / 8]> {
+    ANSWERS.get_ptr_mut(place)
 }
 
 /// Set by user space before the programs are loaded.
@@ -73,9 +94,10 @@ pub(crate) fn control() -> Option<&'static Control> {
     CONTROL.get(0)
 }
 
-/// The kernel's layout.
+/// The kernel's layout. Only the members that are used are loaded: a volatile read of the whole would load them all, at
+/// every use.
 #[inline(always)]
-pub(crate) fn layout() -> KernelLayout {
-    // SAFETY: a valid static; volatile, since the loader changes what the compiler sees here.
-    unsafe { core::ptr::read_volatile(&raw const LAYOUT) }
+pub(crate) fn layout() -> &'static KernelLayout {
+    // The compiler must not see through it: it knows the value as the object has it, the loader puts in another.
+    core::hint::black_box(&LAYOUT)
 }

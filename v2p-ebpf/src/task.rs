@@ -10,7 +10,7 @@ use aya_ebpf::{
         },
     },
 };
-use v2p_common::event::zap;
+use v2p_common::{event::zap, layout::KernelLayout};
 
 use crate::{kread, maps};
 
@@ -27,6 +27,12 @@ pub(crate) fn tid() -> u32 {
     bpf_get_current_pid_tgid() as u32
 }
 
+/// The number of its process there.
+#[inline(always)]
+pub(crate) fn tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
 /// Its `task_struct`.
 #[inline(always)]
 pub(crate) fn current() -> u64 {
@@ -34,10 +40,28 @@ pub(crate) fn current() -> u64 {
     unsafe { bpf_get_current_task() }
 }
 
+/// A word of its `task_struct`, read in place: the verifier knows the type, and that the layout does not change. So
+/// `offset` must be that of a member of eight bytes, straight from the layout.
+#[inline(always)]
+fn own(offset: u64) -> u64 {
+    // SAFETY: the running task is there, and the verifier holds the offset against its type.
+    unsafe {
+        let task = bpf_get_current_task_btf().cast::<u8>();
+        task.add(offset as usize).cast::<u64>().read_volatile()
+    }
+}
+
 /// Its `mm`; 0 for a kernel thread.
 #[inline(always)]
-pub(crate) fn mm() -> Option<u64> {
-    kread::word(current() + maps::layout().task_mm)
+pub(crate) fn mm() -> u64 {
+    own(maps::layout().task_mm)
+}
+
+/// Its faults so far.
+#[inline(always)]
+pub(crate) fn faults() -> u64 {
+    let layout = maps::layout();
+    own(layout.task_min_flt).wrapping_add(own(layout.task_maj_flt))
 }
 
 /// Thread and process as v2p's own PID namespace numbers them; `None` in any other.
@@ -57,13 +81,77 @@ pub(crate) fn in_our_namespace() -> Option<(u32, u32)> {
     (failed == 0).then_some((ids.pid, ids.tgid))
 }
 
+/// Namespaces of processes lie in each other no deeper (MAX_PID_NS_LEVEL, include/linux/pid_namespace.h, 6.1 to 7.3).
+const NAMESPACES: u64 = 32;
+
+/// The number of a task's process in v2p's own PID namespace, also where the task itself lives in one further down; 0:
+/// it has none there. By `struct pid` (include/linux/pid.h): a `struct upid { int nr; struct pid_namespace *ns; }` a namespace.
+#[inline(always)]
+pub(crate) fn process_number(task: u64) -> u32 {
+    number_in_ours(task).unwrap_or(0)
+}
+
+#[inline(always)]
+fn number_in_ours(task: u64) -> Option<u32> {
+    let layout = maps::layout();
+    let leader = kread::word(task + layout.task_leader)?;
+    let pid = kread::word(leader + layout.task_pid)?;
+    let deepest = u64::from(kread::half(pid + layout.pid_level)?);
+    for level in 0..NAMESPACES {
+        if level > deepest {
+            break;
+        }
+        let upid = pid + layout.pid_numbers + 16 * level;
+        let namespace = kread::word(upid + 8)?;
+        let inode = kread::half(namespace + layout.pid_ns_number)?;
+        if u64::from(inode) == layout.pid_ns_ino {
+            return kread::half(upid);
+        }
+    }
+    None
+}
+
+/// Whether no thread of its process is left but those that are ending.
+#[inline(always)]
+pub(crate) fn is_last() -> bool {
+    let layout = maps::layout();
+    let signal = kread::word(current() + layout.task_signal);
+    signal.and_then(|signal| kread::half(signal + layout.signal_live)) == Some(0)
+}
+
+/// Whether the system call that it is in has a number of the 32-bit table, which means other calls (TS_COMPAT,
+/// arch/x86/include/asm/thread_info.h, 6.1 to 7.3).
+#[inline(always)]
+pub(crate) fn is_compat() -> bool {
+    const TS_COMPAT: u32 = 1 << 1;
+    let status = maps::layout().task_status;
+    status != KernelLayout::ABSENT
+        && kread::half(current() + status).is_some_and(|status| status & TS_COMPAT != 0)
+}
+
+/// Whether it is in an exec: execve or execveat of the table that its call is of
+/// (arch/x86/entry/syscalls/syscall_64.tbl, syscall_32.tbl).
+#[inline(always)]
+pub(crate) fn is_in_exec() -> bool {
+    let number = call_number().unwrap_or(zap::NO_CALL);
+    match is_compat() {
+        true => matches!(number, 11 | 358),
+        false => matches!(number, 59 | 322),
+    }
+}
+
 /// The number of the system call that it is in, as [`zap::CALL`] has it.
 #[inline(always)]
 pub(crate) fn system_call() -> u64 {
-    if mm().unwrap_or(0) == 0 {
+    if mm() == 0 || is_compat() {
         return zap::NO_CALL;
     }
+    call_number().unwrap_or(zap::NO_CALL)
+}
+
+#[inline(always)]
+fn call_number() -> Option<u64> {
     // SAFETY: the helpers take the current task and give the registers that it entered the kernel with.
     let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
-    kread::word(regs as u64 + regs::NUMBER).map_or(zap::NO_CALL, |number| number & zap::CALL)
+    kread::word(regs as u64 + regs::NUMBER).map(|number| number & zap::CALL)
 }

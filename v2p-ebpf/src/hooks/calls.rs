@@ -9,13 +9,12 @@ use aya_ebpf::{
 };
 use v2p_common::{
     PAGE_SIZE,
-    control::Control,
     event::{how, memory, zap},
     layout::KernelLayout,
 };
 
 use crate::{
-    hooks::{control_of, look, look_at_two},
+    hooks::{Space, look, look_at_two, space_of},
     kread, maps,
     task::{self, regs},
 };
@@ -92,6 +91,9 @@ fn sys_exit(ctx: RawTracePointContext) -> u32 {
 fn returned(regs: u64, result: u64) -> Option<()> {
     let number = kread::word(regs + regs::NUMBER)?;
     if number == call::IOCTL {
+        if task::is_compat() {
+            return None;
+        }
         let command = argument(regs, 1)? & 0xffff_ffff;
         return match command {
             uffd::COPY | uffd::ZEROPAGE | uffd::MOVE | uffd::CONTINUE | uffd::POISON => {
@@ -106,47 +108,37 @@ fn returned(regs: u64, result: u64) -> Option<()> {
     ) {
         return None;
     }
-    let control = control_of(task::mm()?)?;
+    let space = space_of(task::mm())?;
+    // What the 32-bit calls did is found by comparing.
+    if task::is_compat() {
+        return None;
+    }
     let (first, second) = (argument(regs, 0)?, argument(regs, 1)?);
     let failed = is_error(result);
     match number {
-        call::MUNMAP if !failed => {
-            look(control, how::ZAP, first, whole(second), zap::WHOLE | number)
-        }
+        call::MUNMAP if !failed => look(space, how::ZAP, first, whole(second), zap::WHOLE | number),
         call::MMAP if !failed => {
             let flags = argument(regs, 3)?;
             if flags & flag::MAP_FIXED != 0 {
-                look(
-                    control,
-                    how::ZAP,
-                    result,
-                    whole(second),
-                    zap::WHOLE | number,
-                );
+                look(space, how::ZAP, result, whole(second), zap::WHOLE | number);
             }
             if flags & flag::MAP_POPULATE_OR_LOCKED != 0 {
-                look(control, how::FILL, result, whole(second), 0);
+                look(space, how::FILL, result, whole(second), 0);
             }
             Some(())
         }
         call::MREMAP if !failed => {
             let (old_len, new_len) = (whole(second), whole(argument(regs, 2)?));
             if argument(regs, 3)? & flag::MREMAP_FIXED != 0 {
-                look(control, how::ZAP, result, new_len, zap::WHOLE | number);
+                look(space, how::ZAP, result, new_len, zap::WHOLE | number);
             }
             if old_len > new_len {
                 let gone = old_len - new_len;
-                look(
-                    control,
-                    how::ZAP,
-                    first + new_len,
-                    gone,
-                    zap::WHOLE | number,
-                );
+                look(space, how::ZAP, first + new_len, gone, zap::WHOLE | number);
             }
-            remapped(control, regs, result)
+            remapped(space, regs, result)
         }
-        call::MLOCK | call::MLOCK2 => look(control, how::FILL, first, whole(second), 0),
+        call::MLOCK | call::MLOCK2 => look(space, how::FILL, first, whole(second), 0),
         // Also where it failed: it may have come half way.
         call::MADVISE => {
             let how = match argument(regs, 2)? & 0xffff_ffff {
@@ -163,7 +155,7 @@ fn returned(regs: u64, result: u64) -> Option<()> {
             } else {
                 number
             };
-            look(control, how, first, whole(second), detail)
+            look(space, how, first, whole(second), detail)
         }
         _ => None,
     }
@@ -171,13 +163,13 @@ fn returned(regs: u64, result: u64) -> Option<()> {
 
 /// mremap (old address, old length, new length, ...) has returned the new address.
 #[inline(always)]
-fn remapped(control: &Control, regs: u64, new: u64) -> Option<()> {
+fn remapped(space: Space, regs: u64, new: u64) -> Option<()> {
     let old = argument(regs, 0)?;
     if is_error(new) || new == old {
         return None;
     }
     let len = whole(argument(regs, 1)?.min(argument(regs, 2)?));
-    look_at_two(control, how::REMAP, old, len, new, 0)
+    look_at_two(space, how::REMAP, old, len, new, 0)
 }
 
 /// An ioctl of userfaultfd was served: its argument starts with destination and length, or for COPY and MOVE with
@@ -189,12 +181,12 @@ fn served(file: u64, command: u64, argument: u64) -> Option<()> {
         return None;
     }
     let context = kread::word(file + layout.file_private)?;
-    let control = control_of(kread::word(context + layout.uffd_mm)?)?;
+    let space = space_of(kread::word(context + layout.uffd_mm)?)?;
     let field = |n: u64| kread::user_word(argument + 8 * n);
     match command {
-        uffd::COPY => look(control, how::FILL, field(0)?, field(2)?, 0),
+        uffd::COPY => look(space, how::FILL, field(0)?, field(2)?, 0),
         uffd::ZEROPAGE | uffd::CONTINUE | uffd::POISON => {
-            look(control, how::FILL, field(0)?, field(1)?, 0)
+            look(space, how::FILL, field(0)?, field(1)?, 0)
         }
         uffd::MOVE => {
             let moved = field(4)?;
@@ -202,7 +194,7 @@ fn served(file: u64, command: u64, argument: u64) -> Option<()> {
             if moved >> 63 != 0 {
                 return None;
             }
-            look_at_two(control, how::REMAP, field(1)?, moved, field(0)?, 0)
+            look_at_two(space, how::REMAP, field(1)?, moved, field(0)?, 0)
         }
         _ => None,
     }

@@ -53,7 +53,7 @@ fn serve(control: &Control, ctx: &RawTracePointContext) {
         request::MARK => {
             // Once, however often the lock is taken.
             if answer.fired.get() == 0 {
-                emit::emit_now(control, kind::MARKER, |header| Number {
+                emit::emit_now(control, 0, kind::MARKER, |header| Number {
                     header,
                     number: argument,
                 });

@@ -8,17 +8,23 @@ use crate::{maps, task};
 
 #[inline(always)]
 fn note(function: Function, ctx: &FExitContext) -> Option<()> {
+    note_at(function as u32, ctx.arg(0), ctx.ret().ok()?)
+}
+
+/// Counts a call of the watched thread's at this place of the answers.
+#[inline(always)]
+pub(super) fn note_at(place: u32, argument: u64, value: u64) -> Option<()> {
     let control = maps::control()?;
     if task::in_our_namespace().map(|(tid, _)| u64::from(tid)) != Some(control.request.tid.get()) {
         return None;
     }
-    let place = maps::answers(function as u32)?;
+    let place = maps::answers(place)?;
     // SAFETY: the value of a map, written by this one thread's programs alone; it never runs on two CPUs.
     let calls = unsafe { Answers::from_words(*place) }.calls;
     let answers = Answers {
         calls: calls + 1,
-        argument: ctx.arg(0),
-        value: ctx.ret().ok()?,
+        argument,
+        value,
     };
     // SAFETY: as above.
     unsafe { *place = answers.to_words() };

@@ -4,7 +4,7 @@
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 use v2p_common::{PAGE_SHIFT, event::how};
 
-use crate::hooks::{control_of, look, mm_of_vma};
+use crate::hooks::{look, mm_of_vma, space_of};
 
 /// __get_user_pages (mm, start, nr_pages, ...), mm/gup.c, 6.1 to 7.3; also __gup_longterm_locked, the same.
 #[fexit]
@@ -52,7 +52,15 @@ fn unuse(ctx: FExitContext) -> u32 {
     0
 }
 
+/// uprobe_write_opcode (auprobe, mm, vaddr, opcode), kernel/events/uprobes.c, 6.1 and 6.12: the copy of a page of text, with a
+/// breakpoint in it. 7.x has the vma in place of the mm, which is never one that we watch: there get_user_pages makes the copy.
+#[fexit]
+fn uprobe(ctx: FExitContext) -> u32 {
+    filled(ctx.arg(1), ctx.arg(2), 1);
+    0
+}
+
 #[inline(always)]
 fn filled(mm: u64, start: u64, len: u64) -> Option<()> {
-    look(control_of(mm)?, how::FILL, start, len, 0)
+    look(space_of(mm)?, how::FILL, start, len, 0)
 }

@@ -1,9 +1,17 @@
-//! The end of the target's address space, and the one that an exec gives it.
+//! The lives of those that are watched: an address space ends, an exec gives a process another, a process starts another one
+//! and ends.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use v2p_common::event::{Number, kind};
+use v2p_common::{
+    control::Control,
+    event::{Fork, Number, kind},
+};
 
-use crate::{emit, maps, task};
+use crate::{
+    emit, family,
+    hooks::{Space, space_of},
+    kread, maps, task,
+};
 
 /// Argument 0 is the mm (6.1 to 7.3). After this nothing that happens to it is told: it is being taken down.
 #[raw_tracepoint(tracepoint = "exit_mmap")]
@@ -14,17 +22,23 @@ fn exit_mmap(ctx: RawTracePointContext) -> u32 {
 
 #[inline(always)]
 fn gone(ctx: &RawTracePointContext) -> Option<()> {
-    let control = maps::control()?;
-    let mm: u64 = ctx.arg(0);
-    if mm == 0 || mm != control.target.mm.get() {
-        return None;
+    let Space { control, mm } = space_of(ctx.arg(0))?;
+    let target = &control.target;
+    if mm == target.mm.get() {
+        target.mm.set(0);
+    } else if family::follows() {
+        family::remove(control, mm);
     }
-    control.target.mm.set(0);
     // exec_mmap gives the task its new mm before it drops the old one (fs/exec.c); a task that exits has none.
-    let is_exec = task::mm()? != 0;
-    emit::emit_now(control, kind::MM_GONE, |header| Number {
+    let number = match task::mm() {
+        0 => 0,
+        _ if task::is_in_exec() => 1,
+        // Who reads of a process, in /proc for instance, holds its mm meanwhile.
+        _ => 2,
+    };
+    emit::emit_now(control, mm, kind::MM_GONE, |header| Number {
         header,
-        number: u64::from(is_exec),
+        number,
     });
     Some(())
 }
@@ -40,11 +54,102 @@ fn sched_process_exec(_ctx: RawTracePointContext) -> u32 {
 fn exec() -> Option<()> {
     let control = maps::control()?;
     let pid = control.target.pid.get();
-    if pid == 0 || u64::from(task::in_our_namespace()?.1) != pid {
+    if pid != 0 && task::in_our_namespace().is_some_and(|(_, tgid)| u64::from(tgid) == pid) {
+        let before = control.target.mm.get();
+        let mm = task::mm();
+        control.target.mm.set(mm);
+        if before != 0 && family::follows() {
+            // Somebody else still has it: a child that shares it (vfork).
+            family::add(control, before);
+        }
+        executed(control, mm, pid);
+        return Some(());
+    }
+    if !family::follows() || !family::is_descendant() {
         return None;
     }
-    let mm = task::mm()?;
-    control.target.mm.set(mm);
-    emit::emit_now(control, kind::EXEC, |header| Number { header, number: mm });
+    let mm = task::mm();
+    let mm = if family::add(control, mm) { mm } else { 0 };
+    let pid = task::process_number(task::current());
+    executed(control, mm, pid.into());
+    Some(())
+}
+
+#[inline(always)]
+fn executed(control: &Control, mm: u64, pid: u64) {
+    emit::emit_now(control, mm, kind::EXEC, |header| Number {
+        header,
+        number: pid,
+    });
+}
+
+/// (parent, child), 6.1 to 7.3. Fires in the parent, when the child's tables are copied and it has not run yet (kernel_clone,
+/// kernel/fork.c). So nothing that the child does is before it.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+fn sched_process_fork(ctx: RawTracePointContext) -> u32 {
+    forked(ctx.arg(1));
+    0
+}
+
+#[inline(always)]
+fn forked(child: u64) -> Option<()> {
+    let Space { control, mm } = space_of(task::mm())?;
+    let layout = maps::layout();
+    if !family::follows() || kread::half(child + layout.task_tgid)? == task::tgid() {
+        // A thread.
+        return None;
+    }
+    let child_mm = kread::word(child + layout.task_mm)?;
+    let entered = family::enter(child);
+    // Before the event, so that there is no moment in which nobody looks; user space knows what comes too early.
+    let watched = entered && (child_mm == mm || family::add(control, child_mm));
+    let (pid, parent) = (
+        task::process_number(child),
+        task::process_number(task::current()),
+    );
+    let started_ns = kread::word(child + layout.task_boot_start).unwrap_or(0);
+    let told = emit::emit_now(control, mm, kind::FORK, |header| Fork {
+        header,
+        child_mm: if watched { child_mm } else { 0 },
+        pid,
+        parent,
+        started_ns,
+    });
+    if !watched || !told {
+        // What nobody was told of has no owner: that is the loss which is counted.
+        family::forget(child);
+        if child_mm != mm {
+            family::remove(control, child_mm);
+        }
+    }
+    Some(())
+}
+
+/// Fires in each thread that ends (6.1 to 7.3; in front of the end of its memory from 6.16 on, after it before).
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+fn sched_process_exit(_ctx: RawTracePointContext) -> u32 {
+    ended();
+    0
+}
+
+#[inline(always)]
+fn ended() -> Option<()> {
+    let control = maps::control()?;
+    if !family::follows() || !task::is_last() {
+        return None;
+    }
+    let number = task::process_number(task::current());
+    let target = &control.target.pid;
+    let is_target = number != 0 && u64::from(number) == target.get();
+    if is_target {
+        // The number may be another's soon.
+        target.set(0);
+    } else if !family::leave() {
+        return None;
+    }
+    emit::emit_now(control, 0, kind::ENDED, |header| Number {
+        header,
+        number: number.into(),
+    });
     Some(())
 }

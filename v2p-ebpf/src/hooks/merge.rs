@@ -7,7 +7,7 @@ use aya_ebpf::{
 use v2p_common::{PAGE_SIZE, VirtAddr, control::BLOCK_BYTES, event::how, layout::KernelLayout};
 
 use crate::{
-    hooks::{control_of, look, mm_of_vma},
+    hooks::{look, mm_of_vma, space_of},
     kread, maps, task,
 };
 
@@ -32,9 +32,9 @@ fn merged(rmap_item: u64, mm: u64, error: i32) -> Option<()> {
     if error != 0 || offset == KernelLayout::ABSENT {
         return None;
     }
-    let control = control_of(mm)?;
+    let space = space_of(mm)?;
     let va = VirtAddr(kread::word(rmap_item + offset)?).page().0;
-    look(control, how::KSM_MERGE, va, PAGE_SIZE, 0)
+    look(space, how::KSM_MERGE, va, PAGE_SIZE, 0)
 }
 
 /// try_to_merge_one_page (vma, page, kpage), mm/ksm.c, for kernels without those tracepoints: somewhere in the vma.
@@ -49,11 +49,11 @@ fn ksm_merge(ctx: FExitContext) -> u32 {
 
 #[inline(always)]
 fn in_vma(vma: u64, how: u32) -> Option<()> {
-    let control = control_of(mm_of_vma(vma)?)?;
+    let space = space_of(mm_of_vma(vma)?)?;
     let layout = maps::layout();
     let start = kread::word(vma + layout.vma_start)?;
     let end = kread::word(vma + layout.vma_end)?;
-    look(control, how, start, end.saturating_sub(start), 0)
+    look(space, how, start, end.saturating_sub(start), 0)
 }
 
 /// break_ksm (vma, addr, lock_vma), mm/ksm.c, 6.1 to 6.18; (vma, addr, end, lock_vma), 7.3.
@@ -66,8 +66,8 @@ fn ksm_break(ctx: FExitContext) -> u32 {
     } else {
         PAGE_SIZE
     };
-    if let Some(control) = mm_of_vma(ctx.arg(0)).and_then(control_of) {
-        look(control, how::KSM_BREAK, va, len, 0);
+    if let Some(space) = mm_of_vma(ctx.arg(0)).and_then(space_of) {
+        look(space, how::KSM_BREAK, va, len, 0);
     }
     0
 }
@@ -78,9 +78,10 @@ fn mm_collapse_huge_page(ctx: RawTracePointContext) -> u32 {
     /// SCAN_SUCCEED of `enum scan_result` (mm/khugepaged.c, 6.1 to 7.3); 0 is SCAN_FAIL.
     const SUCCEED: i32 = 1;
     let status: i32 = ctx.arg(2);
-    if let (SUCCEED, Some(control)) = (status, control_of(ctx.arg(0))) {
-        let (start, end) = (control.target.start.get(), control.target.end.get());
-        look(control, how::COLLAPSE, start, end.saturating_sub(start), 0);
+    if let (SUCCEED, Some(space)) = (status, space_of(ctx.arg(0))) {
+        let target = &space.control.target;
+        let (start, end) = (target.start.get(), target.end.get());
+        look(space, how::COLLAPSE, start, end.saturating_sub(start), 0);
     }
     0
 }
@@ -125,5 +126,5 @@ fn collapse_mapped(ctx: FExitContext) -> u32 {
 #[inline(always)]
 fn collapsed(mm: u64, va: u64) -> Option<()> {
     let first = va & !(BLOCK_BYTES - 1);
-    look(control_of(mm)?, how::COLLAPSE, first, BLOCK_BYTES, 0)
+    look(space_of(mm)?, how::COLLAPSE, first, BLOCK_BYTES, 0)
 }

@@ -2,17 +2,20 @@
 //!
 //! The tracepoints carry address and entry but no owner, and run in the mover's context; they fire
 //! after the entry was written, with the page-table lock held (mm/rmap.c try_to_migrate_one,
-//! mm/migrate.c remove_migration_pte, 6.1 to 7.3). So an event is the target's exactly where
-//! the target's own table holds that entry at that address.
+//! mm/migrate.c remove_migration_pte, 6.1 to 7.3). So an event is exactly that process's whose
+//! own table holds that entry at that address.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use v2p_common::{
-    VirtAddr,
     event::{Migration, Number, kind},
     pte::Entry,
 };
 
-use crate::{atomic, emit, hooks::watched, maps, task, walk};
+use crate::{
+    atomic, emit, family,
+    hooks::{Space, watched},
+    maps, task,
+};
 
 #[raw_tracepoint(tracepoint = "set_migration_pte")]
 fn set_migration_pte(ctx: RawTracePointContext) -> u32 {
@@ -41,14 +44,34 @@ fn remove_migration_pmd(ctx: RawTracePointContext) -> u32 {
 #[inline(always)]
 fn migration(ctx: &RawTracePointContext, kind: u32) -> Option<()> {
     let control = maps::control()?;
-    let mm = control.target.mm.get();
     let (va, entry): (u64, u64) = (ctx.arg(0), ctx.arg(1));
-    if mm == 0 || !watched(&control.target, va) {
+    if !watched(&control.target, va) {
         return None;
     }
-    let walked = walk::pgd_of(mm)
-        .and_then(|pgd| walk::walk(&control.direct_map, pgd, VirtAddr(va), |_, _| {}));
-    let Some(end) = walked else {
+    debug!(ctx, "migration: entry {:x} at {:x}", entry, va);
+    if family::follows() {
+        let used = control.family.used.get();
+        for (number, place) in control.family.places.iter().enumerate() {
+            if number as u64 >= used {
+                break;
+            }
+            let mm = place.mm.get();
+            migrated_in(Space { control, mm }, kind, va, entry);
+        }
+    }
+    let mm = control.target.mm.get();
+    migrated_in(Space { control, mm }, kind, va, entry)
+}
+
+/// Tells of it, where the table of `space` holds the entry. Relatives often have the same one at the same address: then it
+/// is told of each as often as it comes, and all but the first time no frame changes.
+#[inline(always)]
+fn migrated_in(space: Space, kind: u32, va: u64, entry: u64) -> Option<()> {
+    let Space { control, mm } = space;
+    if mm == 0 {
+        return None;
+    }
+    let Some(end) = space.walk(va) else {
         // It may have been the target's: that is a loss too.
         atomic::increment(&control.account.lost);
         return None;
@@ -60,8 +83,7 @@ fn migration(ctx: &RawTracePointContext, kind: u32) -> Option<()> {
         // Who is not in it when its call ends is not asked for the reason: that costs a word, not an event.
         let _ = maps::MOVERS.insert(task::tid(), 1, 0);
     }
-    debug!(ctx, "migration: entry {:x} at {:x}", entry, va);
-    emit::emit(control, kind, |header| Migration {
+    emit::emit(control, mm, kind, |header| Migration {
         header,
         va,
         entry,
@@ -92,7 +114,7 @@ fn migrated(reason: u64) -> Option<()> {
     // SAFETY: only this thread writes its own value.
     unsafe { maps::MOVERS.get(tid) }?;
     let _ = maps::MOVERS.remove(tid);
-    emit::emit(maps::control()?, kind::MIGRATED, |header| Number {
+    emit::emit(maps::control()?, 0, kind::MIGRATED, |header| Number {
         header,
         number: reason & 0xffff_ffff,
     });

@@ -18,7 +18,7 @@ use v2p_common::{
     event::{Look, kind},
 };
 
-use crate::{emit, kread, maps, walk};
+use crate::{emit, family, kread, maps, walk};
 
 /// Whether `va` is watched at all.
 #[inline(always)]
@@ -26,11 +26,27 @@ fn watched(target: &Target, va: u64) -> bool {
     va >= target.start.get() && va < target.end.get()
 }
 
-/// The block, where `mm` is the one that is watched.
+/// An address space that is watched, and the block.
+#[derive(Clone, Copy)]
+struct Space {
+    control: &'static Control,
+    mm: u64,
+}
+
+/// The address space `mm`, where it is watched.
 #[inline(always)]
-fn control_of(mm: u64) -> Option<&'static Control> {
+fn space_of(mm: u64) -> Option<Space> {
     let control = maps::control()?;
-    (mm != 0 && mm == control.target.mm.get()).then_some(control)
+    family::is_watched(control, mm).then_some(Space { control, mm })
+}
+
+impl Space {
+    /// Walks its tables.
+    #[inline(always)]
+    fn walk(self, va: u64) -> Option<walk::End> {
+        let pgd = walk::pgd_of(self.mm)?;
+        walk::walk(&self.control.direct_map, pgd, VirtAddr(va), |_, _| {})
+    }
 }
 
 /// The mm of a `vm_area_struct`.
@@ -39,31 +55,24 @@ fn mm_of_vma(vma: u64) -> Option<u64> {
     kread::word(vma + maps::layout().vma_mm)
 }
 
-/// Tells that something was done to `len` bytes from `va` on, of the mm that is watched.
+/// Tells that something was done to `len` bytes from `va` on.
 #[inline(always)]
-fn look(control: &Control, how: u32, va: u64, len: u64, detail: u64) -> Option<()> {
-    look_at_two(control, how, va, len, 0, detail)
+fn look(space: Space, how: u32, va: u64, len: u64, detail: u64) -> Option<()> {
+    look_at_two(space, how, va, len, 0, detail)
 }
 
 /// The same, with a second address.
 #[inline(always)]
-fn look_at_two(
-    control: &Control,
-    how: u32,
-    va: u64,
-    len: u64,
-    other: u64,
-    detail: u64,
-) -> Option<()> {
-    let Target { mm, start, end, .. } = &control.target;
+fn look_at_two(space: Space, how: u32, va: u64, len: u64, other: u64, detail: u64) -> Option<()> {
+    let control = space.control;
+    let Target { start, end, .. } = &control.target;
     let (start, end) = (start.get(), end.get());
     let touches = |first: u64| first < end && first.saturating_add(len) > start;
     if len == 0 || !(touches(va) || other != 0 && touches(other)) {
         return None;
     }
-    let found = walk::pgd_of(mm.get())
-        .and_then(|pgd| walk::walk(&control.direct_map, pgd, VirtAddr(va), |_, _| {}));
-    emit::emit(control, kind::LOOK, |header| Look {
+    let found = space.walk(va);
+    emit::emit(control, space.mm, kind::LOOK, |header| Look {
         header,
         va,
         len,

@@ -5,7 +5,7 @@ use aya_ebpf::{macros::fentry, programs::FEntryContext};
 use v2p_common::{event::how, layout::KernelLayout};
 
 use crate::{
-    hooks::{control_of, look_at_two, mm_of_vma},
+    hooks::{look_at_two, mm_of_vma, space_of},
     kread, maps,
 };
 
@@ -41,6 +41,6 @@ fn by_control(control: u64) -> Option<()> {
 
 #[inline(always)]
 fn moved(vma: u64, old: u64, new: u64, len: u64) -> Option<()> {
-    let control = control_of(mm_of_vma(vma)?)?;
-    look_at_two(control, how::REMAP, old, len, new, 0)
+    let space = space_of(mm_of_vma(vma)?)?;
+    look_at_two(space, how::REMAP, old, len, new, 0)
 }

@@ -11,7 +11,7 @@ use v2p_common::{
 };
 
 use crate::{
-    hooks::{control_of, look, mm_of_vma},
+    hooks::{look, mm_of_vma, space_of},
     kread, maps, task,
 };
 
@@ -34,14 +34,14 @@ fn zap_hugetlb(ctx: FExitContext) -> u32 {
 #[inline(always)]
 fn zapped(ctx: &FExitContext, whole: bool) -> Option<()> {
     let mm = mm_of_vma(ctx.arg(1))?;
-    let control = control_of(mm)?;
+    let space = space_of(mm)?;
     let (start, end): (u64, u64) = (ctx.arg(2), ctx.arg(3));
     let whole = if whole { zap::WHOLE } else { 0 };
     // An atomic_t, 32 bits.
     let users = kread::word(mm + maps::layout().mm_users)? & 0xffff_ffff;
     let dying = if users == 0 { zap::DYING } else { 0 };
     look(
-        control,
+        space,
         how::ZAP,
         start,
         end.saturating_sub(start),
@@ -73,7 +73,7 @@ fn unmap_one(ctx: FExitContext) -> u32 {
 
 #[inline(always)]
 fn unmapped(ctx: &FExitContext) -> Option<()> {
-    let control = control_of(mm_of_vma(ctx.arg(1))?)?;
+    let space = space_of(mm_of_vma(ctx.arg(1))?)?;
     let folio: u64 = ctx.arg(0);
     // PAGE_MAPPING_ANON (include/linux/page-flags.h, 6.1 to 7.3).
     let memory = match kread::word(folio + maps::layout().page_mapping)? & 1 {
@@ -83,7 +83,7 @@ fn unmapped(ctx: &FExitContext) -> Option<()> {
         _ => memory::ANONYMOUS,
     };
     look(
-        control,
+        space,
         how::UNMAP_ONE,
         ctx.arg(2),
         PAGE_SIZE << order(folio),

@@ -1,0 +1,192 @@
+//! Lanes: the faults of each CPU, on their way to user space.
+//!
+//! There are more faults than all else together, and the ring that is shared by all CPUs costs a lock and two exchanges of
+//! memory that user space has read last. A lane has one writer at a time, the program that runs for a fault on that CPU
+//! (perf runs it with preemption off, and not within itself), and one reader. So plain stores do, in x86's order.
+
+use crate::{
+    control::Word,
+    event::{COMM_LEN, Fault, Header, fault, kind},
+};
+
+/// How far a lane was written and read, each on cache lines of its own: a value of the memory-mapped map `LANES`, by CPU.
+#[repr(C, align(128))]
+#[derive(Default, Debug)]
+pub struct Lane {
+    /// Faults that were ever put in.
+    pub written: Word,
+    /// The last thread that was told a fault of, and its faults until then.
+    pub last: [Word; 2],
+    /// The access that the last fault on this CPU came of, as [`Access::pack`] has it.
+    pub access: Word,
+    _apart: [Word; 12],
+    /// Faults that were ever taken out; user space writes it.
+    pub read: Word,
+}
+
+/// A fault in a lane, one cache line: a value of the memory-mapped map `FAULTS`, in which the lanes lie one after the other.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Slot {
+    /// Number of the event.
+    pub seq: u64,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub t_ns: u64,
+    /// Who, and how the walk ended: see [`Slot::pack`].
+    pub task: u64,
+    /// Its name.
+    pub comm: [u8; COMM_LEN],
+    /// The address that faulted.
+    pub va: u64,
+    /// The entry that the walk found there afterwards.
+    pub entry: u64,
+    /// As [`Header::mm`].
+    pub mm: u64,
+}
+
+/// What a fault came of, before it is served: who, where, and how the CPU meant it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Access {
+    /// The thread.
+    pub tid: u32,
+    /// Number of the page.
+    pub page: u64,
+    /// The CPU's error code.
+    pub error: u64,
+}
+
+impl Access {
+    /// X86_PF_WRITE and X86_PF_INSTR (arch/x86/include/asm/trap_pf.h): the CPU's own numbers.
+    const WRITE: u64 = 1 << 1;
+    const INSTRUCTION: u64 = 1 << 4;
+    /// Where the page's low bits are: more than this fit no word.
+    const PAGE: u32 = 32;
+
+    /// All in one word, so that it is written and read whole. Never 0.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        let kind = if self.error & Self::INSTRUCTION != 0 {
+            fault::EXECUTE
+        } else if self.error & Self::WRITE != 0 {
+            fault::WRITE
+        } else {
+            fault::READ
+        };
+        self.page << Self::PAGE
+            | (kind as u64) << PID_BITS
+            | (self.tid as u64 & ((1 << PID_BITS) - 1))
+    }
+
+    /// The kind of access, one of [`fault`]'s, that `packed` has for this thread and page; 0: it is of another.
+    #[inline(always)]
+    pub const fn kind(packed: u64, tid: u32, page: u64) -> u32 {
+        let of = Self {
+            tid,
+            page,
+            error: 0,
+        };
+        let kind = packed >> PID_BITS & 0xff;
+        let other = of.pack() ^ packed;
+        if other & !(0xff << PID_BITS) == 0 {
+            kind as u32
+        } else {
+            0
+        }
+    }
+}
+
+/// Bits of a thread's number, and of a process's: there are 2^22 at most (PID_MAX_LIMIT, include/linux/threads.h, 6.1 to 7.3).
+const PID_BITS: u32 = 24;
+/// Where the level is, and what stands for one that is not known.
+const LEVEL: u32 = 2 * PID_BITS;
+const NO_LEVEL: u64 = 0xff;
+/// Where the flags are.
+const FLAGS: u32 = LEVEL + 8;
+
+impl Slot {
+    /// Thread, process, [`Fault::level`] and [`Fault::flags`] in one word, so that a slot stays one cache line.
+    /// `task`: the thread in the low half, its process in the high half.
+    #[inline(always)]
+    pub const fn pack(task: u64, level: u32, flags: u32) -> u64 {
+        let (tid, tgid) = (task & 0xffff_ffff, task >> 32);
+        tid | tgid << PID_BITS | (level as u64 & NO_LEVEL) << LEVEL | (flags as u64) << FLAGS
+    }
+
+    /// The event.
+    #[expect(clippy::cast_possible_truncation, reason = "four numbers in one word")]
+    pub const fn fault(&self) -> Fault {
+        const PID: u64 = (1 << PID_BITS) - 1;
+        let level = self.task >> LEVEL & NO_LEVEL;
+        Fault {
+            header: Header {
+                kind: kind::FAULT,
+                len: size_of::<Self>() as u32,
+                seq: self.seq,
+                t_ns: self.t_ns,
+                tid: (self.task & PID) as u32,
+                tgid: (self.task >> PID_BITS & PID) as u32,
+                comm: self.comm,
+                mm: self.mm,
+            },
+            va: self.va,
+            entry: self.entry,
+            level: if level == NO_LEVEL {
+                u32::MAX
+            } else {
+                level as u32
+            },
+            flags: (self.task >> FLAGS) as u32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_one_cache_line_and_positions_are_apart() {
+        assert_eq!(size_of::<Slot>(), 64);
+        assert_eq!(size_of::<Lane>(), 256);
+        assert_eq!(core::mem::offset_of!(Lane, read), 128);
+    }
+
+    #[test]
+    fn an_access_is_known_by_its_thread_and_page_alone() {
+        for (error, kind) in [(4, fault::READ), (7, fault::WRITE), (0x14, fault::EXECUTE)] {
+            let (tid, page) = (0x3f_ffff, 0x7_ffff_ffff);
+            let packed = Access { tid, page, error }.pack();
+            assert_eq!(Access::kind(packed, tid, page), kind);
+            assert_eq!(Access::kind(packed, tid - 1, page), 0);
+            assert_eq!(Access::kind(packed, tid, page - 1), 0);
+            assert_eq!(Access::kind(0, tid, page), 0);
+        }
+    }
+
+    #[test]
+    fn a_slot_is_told_as_a_fault_field_by_field() {
+        let slot = Slot {
+            seq: 1,
+            t_ns: 2,
+            task: Slot::pack(0x3f_fffe << 32 | 0x3f_ffff, 4, 3),
+            comm: *b"a task\0\0\0\0\0\0\0\0\0\0",
+            va: 5,
+            entry: 6,
+            mm: u64::MAX - 63,
+        };
+        let fault = slot.fault();
+        assert_eq!((fault.header.seq, fault.header.t_ns), (1, 2));
+        let header = fault.header;
+        assert_eq!((header.tid, header.tgid), (0x3f_ffff, 0x3f_fffe));
+        assert_eq!((header.comm, header.mm), (slot.comm, slot.mm));
+        assert_eq!(
+            (fault.va, fault.entry, fault.level, fault.flags),
+            (5, 6, 4, 3)
+        );
+        let unread = Slot {
+            task: Slot::pack(0, u32::MAX, 1),
+            ..slot
+        };
+        assert_eq!((unread.fault().level, unread.fault().flags), (u32::MAX, 1));
+    }
+}
