@@ -15,7 +15,7 @@ use crate::{
     bpf::{Programs, SharedControl, SharedTables, TABLES},
     exit::Failure,
     page::OwnPage,
-    process::Pagemap,
+    process::{self, Pagemap},
 };
 
 /// How often a request is made that was not served.
@@ -232,7 +232,7 @@ impl Carrier {
         request.number.set(self.request);
         request.not_mm.set(self.not_meant(pagemap));
         request.argument.set(start.page().0);
-        request.tid.set(own_tid());
+        request.tid.set(process::own_tid());
         answer.block.set(0);
         answer.fired.set(0);
         request.kind.set(kind);
@@ -266,16 +266,6 @@ impl Carrier {
     }
 }
 
-/// This thread, as the carrier knows it.
-pub(crate) fn own_tid() -> u64 {
-    u64::from(
-        rustix::thread::gettid()
-            .as_raw_nonzero()
-            .get()
-            .unsigned_abs(),
-    )
-}
-
 /// One request, one pread of one word; `None`: the address space is gone.
 fn ask(
     control: &Control,
@@ -288,7 +278,7 @@ fn ask(
     let Control {
         request, answer, ..
     } = control;
-    request.tid.set(own_tid());
+    request.tid.set(process::own_tid());
     request.not_mm.set(not_mm);
     request.argument.set(argument);
     answer.fired.set(0);

@@ -75,3 +75,48 @@ pub struct SwapPlace {
     /// The slot.
     pub offset: u64,
 }
+
+/// What two routes say together, or that only one was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Both say the same.
+    Agree,
+    /// They do not, and go on so when asked again.
+    Disagree,
+    /// They did not at first: the page changed between the two readings.
+    Moved,
+    /// One route was asked, or only one can tell.
+    Single,
+}
+
+/// How many pages there were of each kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Totals {
+    /// All pages.
+    pub pages: u64,
+    /// In a frame.
+    pub present: u64,
+    /// On a swap device.
+    pub swapped: u64,
+    /// Being moved at that moment.
+    pub migrating: u64,
+    /// The shared zero page.
+    pub zero: u64,
+    /// A device's, or mapped by the kernel itself.
+    pub device: u64,
+    /// Guard regions.
+    pub guard: u64,
+    /// Poisoned.
+    pub poisoned: u64,
+    /// Nothing there.
+    pub absent: u64,
+    /// Present, and the frame withheld.
+    pub hidden: u64,
+    /// The routes differ, and go on so.
+    pub disagree: u64,
+    /// The routes differed at first.
+    pub moved: u64,
+    /// One route was asked, or only one can tell; those that are absent left out.
+    pub single: u64,
+}

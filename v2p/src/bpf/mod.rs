@@ -1,13 +1,14 @@
 //! The only folder that names aya: loads the object, attaches programs, hands out ring and control block.
 
 mod denial;
+mod lanes;
+mod loader;
 mod refused;
 mod ring;
 mod shared;
 
 use std::{
     error::Error,
-    fs,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     rc::Rc,
     thread::{self, JoinHandle},
@@ -25,14 +26,19 @@ use aya::{
 };
 use v2p_common::{
     control::{Control, Table},
+    lane::{Lane, Slot},
     layout::KernelLayout,
 };
 
-use self::{refused::unsupported, shared::MappedArray};
+use self::{
+    refused::{no_maps, unsupported},
+    shared::MappedArray,
+};
 use crate::exit::Failure;
 
 pub use self::{
-    denial::{Kind, Refusal, Watched},
+    denial::{Kind, Refusal, Trial, Watched},
+    lanes::Lanes,
     ring::Ring,
     shared::{SharedControl, SharedTables},
 };
@@ -56,6 +62,7 @@ pub struct Programs {
     layout: KernelLayout,
     control: Rc<SharedControl>,
     tables: Option<SharedTables>,
+    lanes: Option<Lanes>,
     /// The carrier's attachment, while there is one.
     carrier: Option<RawTracePointLinkId>,
     /// The kernel's types as aya wants them.
@@ -119,7 +126,7 @@ impl Programs {
     ///
     /// # Errors
     /// Those of `learn`; exit code 3 where this kernel or these privileges have no eBPF.
-    pub fn load(learn: impl FnOnce() -> Result<KernelLayout> + Send) -> Result<Self> {
+    pub fn load(learn: impl FnOnce() -> Result<KernelLayout>) -> Result<Self> {
         Self::load_with(Types::Unread, learn)
     }
 
@@ -128,26 +135,23 @@ impl Programs {
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn load_for_functions(learn: impl FnOnce() -> Result<KernelLayout> + Send) -> Result<Self> {
-        Self::load_with(Types::Coming(thread::spawn(Btf::from_sys_fs)), learn)
+    pub fn load_for_functions(learn: impl FnOnce() -> Result<KernelLayout>) -> Result<Self> {
+        let reader = thread::Builder::new().spawn(Btf::from_sys_fs);
+        // Without a thread they are read when they are needed.
+        Self::load_with(reader.map_or(Types::Unread, Types::Coming), learn)
     }
 
-    fn load_with(
-        types: Types,
-        learn: impl FnOnce() -> Result<KernelLayout> + Send,
-    ) -> Result<Self> {
-        // A loader starts with the kernel's types, some 30 ms, whether it needs them or not (aya 0.14).
-        let (mut loader, layout) = thread::scope(|scope| {
-            let layout = scope.spawn(learn);
-            (EbpfLoader::new(), layout.join())
-        });
-        let layout = layout.map_err(|_| Failure::failed("the reader of the layout died"))??;
+    fn load_with(types: Types, learn: impl FnOnce() -> Result<KernelLayout>) -> Result<Self> {
+        let layout = learn()?;
+        let mut loader = loader::loader();
+        let (lanes, slots) = lanes::sizes(lanes::cpus()?);
         loader
             .override_global("LAYOUT", layout.as_bytes(), true)
             .map_max_entries("EVENTS", RING_BYTES)
+            .map_max_entries("LANES", u32::try_from(lanes)?)
+            .map_max_entries("FAULTS", u32::try_from(lanes * slots)?)
             .map_max_entries("TABLES", u32::try_from(TABLES)?);
-        let mut ebpf = object(&mut loader)
-            .map_err(|e| unsupported("the eBPF maps could not be created", &e))?;
+        let mut ebpf = object(&mut loader).map_err(|e| no_maps(&e))?;
         let mut mapped = |name: &str, len| match ebpf.take_map(name) {
             Some(Map::Array(map)) => {
                 MappedArray::new(map, len).with_context(|| format!("mmap of the map {name}"))
@@ -156,6 +160,12 @@ impl Programs {
         };
         let control = Rc::new(SharedControl(mapped("CONTROL", size_of::<Control>())?));
         control.account.crowded.set(u64::from(RING_BYTES) / 4);
+        control.account.lane.set(slots as u64);
+        let lanes = Some(Lanes::new(
+            mapped("LANES", lanes * size_of::<Lane>())?,
+            mapped("FAULTS", lanes * slots * size_of::<Slot>())?,
+            (lanes, slots),
+        ));
         let tables = Some(SharedTables(mapped("TABLES", TABLES * size_of::<Table>())?));
         #[cfg(feature = "ebpf-log")]
         start_log(&mut ebpf)?;
@@ -164,6 +174,7 @@ impl Programs {
             layout,
             control,
             tables,
+            lanes,
             carrier: None,
             types,
             no_functions: None,
@@ -282,17 +293,36 @@ impl Programs {
         Ring::new(map)
     }
 
+    /// Takes the lanes of faults. There is one reader.
+    ///
+    /// # Errors
+    /// The second time.
+    pub fn take_lanes(&mut self) -> Result<Lanes> {
+        self.lanes.take().context("the lanes are taken already")
+    }
+
     /// Times that the kernel skipped one of the hooks because it was running on that CPU already, summed;
     /// `None` where the kernel does not count (before 5.12). The carrier, which is no hook, asks again
     /// instead: see [`crate::carrier`].
     pub fn recursion_misses(&self) -> Option<u64> {
         let mut sum = 0;
-        for (_, program) in self.ebpf.programs().filter(|(name, _)| *name != CARRIER) {
-            if let Ok(fd) = program.fd() {
-                sum += misses_of(fd.as_fd())?;
-            }
+        for (_, misses) in self.misses() {
+            sum += misses?;
         }
         Some(sum)
+    }
+
+    /// The hooks that the kernel skipped, by the names of their programs, and how often.
+    pub fn skipped(&self) -> Vec<(String, u64)> {
+        let counted = self
+            .misses()
+            .map(|(name, misses)| (name.to_owned(), misses.unwrap_or(0)));
+        counted.filter(|(_, misses)| *misses > 0).collect()
+    }
+
+    fn misses(&self) -> impl Iterator<Item = (&str, Option<u64>)> {
+        let hooks = self.ebpf.programs().filter(|(name, _)| *name != CARRIER);
+        hooks.filter_map(|(name, program)| Some((name, misses_of(program.fd().ok()?.as_fd()))))
     }
 }
 
@@ -358,8 +388,36 @@ fn attach_perf(p: &mut PerfEvent, kind: FaultKind, tid: u32) -> Result<(), Progr
     Ok(())
 }
 
+/// `recursion_misses` of a program; `None`: this kernel does not tell. By bpf(2), since this is asked after every guarded
+/// write, and /proc/self/fdinfo takes a tenth of a millisecond a program.
 fn misses_of(fd: BorrowedFd<'_>) -> Option<u64> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
-    info.lines()
-        .find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
+    const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+    // struct bpf_prog_info up to the word that is asked for (include/uapi/linux/bpf.h, since 5.12). The kernel reads it
+    // too: zeros ask for nothing that has a length of its own.
+    const WORDS: usize = 27;
+    const RECURSION_MISSES: usize = 26;
+    #[repr(C)]
+    struct Attr {
+        fd: u32,
+        len: u32,
+        info: u64,
+    }
+    let mut info = [0u64; WORDS];
+    let mut attr = Attr {
+        fd: u32::try_from(fd.as_raw_fd()).ok()?,
+        len: u32::try_from(size_of_val(&info)).ok()?,
+        info: info.as_mut_ptr() as u64,
+    };
+    // SAFETY: the kernel writes at most `len` bytes at `info`, and how many it wrote to `len`.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            &raw mut attr,
+            size_of::<Attr>(),
+        )
+    };
+    let told = r == 0 && attr.len as usize == size_of_val(&info);
+    let misses = info.get(RECURSION_MISSES).copied();
+    misses.filter(|_| told)
 }

@@ -4,34 +4,57 @@ use std::io::Write as _;
 
 use aya::programs::ProgramError;
 
+use super::RING_BYTES;
 use crate::{
     exit::Failure,
-    kernel::{config::Config, lockdown::Lockdown},
+    kernel::{limits::Limits, lockdown::Lockdown},
 };
+
+/// As [`unsupported`], of maps: where a limit of ours was met, which, and what raises it.
+pub(super) fn no_maps(error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
+    let what = "the eBPF maps could not be created";
+    let met = errno(error).and_then(|errno| Limits::read().met(errno, u64::from(RING_BYTES)));
+    match met.filter(|_| Lockdown::against_bpf().is_none()) {
+        Some(met) => {
+            let what = format!("{what}: {}; {}", cause(error), met.evidence);
+            Failure::unsupported(what).hint(met.mend).into()
+        }
+        None => unsupported(what, error),
+    }
+}
+
+fn chain<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |e| e.source())
+}
+
+/// The innermost.
+fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    chain(error)
+        .last()
+        .map(ToString::to_string)
+        .unwrap_or_default()
+}
+
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    chain(error)
+        .filter_map(|e| e.downcast_ref::<std::io::Error>())
+        .find_map(std::io::Error::raw_os_error)
+}
 
 /// An eBPF error as one line: the innermost cause, and what that usually means.
 pub(super) fn unsupported(what: &str, error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
-    let chain: Vec<_> = std::iter::successors(Some(error), |e| e.source()).collect();
-    let cause = chain.last().map(ToString::to_string).unwrap_or_default();
-    let errno = chain
-        .iter()
-        .filter_map(|e| e.downcast_ref::<std::io::Error>())
-        .find_map(std::io::Error::raw_os_error);
-    let log = chain.iter().find_map(|e| verifier_log(*e));
+    let log = chain(error).find_map(verifier_log);
     if let (Some(log), true) = (&log, std::env::var_os("V2P_VERIFIER_LOG").is_some()) {
         // Asked for by name; nobody may be listening.
         let _ = writeln!(std::io::stderr(), "{log}");
     }
-    let failure = Failure::unsupported(format!("{what}: {cause}"));
-    let lockdown = Lockdown::read(Config::of_this_kernel().as_ref());
-    if let Some(lockdown) = lockdown.filter(|l| l.mode == "confidentiality") {
-        let hint = format!(
-            "the kernel is locked down, eBPF may not read its memory: {}",
-            lockdown.evidence
-        );
+    let failure = Failure::unsupported(format!("{what}: {}", cause(error)));
+    if let Some(hint) = Lockdown::against_bpf() {
         return failure.hint(hint).into();
     }
-    let hint = match errno {
+    let hint = match errno(error) {
         Some(libc::EACCES) if log.is_some() => {
             "the kernel's verifier refused the program: please report it with what V2P_VERIFIER_LOG=1 adds to the output"
         }

@@ -1,6 +1,10 @@
 //! Memory that the programs and we both see.
 
-use std::{ops::Deref, os::fd::AsFd as _, ptr::NonNull};
+use std::{
+    ops::Deref,
+    os::fd::{AsFd as _, BorrowedFd},
+    ptr::NonNull,
+};
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
@@ -10,10 +14,47 @@ use v2p_common::control::{Control, Table};
 use super::TABLES;
 use crate::page::PAGE_LEN;
 
-/// The values of a memory-mapped array map, in our own memory.
-pub(super) struct MappedArray {
+/// Memory of a map, in our own address space.
+pub(super) struct Mapping {
     place: NonNull<u8>,
     len: usize,
+}
+
+impl Mapping {
+    /// `len` bytes from `offset` on, both whole pages.
+    pub(super) fn of(
+        map: BorrowedFd<'_>,
+        len: usize,
+        offset: usize,
+        access: ProtFlags,
+    ) -> Result<Self> {
+        let (any, shared) = (std::ptr::null_mut(), MapFlags::SHARED);
+        // SAFETY: a new mapping touches nothing that exists.
+        let place = unsafe { rustix::mm::mmap(any, len, access, shared, map, offset as u64) }?;
+        let place = NonNull::new(place.cast()).context("mmap gave address 0")?;
+        Ok(Self { place, len })
+    }
+
+    /// Where byte `offset` lies.
+    ///
+    /// # Safety
+    /// It lies inside the mapping.
+    pub(super) const unsafe fn at(&self, offset: usize) -> NonNull<u8> {
+        // SAFETY: the caller's word.
+        unsafe { self.place.add(offset) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; no reference into it outlives self.
+        let _ = unsafe { rustix::mm::munmap(self.place.as_ptr().cast(), self.len) };
+    }
+}
+
+/// The values of a memory-mapped array map.
+pub(super) struct MappedArray {
+    memory: Mapping,
     /// Keeps the map alive.
     _map: MapData,
 }
@@ -21,31 +62,17 @@ pub(super) struct MappedArray {
 impl MappedArray {
     /// `len`: bytes of all values.
     pub(super) fn new(map: MapData, len: usize) -> Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
         let len = len.next_multiple_of(PAGE_LEN);
-        // SAFETY: a new mapping touches nothing that exists.
-        let place = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                map.fd().as_fd(),
-                0,
-            )
-        }?;
-        let place = NonNull::new(place.cast()).context("mmap gave address 0")?;
         Ok(Self {
-            place,
-            len,
+            memory: Mapping::of(map.fd().as_fd(), len, 0, access)?,
             _map: map,
         })
     }
-}
 
-impl Drop for MappedArray {
-    fn drop(&mut self) {
-        // SAFETY: our own mapping; no reference into it outlives self.
-        let _ = unsafe { rustix::mm::munmap(self.place.as_ptr().cast(), self.len) };
+    /// Where the first value lies.
+    pub(super) const fn start(&self) -> NonNull<u8> {
+        self.memory.place
     }
 }
 
@@ -58,7 +85,7 @@ impl Deref for SharedControl {
     fn deref(&self) -> &Control {
         // SAFETY: mapped until drop, and as long as a Control; every field is a `Word`, which others may
         // write at any time.
-        unsafe { self.0.place.cast().as_ref() }
+        unsafe { self.0.start().cast().as_ref() }
     }
 }
 
@@ -70,6 +97,6 @@ impl SharedTables {
     /// under way.
     pub fn get(&self, index: usize) -> Option<&Table> {
         // SAFETY: `index` is inside the mapping. The program writes only inside a system call of this thread.
-        (index < TABLES).then(|| unsafe { self.0.place.cast::<Table>().add(index).as_ref() })
+        (index < TABLES).then(|| unsafe { self.0.start().cast::<Table>().add(index).as_ref() })
     }
 }

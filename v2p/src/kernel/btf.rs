@@ -15,6 +15,9 @@ const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 /// Anonymous structs in structs; the kernel nests a handful.
 const MAX_DEPTH: u32 = 16;
+/// Members that one search looks at, in all that is nested; the kernel's largest structs have a few hundred. A blob whose
+/// structs hold themselves would never end.
+const MAX_MEMBERS: u32 = 100_000;
 
 /// A parsed BTF blob.
 pub struct Btf<'a> {
@@ -54,7 +57,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// Bytes that follow the common 12 of a type.
-fn extra(kind: u32, vlen: u32) -> Option<usize> {
+pub(crate) fn extra(kind: u32, vlen: u32) -> Option<usize> {
     let vlen = usize::try_from(vlen).ok()?;
     Some(match kind {
         // INT, VAR, DECL_TAG: one word
@@ -135,6 +138,7 @@ impl<'a> Btf<'a> {
     /// structs of that name disagree.
     pub fn member_offset(&self, structure: &str, member: &str) -> Result<u64> {
         let mut found = None;
+        let mut left = MAX_MEMBERS;
         for index in 0..self.offsets.len() {
             let Some(t) = self.type_at(index) else {
                 continue;
@@ -142,7 +146,7 @@ impl<'a> Btf<'a> {
             if t.kind() != KIND_STRUCT || !self.name_is(t.name, structure) {
                 continue;
             }
-            let Some(bits) = self.find_member(&t, member, MAX_DEPTH) else {
+            let Some(bits) = self.find_member(&t, member, MAX_DEPTH, &mut left) else {
                 continue;
             };
             ensure!(
@@ -210,10 +214,11 @@ impl<'a> Btf<'a> {
         str::from_utf8(rest.split(|b| *b == 0).next()?).ok()
     }
 
-    /// Offset in bits.
-    fn find_member(&self, t: &Type<'_>, member: &str, depth: u32) -> Option<u64> {
+    /// Offset in bits. `left`: members that may still be looked at.
+    fn find_member(&self, t: &Type<'_>, member: &str, depth: u32, left: &mut u32) -> Option<u64> {
         let depth = depth.checked_sub(1)?;
         for i in 0..usize::try_from(t.vlen()).ok()? {
+            *left = left.checked_sub(1)?;
             let name = u32_at(t.rest, 12 * i)?;
             let type_id = u32_at(t.rest, 12 * i + 4)?;
             let raw = u32_at(t.rest, 12 * i + 8)?;
@@ -229,7 +234,9 @@ impl<'a> Btf<'a> {
                 .checked_sub(1)
                 .and_then(|index| self.type_at(usize::try_from(index).ok()?))
                 .filter(Type::is_composite);
-            if let Some(inside) = inner.and_then(|inner| self.find_member(&inner, member, depth)) {
+            if let Some(inside) =
+                inner.and_then(|inner| self.find_member(&inner, member, depth, left))
+            {
                 return Some(bits + inside);
             }
         }
@@ -237,38 +244,50 @@ impl<'a> Btf<'a> {
     }
 }
 
+/// `struct s { int a; struct { int b; int c; }; };`, `int f(int, int)`, a tracepoint `t` of one argument, `enum e { a, b = 7 };`, by hand.
+#[cfg(test)]
+pub(crate) fn sample() -> Vec<u8> {
+    let strings = b"\0int\0s\0a\0b\0c\0f\0e\0btf_trace_t\0";
+    let mut types: Vec<u32> = Vec::new();
+    types.extend([1, 1 << 24, 4, 32]); // 1: int
+    types.extend([0, KIND_STRUCT << 24 | 2, 8]); // 2: anonymous
+    types.extend([9, 1, 0, 11, 1, 32]);
+    types.extend([5, KIND_STRUCT << 24 | 2, 12]); // 3: s
+    types.extend([7, 1, 0, 0, 2, 32]);
+    types.extend([0, KIND_FUNC_PROTO << 24 | 2, 1, 7, 1, 9, 1]); // 4: its prototype
+    types.extend([13, KIND_FUNC << 24, 4]); // 5: f
+    types.extend([0, KIND_PTR << 24, 4]); // 6
+    types.extend([17, KIND_TYPEDEF << 24, 6]); // 7: btf_trace_t
+    types.extend([15, KIND_ENUM << 24 | 2, 4, 7, 0, 9, 7]); // 8: e
+    sample_of(strings, &types)
+}
+
+/// A blob of these strings and types.
+#[cfg(test)]
+pub(crate) fn sample_of(strings: &[u8], types: &[u32]) -> Vec<u8> {
+    let type_bytes: Vec<u8> = types.iter().flat_map(|w| w.to_ne_bytes()).collect();
+    let mut out = Vec::new();
+    out.extend(MAGIC.to_ne_bytes());
+    out.extend([1, 0]);
+    let (t, s) = (
+        u32::try_from(type_bytes.len()).unwrap_or(0),
+        u32::try_from(strings.len()).unwrap_or(0),
+    );
+    for word in [24, 0, t, t, s] {
+        out.extend(word.to_ne_bytes());
+    }
+    out.extend(type_bytes);
+    out.extend(strings);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// `struct s { int a; struct { int b; int c; }; };` by hand.
-    fn blob() -> Vec<u8> {
-        let strings = b"\0int\0s\0a\0b\0c\0";
-        let mut types: Vec<u32> = Vec::new();
-        types.extend([1, 1 << 24, 4, 32]); // 1: int
-        types.extend([0, KIND_STRUCT << 24 | 2, 8]); // 2: anonymous
-        types.extend([9, 1, 0, 11, 1, 32]);
-        types.extend([5, KIND_STRUCT << 24 | 2, 12]); // 3: s
-        types.extend([7, 1, 0, 0, 2, 32]);
-        let type_bytes: Vec<u8> = types.iter().flat_map(|w| w.to_ne_bytes()).collect();
-        let mut out = Vec::new();
-        out.extend(MAGIC.to_ne_bytes());
-        out.extend([1, 0]);
-        let (t, s) = (
-            u32::try_from(type_bytes.len()).unwrap(),
-            u32::try_from(strings.len()).unwrap(),
-        );
-        for word in [24, 0, t, t, s] {
-            out.extend(word.to_ne_bytes());
-        }
-        out.extend(type_bytes);
-        out.extend(strings);
-        out
-    }
-
     #[test]
     fn members_are_found_also_in_anonymous_structs() {
-        let blob = blob();
+        let blob = sample();
         let btf = Btf::parse(&blob).unwrap();
         assert_eq!(btf.member_offset("s", "a").unwrap(), 0);
         assert_eq!(btf.member_offset("s", "b").unwrap(), 4);
@@ -277,7 +296,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_an_error_that_names_it() {
-        let blob = blob();
+        let blob = sample();
         let btf = Btf::parse(&blob).unwrap();
         let error = btf.member_offset("s", "d").unwrap_err();
         assert_eq!(error.to_string(), "BTF has no `d` in `struct s`");
@@ -285,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_blob_cut_anywhere_is_refused_without_a_panic() {
-        let whole = blob();
+        let whole = sample();
         for n in 0..whole.len() {
             assert!(Btf::parse(&whole[..n]).is_err(), "{n} bytes");
         }
@@ -293,11 +312,21 @@ mod tests {
 
     #[test]
     fn a_struct_that_holds_itself_does_not_hang_the_search() {
-        let mut cyclic = blob();
+        let mut cyclic = sample();
         // The anonymous member of `s` (type 3) now has type 3.
         let at = 24 + 16 + 36 + 12 + 12 + 4;
         cyclic[at..at + 4].copy_from_slice(&3u32.to_ne_bytes());
         let btf = Btf::parse(&cyclic).unwrap();
+        assert!(btf.member_offset("s", "nothing").is_err());
+    }
+
+    #[test]
+    fn structs_that_hold_each_other_many_times_do_not_hang_the_search() {
+        let members = 60;
+        let mut types: Vec<u32> = vec![1, KIND_STRUCT << 24 | members, 8];
+        types.extend((0..members).flat_map(|_| [0, 1, 0]));
+        let blob = sample_of(b"\0s\0", &types);
+        let btf = Btf::parse(&blob).unwrap();
         assert!(btf.member_offset("s", "nothing").is_err());
     }
 

@@ -1,9 +1,6 @@
 //! The options that the running kernel was built with, where it tells.
 
-use std::{
-    fs::{self, File},
-    io::Read as _,
-};
+use std::{fs, io::Read as _};
 
 use flate2::read::GzDecoder;
 
@@ -39,14 +36,20 @@ impl Config {
     }
 
     fn read(path: String) -> Option<Self> {
+        let bytes = fs::read(&path).ok()?;
+        Self::of_bytes(path, bytes)
+    }
+
+    /// What the file `path` holds, which is packed where its name says so.
+    pub(crate) fn of_bytes(path: String, bytes: Vec<u8>) -> Option<Self> {
         let text = if path.ends_with(".gz") {
             let mut text = String::new();
-            GzDecoder::new(File::open(&path).ok()?)
+            GzDecoder::new(bytes.as_slice())
                 .read_to_string(&mut text)
                 .ok()?;
             text
         } else {
-            fs::read_to_string(&path).ok()?
+            String::from_utf8(bytes).ok()?
         };
         // An empty or masked file would say no to everything.
         text.contains("\nCONFIG_").then_some(Self { text, path })

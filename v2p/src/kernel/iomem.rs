@@ -1,6 +1,6 @@
 //! /proc/iomem: what lies where in the physical address space.
 
-use std::{fs, io};
+use std::{fs, io, ops::Range};
 
 use v2p_common::{PAGE_SIZE, PhysAddr};
 
@@ -55,7 +55,7 @@ impl Iomem {
         clippy::option_option,
         reason = "the outer one is a form that is not known, the inner one an answer"
     )]
-    fn parse(text: &str) -> Option<Option<Self>> {
+    pub(crate) fn parse(text: &str) -> Option<Option<Self>> {
         let resources: Option<Vec<_>> = text.lines().map(resource).collect();
         let resources = resources?;
         let shown = resources.iter().any(|r| r.end != 0);
@@ -79,6 +79,19 @@ impl Iomem {
             .collect();
         found.sort_by_key(|r| r.depth);
         found
+    }
+
+    /// The frames that lie wholly in RAM: spans, by address.
+    pub fn ram(&self) -> Vec<Range<u64>> {
+        let mut spans: Vec<_> = self
+            .0
+            .iter()
+            .filter(|r| r.is_ram())
+            .map(|r| r.start.div_ceil(PAGE_SIZE)..r.end.saturating_add(1) / PAGE_SIZE)
+            .filter(|span| span.start < span.end)
+            .collect();
+        spans.sort_by_key(|span| span.start);
+        spans
     }
 
     /// The last stretch of RAM.
@@ -134,6 +147,10 @@ fec00000-fec003ff : IOAPIC 0
         assert_eq!(names(0xc000_0000), Vec::<&str>::new());
         // A page is what its resources are, though they end inside it.
         assert_eq!(names(0x9_f000), ["System RAM"]);
+        assert_eq!(
+            iomem.ram(),
+            [0x1..0x9f, 0x100..0xc_0000, 0x10_0000..0x64_0000]
+        );
         assert_eq!(iomem.last_ram().unwrap().end, 0x6_3fff_ffff);
         assert_eq!(
             iomem.at(PhysAddr(0xfec0_0000))[0].evidence(),

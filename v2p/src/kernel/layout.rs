@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt as _};
 use anyhow::Result;
 use v2p_common::layout::KernelLayout;
 
-use super::btf::Btf;
+use super::{btf::Btf, privileges::MOUNT_PROC};
 use crate::exit::Failure;
 
 /// Where the kernel shows its types.
@@ -14,17 +14,35 @@ pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 /// Looks everything up.
 ///
 /// # Errors
-/// Exit code 3 where the kernel has no BTF.
+/// Exit code 3 where the kernel has no BTF, or not what the programs need.
 pub fn learn() -> Result<KernelLayout> {
+    with_types(of)?
+}
+
+/// Has `look` look at the kernel's types, which are read for it.
+///
+/// # Errors
+/// Exit code 3 where the kernel has no BTF.
+pub fn with_types<T>(look: impl FnOnce(&Btf<'_>) -> T) -> Result<T> {
     let blob = fs::read(BTF_PATH).map_err(|e| {
         Failure::unsupported(format!("{BTF_PATH}: {e}")).hint(
             "v2p needs a kernel built with CONFIG_DEBUG_INFO_BTF=y (every current distribution has it), and /sys mounted",
         )
     })?;
-    let unusable = |e: anyhow::Error| Failure::unsupported(format!("{BTF_PATH}: {e:#}"));
-    let btf = Btf::parse(&blob).map_err(unusable)?;
+    Ok(look(&Btf::parse(&blob).map_err(unusable)?))
+}
+
+fn unusable(e: anyhow::Error) -> Failure {
+    Failure::unsupported(format!("{BTF_PATH}: {e:#}"))
+}
+
+/// What the programs need of the types.
+///
+/// # Errors
+/// As [`learn`].
+pub fn of(btf: &Btf<'_>) -> Result<KernelLayout> {
     let ns = fs::metadata("/proc/self/ns/pid")
-        .map_err(|e| Failure::unsupported(format!("/proc/self/ns/pid: {e}")).hint("mount /proc"))?;
+        .map_err(|e| Failure::unsupported(format!("/proc/self/ns/pid: {e}")).hint(MOUNT_PROC))?;
     let offset = |structure, member| btf.member_offset(structure, member).map_err(unusable);
     let optional = |structure, member| {
         btf.member_offset(structure, member)
@@ -35,6 +53,7 @@ pub fn learn() -> Result<KernelLayout> {
         .into_iter()
         .find(|(name, _)| *name == "PG_head");
     Ok(KernelLayout {
+        follow: 0,
         mm_pgd: offset("mm_struct", "pgd")?,
         task_mm: offset("task_struct", "mm")?,
         task_min_flt: offset("task_struct", "min_flt")?,
@@ -47,7 +66,7 @@ pub fn learn() -> Result<KernelLayout> {
         page_mapping: offset("folio", "mapping")?,
         page_flags: offset("page", "flags")?,
         page_head_bit: head.map_or(KernelLayout::ABSENT, |(_, bit)| u64::from(bit)),
-        folio_order: folio_order(&btf),
+        folio_order: folio_order(btf),
         // Until 6.6 the struct had no prefix (mm/ksm.c).
         ksm_address: match optional("ksm_rmap_item", "address") {
             KernelLayout::ABSENT => optional("rmap_item", "address"),
@@ -66,6 +85,29 @@ pub fn learn() -> Result<KernelLayout> {
         files_fdt: offset("files_struct", "fdt")?,
         fdt_fd: offset("fdtable", "fd")?,
         fdt_max: offset("fdtable", "max_fds")?,
+        task_tgid: optional("task_struct", "tgid"),
+        task_leader: optional("task_struct", "group_leader"),
+        task_pid: optional("task_struct", "thread_pid"),
+        task_signal: optional("task_struct", "signal"),
+        task_start: optional("task_struct", "start_time"),
+        task_boot_start: optional("task_struct", "start_boottime"),
+        signal_live: optional("signal_struct", "live"),
+        pid_level: optional("pid", "level"),
+        pid_numbers: optional("pid", "numbers"),
+        pid_ns_number: match (
+            optional("pid_namespace", "ns"),
+            optional("ns_common", "inum"),
+        ) {
+            (KernelLayout::ABSENT, _) | (_, KernelLayout::ABSENT) => KernelLayout::ABSENT,
+            (ns, inum) => ns + inum,
+        },
+        task_status: match (
+            optional("task_struct", "thread_info"),
+            optional("thread_info", "status"),
+        ) {
+            (KernelLayout::ABSENT, _) | (_, KernelLayout::ABSENT) => KernelLayout::ABSENT,
+            (info, status) => info + status,
+        },
         ksm_break_arguments: btf
             .arguments_of_function("break_ksm")
             .unwrap_or(KernelLayout::ABSENT),

@@ -1,16 +1,12 @@
 //! How far the kernel is locked down (security/lockdown/lockdown.c).
 
-use std::{fs, io::Read as _, os::fd::OwnedFd};
-
-use rustix::{
-    fs::{Mode, OFlags},
-    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags},
+use super::{
+    config::{Config, Setting},
+    securityfs::{self, Shown},
 };
 
-use super::config::{Config, Setting};
-
-/// Where the kernel tells, once securityfs is mounted.
-pub const PATH: &str = "/sys/kernel/security/lockdown";
+/// The kernel's file.
+const FILE: &str = "lockdown";
 
 /// The mode and the line that shows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,19 +21,30 @@ impl Lockdown {
     /// Reads it: from where securityfs is mounted, else from a mount of our own that nobody else sees, else from what
     /// the kernel was built with, where that is known. `None`: it cannot be told.
     pub fn read(config: Option<&Config>) -> Option<Self> {
-        if let Ok(text) = fs::read_to_string(PATH) {
-            return Self::parse(&text, PATH);
-        }
-        match private_securityfs().map(|root| read_in(&root)) {
-            Ok(Ok(text)) => Self::parse(&text, "lockdown in securityfs, which is not mounted"),
-            Ok(Err(rustix::io::Errno::NOENT)) => Some(Self::none(
+        match securityfs::read(FILE) {
+            Ok(Shown { text, place }) => Self::parse(&text, &place),
+            Err(rustix::io::Errno::NOENT) => Some(Self::none(
                 "securityfs has no file lockdown: the kernel has no such module",
             )),
-            _ => Self::built_in(config?),
+            Err(_) => Self::built_in(config?),
         }
     }
 
-    fn parse(text: &str, place: &str) -> Option<Self> {
+    /// Whether nobody may read the kernel's memory, eBPF programs and root's own tools neither.
+    pub fn is_confidential(&self) -> bool {
+        self.mode == "confidentiality"
+    }
+
+    /// Why eBPF programs that trace are refused, where that is why.
+    pub fn against_bpf() -> Option<String> {
+        let lockdown = Self::read(Config::of_this_kernel().as_ref())?;
+        let evidence = &lockdown.evidence;
+        lockdown
+            .is_confidential()
+            .then(|| format!("the kernel is locked down, eBPF may not read its memory: {evidence}"))
+    }
+
+    pub(crate) fn parse(text: &str, place: &str) -> Option<Self> {
         let mode = text.split_once('[')?.1.split_once(']')?.0;
         Some(Self {
             mode: mode.to_owned(),
@@ -72,26 +79,6 @@ impl Lockdown {
             evidence: evidence.to_owned(),
         }
     }
-}
-
-/// securityfs without a place in the tree: seen through this descriptor alone, gone with it (fsmount(2), 5.2).
-fn private_securityfs() -> rustix::io::Result<OwnedFd> {
-    let context = rustix::mount::fsopen("securityfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_create(&context)?;
-    rustix::mount::fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::MOUNT_ATTR_RDONLY,
-    )
-}
-
-fn read_in(root: &OwnedFd) -> rustix::io::Result<String> {
-    let file = rustix::fs::openat(root, "lockdown", OFlags::CLOEXEC, Mode::empty())?;
-    let mut text = String::new();
-    fs::File::from(file)
-        .read_to_string(&mut text)
-        .map_err(|_| rustix::io::Errno::IO)?;
-    Ok(text)
 }
 
 #[cfg(test)]

@@ -2,9 +2,13 @@
 
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use crate::exit::Failure;
+
+/// What to do where /proc does not tell.
+pub const MOUNT_PROC: &str = "mount -t proc proc /proc";
 
 /// A capability, by its bit (include/uapi/linux/capability.h).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,6 +18,8 @@ pub enum Capability {
     DacOverride = 1,
     /// Opens /dev/mem.
     SysRawio = 17,
+    /// Looks into other users' processes.
+    SysPtrace = 19,
     /// Shows PFNs; and stands in for CAP_BPF and CAP_PERFMON (include/linux/capability.h, bpf_capable).
     SysAdmin = 21,
     /// Traces.
@@ -37,8 +43,7 @@ impl Privileges {
         let status = procfs::process::Process::myself()
             .and_then(|p| p.status())
             .map_err(|e| {
-                Failure::unsupported(format!("/proc/self/status: {e}"))
-                    .hint("mount -t proc proc /proc")
+                Failure::unsupported(format!("/proc/self/status: {e}")).hint(MOUNT_PROC)
             })?;
         Ok(Self {
             effective: status.capeff,
@@ -59,6 +64,51 @@ impl Privileges {
     pub fn evidence(self) -> String {
         format!("CapEff: {:016x} (/proc/self/status)", self.effective)
     }
+}
+
+/// What looking at processes and tracing them takes, and no more: neither /dev/mem nor a module of the kernel can be opened
+/// by mistake.
+const LOOKING: CapabilitySet = CapabilitySet::SYS_ADMIN
+    .union(CapabilitySet::BPF)
+    .union(CapabilitySet::PERFMON)
+    // Pagemap and maps of a process of others; files of /proc and of BTF; signals to a command of ours.
+    .union(CapabilitySet::SYS_PTRACE)
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::KILL)
+    // Limits of open files and, before 5.11, of locked memory.
+    .union(CapabilitySet::SYS_RESOURCE)
+    .union(CapabilitySet::IPC_LOCK);
+
+/// Gives up every capability that looking does not take. To be called before any thread is started. A command that we start gets what its user
+/// has by its exec, where that is root; else it must be told by `ours_alone: false`, and what we give up could be taken again.
+///
+/// # Errors
+/// Where the kernel does not let us.
+pub fn keep_to_looking(ours_alone: bool) -> Result<()> {
+    keep_to(LOOKING, ours_alone)
+}
+
+/// The same for who writes through /dev/mem, too.
+///
+/// # Errors
+/// As [`keep_to_looking`].
+pub fn keep_to_writing() -> Result<()> {
+    keep_to(LOOKING.union(CapabilitySet::SYS_RAWIO), true)
+}
+
+fn keep_to(kept: CapabilitySet, ours_alone: bool) -> Result<()> {
+    let mut sets = capabilities(None).context("capget")?;
+    // Without CAP_SYS_PTRACE the kernel lets us look only at what has no capability that we lack (cap_ptrace_access_check,
+    // security/commoncap.c, 6.1 to 7.3).
+    if !sets.effective.contains(CapabilitySet::SYS_PTRACE) {
+        return Ok(());
+    }
+    sets.effective &= kept;
+    if ours_alone {
+        sets.permitted &= kept;
+    }
+    set_capabilities(None, sets).context("capset")
 }
 
 /// A namespace of this process, and whether it is the one that the system booted with.

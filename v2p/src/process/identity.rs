@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    os::unix::fs::MetadataExt as _,
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -54,6 +55,34 @@ impl Process {
         // SAFETY: the pidfd is open as long as the struct, and always the same.
         unsafe { AsyncFd::register(self) }
             .map_err(|e| anyhow!("the process cannot be waited for: {e}"))
+    }
+
+    /// Its name, as the kernel has it; empty where it has ended.
+    pub fn name(&self) -> String {
+        let comm = fs::read(format!("/proc/{}/comm", self.pid)).unwrap_or_default();
+        String::from_utf8_lossy(&comm).trim_end().to_owned()
+    }
+
+    /// Whether it was started at this moment: CLOCK_BOOTTIME, nanoseconds. Of two that had one number after the other only one
+    /// was. `None`: it has ended.
+    pub fn was_started_at(&self, started_ns: u64) -> Option<bool> {
+        // nsec_to_clock_t: /proc has hundredths of a second (USER_HZ, fs/proc/array.c, 6.1 to 7.3).
+        const TICK_NS: u64 = 10_000_000;
+        let stat = procfs::process::Process::new(i32::try_from(self.pid).ok()?).ok()?;
+        let ticks = stat.stat().ok()?.starttime;
+        (!self.has_ended()).then_some(ticks == started_ns / TICK_NS)
+    }
+
+    /// Whether the kernel may have taken perf events off it at its last exec, since it got other rights by that
+    /// (begin_new_exec, fs/exec.c, 6.1 to 7.3): then it is not dumpable, and its files in /proc are root's.
+    pub fn may_have_dropped_events(&self) -> bool {
+        let owner = fs::metadata(format!("/proc/{}", self.pid)).map(|m| m.uid());
+        let numbers = i32::try_from(self.pid).ok();
+        let status = numbers.and_then(|pid| procfs::process::Process::new(pid).ok()?.status().ok());
+        let (Ok(owner), Some(status)) = (owner, status) else {
+            return false;
+        };
+        status.ruid != status.euid || status.rgid != status.egid || owner != status.euid
     }
 
     /// Its threads now. Empty where it has ended.

@@ -2,10 +2,13 @@
 //!
 //! Bits as in include/uapi/linux/kernel-page-flags.h; readable by root alone, also under lockdown.
 
-use std::{fs::File, os::unix::fs::FileExt as _};
+use std::{fs::File, io, os::unix::fs::FileExt as _};
 
 use anyhow::{Context as _, Result};
 use v2p_common::Pfn;
+
+const FLAGS: &str = "/proc/kpageflags";
+const COUNTS: &str = "/proc/kpagecount";
 
 /// The flags of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,7 +52,7 @@ impl FrameFlags {
 /// # Errors
 /// Where the file cannot be read, or ends before the frame.
 pub fn frame_flags(pfn: Pfn) -> Result<FrameFlags> {
-    word_of("/proc/kpageflags", pfn).map(FrameFlags)
+    word_of(FLAGS, pfn).map(FrameFlags)
 }
 
 /// How often frame `pfn` is mapped.
@@ -57,13 +60,13 @@ pub fn frame_flags(pfn: Pfn) -> Result<FrameFlags> {
 /// # Errors
 /// As [`frame_flags`].
 pub fn frame_mapcount(pfn: Pfn) -> Result<u64> {
-    word_of("/proc/kpagecount", pfn)
+    word_of(COUNTS, pfn)
 }
 
-/// /proc/kpageflags, for many frames.
-pub struct FlagsFile {
+/// /proc/kpageflags or /proc/kpagecount, for many frames: one word a frame.
+pub struct FrameFile {
+    path: &'static str,
     file: File,
-    buffer: Vec<u8>,
 }
 
 /// Frames nearer than this are read as one: the words between cost less than another system call (55 ns a word, 0.3 us
@@ -72,22 +75,38 @@ const NEAR: u64 = 6;
 /// Frames in one read.
 const CHUNK: u64 = 4096;
 
-impl FlagsFile {
-    /// Opens it; `None` where we may not (it is root's).
-    pub fn open() -> Option<Self> {
-        Some(Self {
-            file: File::open("/proc/kpageflags").ok()?,
-            buffer: Vec::new(),
+impl FrameFile {
+    /// Opens the flags.
+    ///
+    /// # Errors
+    /// Why not: it is root's.
+    pub fn flags() -> io::Result<Self> {
+        Self::open(FLAGS)
+    }
+
+    /// Opens the counts of mappings.
+    ///
+    /// # Errors
+    /// As [`Self::flags`].
+    pub fn counts() -> io::Result<Self> {
+        Self::open(COUNTS)
+    }
+
+    fn open(path: &'static str) -> io::Result<Self> {
+        Ok(Self {
+            path,
+            file: File::open(path)?,
         })
     }
 
-    /// Hands the flags of every frame of `frames`, which are sorted, to `each`, in order. Frames beyond the end of
+    /// Hands the word of every frame of `frames`, which are sorted, to `each`, in order. Frames beyond the end of
     /// memory are left out.
     ///
     /// # Errors
     /// Those of the read.
-    pub fn of(&mut self, frames: &[Pfn], mut each: impl FnMut(Pfn, FrameFlags)) -> Result<()> {
+    pub fn of(&self, frames: &[Pfn], mut each: impl FnMut(Pfn, u64)) -> Result<()> {
         let mut rest = frames;
+        let mut buffer = Vec::new();
         while let Some(first) = rest.first().copied() {
             let mut count = 1;
             let mut last = first;
@@ -100,16 +119,13 @@ impl FlagsFile {
             }
             let (now, later) = rest.split_at(count);
             rest = later;
-            self.buffer
-                .resize(usize::try_from((last.0 - first.0 + 1) * 8)?, 0);
-            let n = self
-                .file
-                .read_at(&mut self.buffer, first.0 * 8)
-                .context("/proc/kpageflags")?;
-            let (words, _) = self.buffer.get(..n).unwrap_or_default().as_chunks::<8>();
+            buffer.resize(usize::try_from((last.0 - first.0 + 1) * 8)?, 0);
+            let read = self.file.read_at(&mut buffer, first.0 * 8);
+            let n = read.context(self.path)?;
+            let (words, _) = buffer.get(..n).unwrap_or_default().as_chunks::<8>();
             for pfn in now {
                 if let Some(word) = words.get(usize::try_from(pfn.0 - first.0)?) {
-                    each(*pfn, FrameFlags(u64::from_ne_bytes(*word)));
+                    each(*pfn, u64::from_ne_bytes(*word));
                 }
             }
         }

@@ -29,6 +29,8 @@ pub struct Mapping {
     pub start: u64,
     /// End, excluded.
     pub end: u64,
+    /// Whether the process may write to it.
+    pub writable: bool,
     /// What /proc/PID/maps calls it: a path, `[heap]`, ...; empty for anonymous memory.
     pub name: String,
 }
@@ -71,6 +73,7 @@ impl Mapping {
         (start < end).then(|| Self {
             start,
             end,
+            writable: self.writable,
             name: self.name.clone(),
         })
     }
@@ -93,8 +96,7 @@ pub fn mappings(pid: u32) -> Result<Vec<Mapping>> {
     let path = format!("/proc/{pid}/maps");
     let mut mappings = read(Path::new(&path)).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => Failure::no(format!("process {pid} has ended")),
-        io::ErrorKind::PermissionDenied => Failure::unsupported(format!("{path}: {e}"))
-            .hint("it needs ptrace rights on the process: run as root"),
+        io::ErrorKind::PermissionDenied => super::no_rights(&path, &e),
         _ => Failure::failed(format!("{path}: {e}")),
     })?;
     mappings.retain(|mapping| !mapping.is_kernels());
@@ -120,7 +122,7 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<Mapping>> {
 
 /// One line: `START-END PERMS OFFSET DEV INODE`, then blanks and the name, which may have any bytes but a newline, which
 /// the kernel writes as `\012` (show_map_vma, fs/proc/task_mmu.c).
-fn parse(line: &[u8]) -> Option<Mapping> {
+pub(crate) fn parse(line: &[u8]) -> Option<Mapping> {
     let line = String::from_utf8_lossy(line);
     let (addresses, rest) = line.split_once(' ')?;
     let (start, end) = addresses.split_once('-')?;
@@ -128,6 +130,7 @@ fn parse(line: &[u8]) -> Option<Mapping> {
     Some(Mapping {
         start: u64::from_str_radix(start, 16).ok()?,
         end: u64::from_str_radix(end, 16).ok()?,
+        writable: rest.as_bytes().get(1) == Some(&b'w'),
         name: name.trim_start_matches(' ').to_owned(),
     })
 }
@@ -167,6 +170,18 @@ pub fn select(mappings: &[Mapping], asked: &[Asked], end: VirtAddr) -> Result<Ve
     Ok(selected)
 }
 
+/// By address, each address once: what was asked for twice is in the first that has it.
+pub fn apart(mut selected: Vec<Mapping>) -> Vec<Mapping> {
+    selected.sort_by_key(|mapping| mapping.start);
+    let mut end = 0;
+    selected.retain_mut(|mapping| {
+        mapping.start = mapping.start.max(end);
+        end = end.max(mapping.end);
+        mapping.start < mapping.end
+    });
+    selected
+}
+
 fn beyond_the_end(Range { start, end }: Range, VirtAddr(last): VirtAddr) -> Failure {
     Failure::failed(if start >= KERNEL_START {
         format!("{start:#x} is an address of the kernel's, not of a process")
@@ -185,6 +200,7 @@ fn covered(mappings: &[Mapping], range: Range) -> Vec<Mapping> {
     let gap = |start, end| Mapping {
         start,
         end,
+        writable: false,
         name: NOT_MAPPED.to_owned(),
     };
     let mut pieces = Vec::new();
@@ -210,8 +226,27 @@ mod tests {
         Mapping {
             start,
             end,
+            writable: true,
             name: name.to_owned(),
         }
+    }
+
+    #[test]
+    fn what_was_asked_twice_is_there_once() {
+        let asked = vec![
+            mapping(0x5000, 0x9000, "b"),
+            mapping(0x1000, 0x3000, "a"),
+            mapping(0x6000, 0x7000, "b"),
+            mapping(0x2000, 0x4000, "a"),
+        ];
+        assert_eq!(
+            apart(asked),
+            [
+                mapping(0x1000, 0x3000, "a"),
+                mapping(0x3000, 0x4000, "a"),
+                mapping(0x5000, 0x9000, "b")
+            ]
+        );
     }
 
     #[test]

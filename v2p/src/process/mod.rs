@@ -1,16 +1,71 @@
 //! What /proc says of a process: thin readers over files.
 
+use std::io;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::{
+    exit::Failure,
+    kernel::privileges::{Capability, MOUNT_PROC, Privileges},
+};
+
+mod copied;
 mod identity;
 mod kpage;
 pub mod maps;
-mod merged;
+mod memory;
 mod nodes;
 mod pagemap;
 mod space;
 
+pub use copied::copied_by_fork;
 pub use identity::Process;
-pub use kpage::{FlagsFile, FrameFlags, frame_flags, frame_mapcount};
-pub use merged::Merged;
+pub use kpage::{FrameFile, FrameFlags, frame_flags, frame_mapcount};
+pub use memory::Memory;
 pub use nodes::Nodes;
 pub use pagemap::Pagemap;
 pub use space::AddressSpace;
+
+/// Each thread of a target takes four descriptors. Where the limit cannot be raised, attaching says so.
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    );
+}
+
+/// Why our own pagemap does not open.
+pub(crate) fn no_pagemap(error: &io::Error) -> Failure {
+    let failure = Failure::unsupported(format!("/proc/self/pagemap: {error}"));
+    failure.hint(match std::fs::exists("/proc/self") {
+        Ok(true) => "the kernel needs CONFIG_PROC_PAGE_MONITOR=y",
+        _ => MOUNT_PROC,
+    })
+}
+
+/// Why a file of another process, at `place`, does not open for us: ptrace_may_access (kernel/ptrace.c, 6.1 to 7.3) asks
+/// for its user, or for CAP_SYS_PTRACE, and then security modules.
+pub(crate) fn no_rights(place: &str, error: &io::Error) -> Failure {
+    let failure = Failure::unsupported(format!("{place}: {error}"));
+    match Privileges::read() {
+        Ok(privileges) if privileges.has(Capability::SysPtrace) => failure.hint(format!(
+            "CAP_SYS_PTRACE is there ({}), so another user namespace or a security module keeps us out: run it as root on the host",
+            privileges.evidence()
+        )),
+        Ok(privileges) => failure.hint(format!(
+            "it needs ptrace rights on the process, and CAP_SYS_PTRACE is missing (bit 19 of {}): run as root",
+            privileges.evidence()
+        )),
+        Err(_) => failure.hint("it needs ptrace rights on the process: run as root"),
+    }
+}
+
+/// This thread's number, as the programs know it.
+pub(crate) fn own_tid() -> u64 {
+    let tid = rustix::thread::gettid();
+    u64::from(tid.as_raw_nonzero().get().unsigned_abs())
+}

@@ -4,6 +4,8 @@ use std::fs;
 
 use v2p_common::Pfn;
 
+use crate::kernel::zones;
+
 /// Frames of the nodes, where there are several.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Nodes {
@@ -17,27 +19,11 @@ impl Nodes {
         Self::parse(&fs::read_to_string("/proc/zoneinfo").unwrap_or_default())
     }
 
-    fn parse(text: &str) -> Self {
-        let mut zones = Vec::new();
-        let (mut node, mut spanned) = (None, None);
-        for line in text.lines() {
-            let mut words = line.split_whitespace();
-            match (words.next(), words.next()) {
-                (Some("Node"), Some(n)) => {
-                    node = n.trim_end_matches(',').parse::<u32>().ok();
-                    spanned = None;
-                }
-                (Some("spanned"), Some(n)) => spanned = n.parse::<u64>().ok(),
-                (Some("start_pfn:"), Some(n)) => {
-                    if let (Some(node), Some(spanned), Ok(start)) =
-                        (node, spanned, n.parse::<u64>())
-                    {
-                        zones.push((node, start, start.saturating_add(spanned)));
-                    }
-                }
-                _ => {}
-            }
-        }
+    pub(crate) fn parse(text: &str) -> Self {
+        let zones: Vec<_> = zones::parse(text)
+            .into_iter()
+            .map(|zone| (zone.node, zone.start, zone.end))
+            .collect();
         let several = zones
             .iter()
             .any(|(node, ..)| Some(node) != zones.first().map(|(first, ..)| first));
@@ -51,10 +37,13 @@ impl Nodes {
         self.zones.is_empty()
     }
 
-    /// The node of `pfn`, where there are several.
+    /// The node of `pfn`, where there are several. What zones span may overlap, where the nodes' memory is interleaved: then
+    /// it cannot be told.
     pub fn of(&self, pfn: Pfn) -> Option<u32> {
         let holds = |(_, start, end): &&(u32, u64, u64)| (*start..*end).contains(&pfn.0);
-        self.zones.iter().find(holds).map(|(node, ..)| *node)
+        let mut nodes = self.zones.iter().filter(holds).map(|(node, ..)| *node);
+        let first = nodes.next()?;
+        nodes.all(|node| node == first).then_some(first)
     }
 }
 
@@ -73,6 +62,16 @@ mod tests {
         assert_eq!(nodes.of(Pfn(10)), Some(0));
         assert_eq!(nodes.of(Pfn(110)), Some(1));
         assert_eq!(nodes.of(Pfn(160)), None);
+    }
+
+    #[test]
+    fn a_frame_that_two_nodes_span_has_none() {
+        let two = format!(
+            "{ONE}Node 1, zone   Normal\n        spanned  50\n  start_pfn:           100\n"
+        );
+        let nodes = Nodes::parse(&two);
+        let told = [99, 100, 109, 110].map(|pfn| nodes.of(Pfn(pfn)));
+        assert_eq!(told, [Some(0), None, None, Some(1)]);
     }
 
     #[test]

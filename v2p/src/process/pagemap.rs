@@ -41,8 +41,7 @@ impl Pagemap {
         let path = format!("/proc/{pid}/pagemap");
         let done = Self::open(Path::new(&path));
         Ok(done.map_err(|e| match e.kind() {
-            io::ErrorKind::PermissionDenied => Failure::unsupported(format!("{path}: {e}"))
-                .hint("it needs ptrace rights on the process: run as root"),
+            io::ErrorKind::PermissionDenied => super::no_rights(&path, &e),
             // A kernel thread, or a process that is just ending, has no address space to open.
             _ if e.raw_os_error() == Some(libc::ESRCH) => {
                 Failure::no(format!("{path}: the process has no address space"))
@@ -57,10 +56,7 @@ impl Pagemap {
     /// # Errors
     /// Exit code 3 where this kernel or this /proc has none.
     pub fn of_self() -> Result<Self> {
-        Ok(Self::open(Path::new(OWN)).map_err(|e| {
-            Failure::unsupported(format!("{OWN}: {e}"))
-                .hint("mount /proc; the kernel needs CONFIG_PROC_PAGE_MONITOR=y")
-        })?)
+        Ok(Self::open(Path::new(OWN)).map_err(|e| super::no_pagemap(&e))?)
     }
 
     /// Opens the one at `path`. ESRCH: the task has no address space.

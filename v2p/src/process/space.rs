@@ -54,7 +54,7 @@ impl AddressSpace {
 }
 
 /// Where /proc has the process's memory: at its main thread, or where that has ended, at one of the others.
-fn roots(process: &Process) -> impl Iterator<Item = PathBuf> {
+pub(super) fn roots(process: &Process) -> impl Iterator<Item = PathBuf> {
     let main = PathBuf::from(match process.is_own() {
         true => "/proc/self".to_owned(),
         false => format!("/proc/{}", process.pid),
@@ -88,12 +88,8 @@ fn explain(e: &io::Error, process: &Process) -> Failure {
     let pid = process.pid;
     match e.kind() {
         _ if process.has_ended() => none(process),
-        io::ErrorKind::PermissionDenied => Failure::unsupported(format!("process {pid}: {e}"))
-            .hint("it needs ptrace rights on the process: run as root"),
-        io::ErrorKind::NotFound if process.is_own() => {
-            Failure::unsupported(format!("/proc/self/pagemap: {e}"))
-                .hint("mount /proc; the kernel needs CONFIG_PROC_PAGE_MONITOR=y")
-        }
+        io::ErrorKind::PermissionDenied => super::no_rights(&format!("process {pid}"), e),
+        io::ErrorKind::NotFound if process.is_own() => super::no_pagemap(e),
         io::ErrorKind::NotFound => {
             Failure::unsupported(format!("process {pid}: it exists, but this /proc does not show it"))
                 .hint("/proc is mounted with hidepid, or is another PID namespace's: run as root, or mount one of your own")

@@ -22,13 +22,17 @@ const TRACEPOINTS: [&str; 6] = [
 /// The two sides of a merge that KSM tells, from 6.4 on.
 const KSM_TRACEPOINTS: [&str; 2] = ["ksm_merge_one_page", "ksm_merge_with_ksm_page"];
 
+/// What following children takes.
+const FORKS: [&str; 2] = ["sched_process_fork", "sched_process_exit"];
+
 /// Programs, and the kernel functions that they go on: the first that this kernel has and lets us hook.
-const FUNCTIONS: [(&str, &[&str]); 6] = [
+const FUNCTIONS: [(&str, &[&str]); 7] = [
     ("zap_range", &["unmap_page_range", "__zap_vma_range"]),
     ("unmap_one", &["try_to_unmap_one"]),
     ("zap_hugetlb", &["__unmap_hugepage_range"]),
     ("userfaultfd", &["userfaultfd_ioctl"]),
     ("unuse", &["unuse_pte_range"]),
+    ("uprobe", &["uprobe_write_opcode"]),
     ("ksm_break", &["break_ksm"]),
 ];
 
@@ -56,11 +60,15 @@ const WAYS_TO_GET_USER_PAGES: [(&str, &[&str]); 4] = [
 ];
 
 /// What stands in for the hooks on functions where the kernel refuses those: they cost every process a little.
-const INSTEAD_OF_FUNCTIONS: [&str; 4] = [
-    "sys_exit",
-    "page_fault_user",
-    "page_fault_kernel",
-    "mm_collapse_huge_page",
+const INSTEAD_OF_FUNCTIONS: [&str; 2] = ["sys_exit", "mm_collapse_huge_page"];
+
+/// What the CPU says of a fault before it is served; so they do.
+const ERROR_CODES: [&str; 2] = ["page_fault_user", "page_fault_kernel"];
+
+/// What tells of faults, by the names of perf's software events.
+const FAULTS: [(FaultKind, &str); 2] = [
+    (FaultKind::Minor, "page-faults-min"),
+    (FaultKind::Major, "page-faults-maj"),
 ];
 
 /// Hooks, as they are made live.
@@ -74,13 +82,18 @@ pub(super) struct Hooks {
 }
 
 impl Hooks {
-    /// All that tell what becomes of the pages of `process`.
-    pub(super) fn of_a_watch(programs: &mut Programs, process: &Process) -> Self {
+    /// All that tell what becomes of the pages of `process`; `access`: also the kind of access that each fault came of.
+    pub(super) fn of_a_watch(programs: &mut Programs, process: &Process, access: bool) -> Self {
         let mut hooks = Self::of_migrations(programs, process);
         hooks.tracepoint(programs, "mm_khugepaged_collapse_file");
         let merges = KSM_TRACEPOINTS.map(|name| hooks.tracepoint(programs, name));
         for (program, functions) in FUNCTIONS {
             hooks.function(programs, program, functions);
+        }
+        if access || !hooks.has("zap_range") {
+            for name in ERROR_CODES {
+                hooks.tracepoint(programs, name);
+            }
         }
         if !hooks.has("zap_range") {
             for name in INSTEAD_OF_FUNCTIONS {
@@ -117,14 +130,32 @@ impl Hooks {
             hooks.tracepoint(programs, name);
         }
         hooks.reasons(programs);
-        for (kind, name) in [
-            (FaultKind::Minor, "page-faults-min"),
-            (FaultKind::Major, "page-faults-maj"),
-        ] {
-            let attached = attach_to_all_threads(programs, process, kind);
-            hooks.note(name, name, attached);
+        for (kind, name) in FAULTS {
+            hooks.faults(programs, process, kind, name);
         }
         hooks
+    }
+
+    /// Those that tell of children. False: children cannot be followed, and the last one missing says why.
+    pub(super) fn forks(&mut self, programs: &mut Programs) -> bool {
+        if !programs.layout().can_follow() {
+            let [hook, ..] = FORKS.map(str::to_owned);
+            let why = "this kernel's tasks are not known well enough".to_owned();
+            self.missing.push(Missing { hook, why });
+            return false;
+        }
+        FORKS.iter().all(|name| self.tracepoint(programs, name))
+    }
+
+    fn faults(
+        &mut self,
+        programs: &mut Programs,
+        process: &Process,
+        kind: FaultKind,
+        name: &'static str,
+    ) {
+        let attached = attach_to_all_threads(programs, process, kind);
+        self.note(name, name, attached);
     }
 
     /// Whether a program is live.
@@ -190,6 +221,12 @@ impl Hooks {
             }
         }
     }
+}
+
+/// What tells of faults, on all threads of `process`.
+pub(super) fn attach_faults(programs: &mut Programs, process: &Process) -> Result<()> {
+    let mut kinds = FAULTS.into_iter();
+    kinds.try_for_each(|(kind, _)| attach_to_all_threads(programs, process, kind))
 }
 
 /// Threads may start threads while we attach: new ones inherit the event from those that have it, the

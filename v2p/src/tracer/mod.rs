@@ -2,20 +2,29 @@
 
 mod hooks;
 
-use std::{ops::Range, rc::Rc, time::Duration};
+use std::{
+    ops::Range,
+    rc::Rc,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
-use v2p_common::event::Event;
+use v2p_common::{control::Control, event::Event};
 
 use hooks::Hooks;
 
 use crate::{
-    bpf::{Programs, Ring, SharedControl},
+    bpf::{Lanes, Programs, Ring, SharedControl},
+    exit::Failure,
     process::Process,
 };
 
 /// How long a marker of our own may take to come out of the ring.
 const MARKER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The address of no `mm_struct`.
+const NO_MM: u64 = u64::MAX;
 
 /// A hook that could not be made live.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +39,9 @@ pub struct Missing {
 pub struct Tracer {
     control: Rc<SharedControl>,
     ring: Ring,
+    lanes: Lanes,
+    /// Events that were read before some that are older may have been.
+    early: Vec<Event>,
     hooks: Hooks,
     settled: bool,
 }
@@ -52,6 +64,12 @@ pub struct Target {
     pub range: Range<u64>,
     /// Whether the new address space is to be traced after an exec.
     pub follow_exec: bool,
+    /// Whether the children of the process are traced too, and theirs. Programs of a layout with
+    /// [`follow`](v2p_common::layout::KernelLayout::follow) alone do it.
+    pub follow_forks: bool,
+    /// Whether the kind of access is asked for that each fault came of: every process then pays for two more tracepoints,
+    /// where they are not live in any case.
+    pub access: bool,
 }
 
 /// What was lost, so far.
@@ -75,6 +93,19 @@ impl Loss {
     }
 }
 
+/// Makes every hook of a watch live for a moment, on no address space at all, to see which of them this kernel takes:
+/// those that are live, and those that are not.
+///
+/// # Errors
+/// Where our own process cannot be held.
+pub fn try_hooks(programs: &mut Programs) -> Result<(Vec<String>, Vec<Missing>)> {
+    programs.control().target.mm.set(NO_MM);
+    let mut hooks = Hooks::of_a_watch(programs, &Process::open(std::process::id())?, false);
+    hooks.forks(programs);
+    programs.take_hooks_off();
+    Ok((hooks.live, hooks.missing))
+}
+
 impl Tracer {
     /// Makes the hooks live for `target`, an address space of `process`.
     /// Nothing that happens after this returns is unseen by the hooks in [`Self::live`].
@@ -93,16 +124,28 @@ impl Tracer {
         control.target.mm.set(target.mm);
         let followed = if target.follow_exec { process.pid } else { 0 };
         control.target.pid.set(u64::from(followed));
-        let ring = programs.take_ring()?;
+        control.account.access.set(u64::from(target.access));
+        let (ring, lanes) = (programs.take_ring()?, programs.take_lanes()?);
         let mut hooks = match wanted {
             Wanted::Migrations => Hooks::of_migrations(programs, process),
-            Wanted::All => Hooks::of_a_watch(programs, process),
+            Wanted::All => Hooks::of_a_watch(programs, process, target.access),
         };
+        // The last ones: a child that is entered has inherited the others.
+        if target.follow_forks && !hooks.forks(programs) {
+            let why = hooks
+                .missing
+                .last()
+                .map(|m| format!("{}: {}", m.hook, m.why));
+            let what = format!("children cannot be followed: {}", why.unwrap_or_default());
+            return Err(Failure::unsupported(what).into());
+        }
         match hooks.first_error.take() {
             Some(error) if hooks.live.is_empty() => Err(error),
             _ => Ok(Self {
                 control,
                 ring,
+                lanes,
+                early: Vec::new(),
                 hooks,
                 settled: false,
             }),
@@ -139,17 +182,56 @@ impl Tracer {
         self.settled
     }
 
-    /// The events that are in the ring now, oldest first.
+    /// The events that there are now, oldest first.
     ///
     /// # Errors
     /// Where a record is no event.
     pub fn take(&mut self) -> Result<Vec<Event>> {
-        let mut events = Vec::new();
+        // Ring and lanes are read one after the other. What has a number from this one on may have come in between, with
+        // an older one left behind.
+        let upto = self.control.account.seq.get();
+        let mut events = std::mem::take(&mut self.early);
+        self.lanes.drain(|fault| events.push(Event::Fault(fault)));
         self.ring.drain(|bytes| {
             events.push(Event::from_bytes(bytes).context("the event ring")?);
             Ok(())
         })?;
+        // Runs in order, mostly: this sort takes them as they are.
+        events.sort_by_key(|event| event.header().seq);
+        self.early = events.split_off(events.partition_point(|e| e.header().seq < upto));
         Ok(events)
+    }
+
+    /// Attaches what tells of faults to all threads of `process` once more. A fault that two events tell of is one.
+    ///
+    /// # Errors
+    /// Exit code 3, with the kernel's reason.
+    pub fn attach_faults_again(&self, programs: &mut Programs, process: &Process) -> Result<()> {
+        hooks::attach_faults(programs, process)
+    }
+
+    /// Whether the programs report of the address space `mm` now.
+    pub fn traces(&self, mm: u64) -> bool {
+        let places = &self.control.family.places;
+        self.control.target.mm.get() == mm || places.iter().any(|place| place.mm.get() == mm)
+    }
+
+    /// Has the programs report of the address space `mm` no more, where it ended and they were not told.
+    pub fn leave(&self, mm: u64) {
+        let Control { target, family, .. } = &**self.control;
+        if target.mm.get() == mm {
+            target.mm.set(0);
+        }
+        if let Some(place) = family.places.iter().find(|place| place.mm.get() == mm) {
+            place.mm.set(0);
+            // SAFETY: an aligned word of the map, which all sides only add to atomically.
+            unsafe { AtomicU64::from_ptr(place.wanted.as_ptr()) }.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// The target's process has ended: its number may be another's soon.
+    pub fn target_ended(&self) {
+        self.control.target.pid.set(0);
     }
 
     /// Waits until there may be events.
@@ -183,10 +265,15 @@ impl Tracer {
         Ok(events)
     }
 
+    /// Events for which there was no room, so far.
+    pub fn lost(&self) -> u64 {
+        self.control.account.lost.get()
+    }
+
     /// What was lost so far.
     pub fn loss(&self, programs: &Programs) -> Loss {
         Loss {
-            ring: self.control.account.lost.get(),
+            ring: self.lost(),
             skipped: programs.recursion_misses(),
         }
     }

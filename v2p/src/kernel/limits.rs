@@ -1,0 +1,204 @@
+//! What is allowed to us of memory and descriptors: limits that a tracer may meet, read, and named where one was met.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rustix::process::{Resource, getrlimit};
+
+/// What a watch wants beside the ring, for the pages that it knows of: a process that is close to its limit is killed
+/// rather than refused.
+pub const ROOM: u64 = 64 << 20;
+
+/// What is allowed to us.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// RLIMIT_MEMLOCK, bytes; none: no limit.
+    pub locked: Option<u64>,
+    /// The memory cgroup that has least room for us.
+    pub memory: Option<Group>,
+    /// RLIMIT_NOFILE, as far as it may be raised; none: no limit.
+    pub files: Option<u64>,
+    /// Descriptors that are open now.
+    pub open_files: u64,
+}
+
+/// A limit that was met.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Short {
+    /// Which, how much it allows, and what sets it.
+    pub evidence: String,
+    /// How to have more.
+    pub mend: String,
+}
+
+/// A memory cgroup with a limit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Group {
+    /// The file that sets it.
+    pub file: String,
+    /// Bytes.
+    pub limit: u64,
+    /// Bytes used; 0 where that is not told.
+    pub used: u64,
+}
+
+impl Group {
+    /// Bytes that it lets us have still.
+    pub const fn room(&self) -> u64 {
+        self.limit.saturating_sub(self.used)
+    }
+
+    /// The limit, and the file that sets it.
+    pub fn evidence(&self) -> String {
+        let Self { file, limit, .. } = self;
+        format!("{limit} bytes, {} of them free ({file})", self.room())
+    }
+
+    /// What gives us more.
+    pub fn raise(&self) -> String {
+        format!("give it {} MiB more: {}", ROOM >> 20, self.file)
+    }
+}
+
+impl Limits {
+    /// Reads them; what cannot be read is none.
+    pub fn read() -> Self {
+        let own = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
+        let group = memory_group(&own("cgroup"), &own("mountinfo"));
+        Self {
+            locked: getrlimit(Resource::Memlock).current,
+            memory: group.and_then(|(folder, root)| tightest(&folder, &root)),
+            files: getrlimit(Resource::Nofile).maximum,
+            open_files: fs::read_dir("/proc/self/fd").map_or(0, |found| found.count() as u64),
+        }
+    }
+
+    /// Which limit it is, where the kernel gave no memory for maps of `needed` bytes, with that error. `None`: none of these.
+    pub fn met(&self, errno: i32, needed: u64) -> Option<Short> {
+        match errno {
+            libc::ENOMEM => {
+                let group = self.memory.as_ref().filter(|group| group.room() < ROOM)?;
+                Some(Short {
+                    evidence: format!("memory cgroup: {}", group.evidence()),
+                    mend: group.raise(),
+                })
+            }
+            libc::EPERM => {
+                let bytes = self.locked.filter(|bytes| *bytes < needed)?;
+                Some(Short {
+                    evidence: format!(
+                        "RLIMIT_MEMLOCK {bytes} bytes, by which kernels before 5.11 count maps"
+                    ),
+                    mend: "ulimit -l unlimited, as root".to_owned(),
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The folder of our memory cgroup, and that of the topmost one that we see; from /proc/self/cgroup and mountinfo.
+fn memory_group(cgroup: &str, mountinfo: &str) -> Option<(PathBuf, PathBuf)> {
+    let of_controller = |wanted: &str| {
+        cgroup.lines().find_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            let (controllers, path) = rest.split_once(':')?;
+            controllers.split(',').any(|c| c == wanted).then_some(path)
+        })
+    };
+    // v1 where the controller is there, else v2.
+    let (path, kind) = match of_controller("memory") {
+        Some(path) => (path, "cgroup"),
+        None => (of_controller("")?, "cgroup2"),
+    };
+    mountinfo.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let words: Vec<_> = before.split(' ').collect();
+        let (root, place) = (*words.get(3)?, *words.get(4)?);
+        let mut after = after.split(' ');
+        let options = (after.next()? == kind).then(|| after.nth(1))??;
+        if kind == "cgroup" && !options.split(',').any(|option| option == "memory") {
+            return None;
+        }
+        let below = Path::new(path).strip_prefix(root).ok()?;
+        Some((Path::new(place).join(below), PathBuf::from(place)))
+    })
+}
+
+/// Of the groups from `folder` up to `root`, the one with a limit and the least room.
+fn tightest(folder: &Path, root: &Path) -> Option<Group> {
+    let groups = folder
+        .ancestors()
+        .take_while(|place| place.starts_with(root));
+    groups.filter_map(limit_of).min_by_key(Group::room)
+}
+
+fn limit_of(folder: &Path) -> Option<Group> {
+    let number = |name: &str| -> Option<u64> {
+        let text = fs::read_to_string(folder.join(name)).ok()?;
+        text.trim().parse().ok()
+    };
+    let names = [
+        ("memory.max", "memory.current"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ];
+    names.into_iter().find_map(|(name, used)| {
+        // v1 writes "no limit" as the largest number of whole pages (PAGE_COUNTER_MAX, mm/memcontrol-v1.c).
+        let limit = number(name).filter(|limit| *limit < u64::MAX >> 2)?;
+        Some(Group {
+            file: folder.join(name).display().to_string(),
+            limit,
+            used: number(used).unwrap_or(0),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_that_was_met_is_named_with_what_raises_it() {
+        let limits = |locked, memory: Option<(u64, u64)>| Limits {
+            locked,
+            memory: memory.map(|(limit, used)| Group {
+                file: "/sys/fs/cgroup/a/memory.max".to_owned(),
+                limit,
+                used,
+            }),
+            files: None,
+            open_files: 0,
+        };
+        let both = limits(Some(8 << 20), Some((20 << 20, 10 << 20)));
+        let met = |limits: &Limits, errno| limits.met(errno, 16 << 20);
+        let group = met(&both, libc::ENOMEM).unwrap();
+        assert!(group.evidence.starts_with("memory cgroup: 20971520"));
+        assert!(group.mend.contains("memory.max"));
+        let locked = met(&both, libc::EPERM).unwrap();
+        assert!(locked.evidence.contains("RLIMIT_MEMLOCK 8388608"));
+        assert_eq!(met(&both, libc::EINVAL), None);
+        let roomy = limits(None, Some((1 << 30, 0)));
+        assert_eq!(met(&roomy, libc::ENOMEM), None);
+        assert_eq!(met(&roomy, libc::EPERM), None);
+    }
+
+    #[test]
+    fn the_memory_cgroup_is_found_where_it_is_mounted() {
+        let mounts = "\
+30 20 0:26 / /sys/fs/cgroup/cpu rw - cgroup none rw,cpu
+31 20 0:27 /job /sys/fs/cgroup/memory rw,relatime shared:5 - cgroup none rw,memory
+32 20 0:28 / /sys/fs/cgroup/unified rw - cgroup2 none rw
+";
+        let found = |cgroup| memory_group(cgroup, mounts);
+        let of = |folder: &str, root: &str| Some((PathBuf::from(folder), PathBuf::from(root)));
+        let v1 = "5:memory:/job/task\n1:cpu:/\n0::/other\n";
+        let memory = "/sys/fs/cgroup/memory";
+        assert_eq!(found(v1), of(&format!("{memory}/task"), memory));
+        let unified = "/sys/fs/cgroup/unified";
+        assert_eq!(found("0::/a/b\n"), of(&format!("{unified}/a/b"), unified));
+        assert_eq!(found("5:memory:/elsewhere\n"), None);
+        assert_eq!(found(""), None);
+    }
+}
