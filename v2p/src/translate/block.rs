@@ -8,10 +8,10 @@ use v2p_common::{
 };
 
 use super::{
-    page::{Decoder, Page, Verdict},
+    page::{Decoder, Page},
     plain::{Leaf, Plain, Raw},
 };
-use crate::state::PageState;
+use crate::state::{PageState, Verdict};
 
 /// Pages of one block, by the routes that were asked.
 #[derive(Clone, Copy, Debug)]

@@ -1,25 +1,40 @@
-//! What is known of the frames beside their numbers: flags and nodes.
+//! What is known of the frames beside their numbers: flags, how often they are mapped, nodes.
 
-use anyhow::Result;
+use std::thread;
+
+use anyhow::{Result, anyhow};
 use v2p_common::Pfn;
 
 use super::page::Page;
-use crate::process::{FlagsFile, FrameFlags, Nodes};
+use crate::process::{FrameFile, FrameFlags, Nodes};
+
+/// So many frames are worth a thread.
+const MANY: usize = 4096;
 
 /// Adds what is known of the frames to their pages.
 pub(super) struct Frames {
     /// `None`: not asked, or not ours to read.
-    flags: Option<FlagsFile>,
+    flags: Option<FrameFile>,
+    /// `None`: not asked, or not ours to read.
+    counts: Option<FrameFile>,
+    /// Why the flags cannot be read.
+    pub(super) missing: Option<String>,
     nodes: Nodes,
     order: Vec<(Pfn, usize)>,
     asked: Vec<Pfn>,
-    found: Vec<(Pfn, FrameFlags)>,
+    found: Vec<(Pfn, u64)>,
 }
 
 impl Frames {
     pub(super) fn new() -> Self {
+        let (flags, missing) = match FrameFile::flags() {
+            Ok(flags) => (Some(flags), None),
+            Err(e) => (None, Some(format!("/proc/kpageflags: {e}"))),
+        };
         Self {
-            flags: FlagsFile::open(),
+            flags,
+            counts: None,
+            missing,
             nodes: Nodes::read(),
             order: Vec::new(),
             asked: Vec::new(),
@@ -29,49 +44,109 @@ impl Frames {
 
     pub(super) fn without_flags(&mut self) {
         self.flags = None;
+        self.missing = None;
+    }
+
+    pub(super) fn with_counts(&mut self) {
+        self.counts = FrameFile::counts().ok();
     }
 
     /// Whether nothing is to be added to any page.
     pub(super) const fn say_nothing(&self) -> bool {
-        self.flags.is_none() && self.nodes.is_single()
+        self.flags.is_none() && self.counts.is_none() && self.nodes.is_single()
     }
 
     /// Adds what there is.
     ///
     /// # Errors
-    /// Those of reading /proc/kpageflags.
+    /// Those of reading /proc/kpageflags and /proc/kpagecount.
     pub(super) fn add(&mut self, pages: &mut [Page]) -> Result<()> {
+        if !self.nodes.is_single() {
+            for page in pages.iter_mut() {
+                page.node = page.pfn().and_then(|pfn| self.nodes.of(pfn));
+            }
+        }
+        if self.flags.is_some() || self.counts.is_some() {
+            self.ask_about(pages);
+        }
         let Self {
             flags,
-            nodes,
+            counts,
             order,
             asked,
             found,
+            ..
         } = self;
-        if !nodes.is_single() {
-            for page in pages.iter_mut() {
-                page.node = page.pfn().and_then(|pfn| nodes.of(pfn));
-            }
+        if let Some(flags) = flags {
+            let add = |page: &mut Page, word| page.add_frame(FrameFlags(word));
+            ask(flags, asked, order, found, pages, add)?;
         }
-        let Some(flags) = flags else { return Ok(()) };
-        order.clear();
-        asked.clear();
-        found.clear();
-        let to_ask = pages.iter().enumerate();
-        order.extend(to_ask.filter_map(|(i, page)| Some((page.frame_to_ask()?, i))));
-        // By frame, so that those near each other are read at once.
-        order.sort_unstable();
-        asked.extend(order.iter().map(|(pfn, _)| *pfn));
-        flags.of(asked, |pfn, flags| found.push((pfn, flags)))?;
-        let mut found = found.iter().peekable();
-        for (pfn, i) in order {
-            // Frames beyond the end of memory have no flags.
-            if let Some((_, flags)) = found.next_if(|(of, _)| of == pfn)
-                && let Some(page) = pages.get_mut(*i)
-            {
-                page.add_frame(*flags);
-            }
+        if let Some(counts) = counts {
+            let add = |page: &mut Page, word| {
+                if matches!(page.state, crate::state::PageState::Present { .. }) {
+                    page.mapped = u32::try_from(word).ok();
+                }
+            };
+            ask(counts, asked, order, found, pages, add)?;
         }
         Ok(())
     }
+
+    /// Puts the frames in order, so that those near each other are read at once.
+    fn ask_about(&mut self, pages: &[Page]) {
+        let Self { order, asked, .. } = self;
+        order.clear();
+        asked.clear();
+        let to_ask = pages.iter().enumerate();
+        order.extend(to_ask.filter_map(|(i, page)| Some((page.frame_to_ask()?, i))));
+        order.sort_unstable();
+        asked.extend(order.iter().map(|(pfn, _)| *pfn));
+    }
+}
+
+/// Hands each frame's word to its page by `add`.
+fn ask(
+    file: &FrameFile,
+    asked: &[Pfn],
+    order: &[(Pfn, usize)],
+    found: &mut Vec<(Pfn, u64)>,
+    pages: &mut [Page],
+    add: impl Fn(&mut Page, u64),
+) -> Result<()> {
+    found.clear();
+    // The kernel takes most of the time of a translation for these words: two processors share it.
+    let (mine, others) = asked.split_at(match asked.len() {
+        n if n < MANY => n,
+        n => n / 2,
+    });
+    let read_others = || {
+        let mut found = Vec::with_capacity(others.len());
+        file.of(others, |pfn, word| found.push((pfn, word)))?;
+        anyhow::Ok(found)
+    };
+    let others = thread::scope(|scope| {
+        let helper = match others {
+            [] => None,
+            // Where there is no thread to be had, it is done without.
+            _ => thread::Builder::new().spawn_scoped(scope, read_others).ok(),
+        };
+        file.of(mine, |pfn, word| found.push((pfn, word)))?;
+        match helper {
+            Some(helper) => helper
+                .join()
+                .map_err(|_| anyhow!("the reader of frames died"))?,
+            None => read_others(),
+        }
+    })?;
+    found.extend(others);
+    let mut found = found.iter().peekable();
+    for (pfn, i) in order {
+        // Frames beyond the end of memory have no words.
+        if let Some((_, word)) = found.next_if(|(of, _)| of == pfn)
+            && let Some(page) = pages.get_mut(*i)
+        {
+            add(page, *word);
+        }
+    }
+    Ok(())
 }

@@ -9,6 +9,8 @@ mod both;
 pub mod finder;
 mod frames;
 mod kernel_half;
+#[cfg(test)]
+mod made_up;
 pub mod page;
 pub mod parts;
 pub mod plain;
@@ -20,8 +22,10 @@ mod walker;
 
 pub use both::{Agreement, Both};
 pub use finder::{Finder, Wanted};
-pub use page::{Page, Verdict};
+pub use page::Page;
 pub use plain::Plain;
 pub use reader::{Route, Translator};
-pub use run::{Run, Totals};
+pub use run::Run;
 pub use sink::Sink;
+
+pub use crate::state::{Totals, Verdict};

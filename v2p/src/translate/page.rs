@@ -1,6 +1,5 @@
 //! One page: what each route says of it, as a state and a verdict. Pure.
 
-use serde::Serialize;
 use v2p_common::{
     PAGE_SHIFT, Pfn, VirtAddr,
     pagemap::{PagemapState, PagemapWord},
@@ -9,22 +8,8 @@ use v2p_common::{
 
 use crate::{
     process::FrameFlags,
-    state::{PageState, SwapPlace},
+    state::{PageState, SwapPlace, Verdict},
 };
-
-/// What two routes say together, or that only one was asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// Both say the same.
-    Agree,
-    /// They do not, and go on so when asked again.
-    Disagree,
-    /// They did not at first: the page changed between the two readings.
-    Moved,
-    /// One route was asked, or only one can tell.
-    Single,
-}
 
 /// One page, or some that lie one after the other and are alike.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +25,8 @@ pub struct Page {
     pub marks: Marks,
     /// What /proc/kpageflags says of the frame; `None`: not asked, or there is no frame.
     pub frame: Option<FrameFlags>,
+    /// How often the frame is mapped, by /proc/kpagecount; `None`: not asked, or there is no frame.
+    pub mapped: Option<u32>,
     /// The NUMA node of the frame, where there are several.
     pub node: Option<u32>,
     /// What the routes say together.
@@ -190,6 +177,7 @@ impl Decoder {
             page_size: by_walk.and_then(|(_, size)| size),
             marks: word.map(Marks::of).unwrap_or_default(),
             frame: None,
+            mapped: None,
             node: None,
             verdict,
         }

@@ -4,8 +4,8 @@
 
 use v2p_common::{PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr, pagemap::PagemapWord, pte::SPECIAL};
 
-use super::page::{Decoder, Marks, Page, Verdict};
-use crate::state::PageState;
+use super::page::{Decoder, Marks, Page};
+use crate::state::{PageState, Verdict};
 
 /// Pages that lie one after the other, each present in a frame that is not the zero page, under leaves of one size; by
 /// both routes in the same frame, where both were asked.
@@ -207,6 +207,11 @@ impl<'a> Plain<'a> {
         self.raw.len()
     }
 
+    /// Whether both routes were asked, and named the same frames.
+    pub const fn are_compared(&self) -> bool {
+        matches!(self.raw, Raw::Both(..) | Raw::WordsAndLeaf(..))
+    }
+
     /// Whether there is none.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
@@ -254,6 +259,7 @@ impl<'a> Plain<'a> {
                 page_size,
                 marks: word.map(Marks::of).unwrap_or_default(),
                 frame: None,
+                mapped: None,
                 node: None,
                 verdict,
             })

@@ -96,9 +96,26 @@ impl Translator {
         })
     }
 
-    /// Leaves out what /proc/kpageflags says: a translation alone is faster.
+    /// Leaves out what /proc/kpageflags says: a translation alone is faster. Then a poisoned page is told as one in
+    /// migration, and the huge zero page as present: only the frame's flags tell them apart.
     pub fn without_flags(&mut self) {
         self.frames.without_flags();
+    }
+
+    /// Why what [`Self::without_flags`] names cannot be told apart here, though it was not asked for.
+    pub fn flags_missing(&self) -> Option<&str> {
+        self.frames.missing.as_deref()
+    }
+
+    /// Adds how often each frame is mapped, where /proc/kpagecount can be read.
+    pub fn with_counts(&mut self) {
+        self.frames.with_counts();
+    }
+
+    /// Frames alone, whatever they are: no flags, and the shared zero page is a frame like any other.
+    pub fn frames_alone(&mut self) {
+        self.without_flags();
+        self.decoder.zero_pfn = None;
     }
 
     /// Leaves out PAGEMAP_SCAN, as on kernels before 6.7.

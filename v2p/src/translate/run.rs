@@ -1,10 +1,9 @@
 //! Pages -> runs: stretches that are contiguous in both address spaces and alike in everything shown. Pure.
 
-use serde::Serialize;
 use v2p_common::PAGE_SIZE;
 
-use super::page::{Page, Verdict};
-use crate::state::PageState;
+use super::page::Page;
+use crate::state::{PageState, Totals, Verdict};
 
 /// Pages that go together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,35 +59,6 @@ impl Runs {
     }
 }
 
-/// How many pages there were of each kind.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
-pub struct Totals {
-    /// All pages.
-    pub pages: u64,
-    /// In a frame.
-    pub present: u64,
-    /// On a swap device.
-    pub swapped: u64,
-    /// Being moved at that moment.
-    pub migrating: u64,
-    /// The shared zero page.
-    pub zero: u64,
-    /// A device's, or mapped by the kernel itself.
-    pub device: u64,
-    /// Guard regions.
-    pub guard: u64,
-    /// Poisoned.
-    pub poisoned: u64,
-    /// Nothing there.
-    pub absent: u64,
-    /// Present, and the frame withheld.
-    pub hidden: u64,
-    /// The routes differ, and go on so.
-    pub disagree: u64,
-    /// The routes differed at first.
-    pub moved: u64,
-}
-
 impl Totals {
     /// Counts a run.
     pub fn add(&mut self, run: &Run) {
@@ -108,6 +78,7 @@ impl Totals {
         match run.first.verdict {
             Verdict::Disagree => self.disagree += run.pages,
             Verdict::Moved => self.moved += run.pages,
+            Verdict::Single if run.first.state != PageState::Absent => self.single += run.pages,
             Verdict::Agree | Verdict::Single => {}
         }
     }
@@ -125,6 +96,7 @@ mod tests {
             page_size: Some(4096),
             marks: Default::default(),
             frame: None,
+            mapped: None,
             node: None,
             verdict: Verdict::Agree,
         }

@@ -4,7 +4,8 @@
 use anyhow::{Result, bail};
 use v2p_common::VirtAddr;
 
-use super::page::{Decoder, Page, Verdict};
+use super::page::{Decoder, Page};
+use crate::state::Verdict;
 use crate::{carrier::Carrier, process::Pagemap};
 
 /// How often it is asked about.

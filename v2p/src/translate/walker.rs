@@ -32,7 +32,7 @@ impl Walker {
         doctor::tracing::require_programs()?;
         let mut programs = Programs::load(kernel::layout::learn)?;
         let mut carrier = Carrier::new(&mut programs)?;
-        let paging = kernel::direct_map::learn(&mut carrier)?.paging;
+        let paging = crate::direct_map::learn(&mut carrier)?.paging;
         let walker = Self {
             carrier,
             _programs: programs,
