@@ -1,6 +1,6 @@
 //! Why a page changed: what was done, and what lay there before and after, give the cause. Pure.
 
-use v2p_common::event::{Look, how, memory, zap};
+use v2p_common::event::{Header, Look, how, memory, zap};
 
 use crate::{record::Cause, state::PageState};
 
@@ -58,7 +58,7 @@ impl Deed {
                 let number = look.detail & zap::CALL;
                 Self::Zap {
                     call: (number != zap::NO_CALL).then_some(number),
-                    dying: look.detail & zap::DYING != 0,
+                    dying: look.detail & zap::DYING != 0 || is_oom_reaper(&look.header),
                 }
             }
             how::UNMAP_ONE => Self::Unmap(match look.detail {
@@ -111,6 +111,11 @@ impl Deed {
     }
 }
 
+/// It takes the pages of a process that is to die, and still lives (oom_reaper, mm/oom_kill.c, 6.1 to 7.3).
+fn is_oom_reaper(header: &Header) -> bool {
+    header.comm.starts_with(b"oom_reaper\0")
+}
+
 fn zapped(number: Option<u64>, dying: bool) -> Cause {
     match number {
         Some(call::EXECVE | call::EXECVEAT) => Cause::Exec,
@@ -118,8 +123,9 @@ fn zapped(number: Option<u64>, dying: bool) -> Cause {
         Some(call::MMAP | call::MUNMAP | call::BRK | call::MREMAP | call::SHMAT | call::SHMDT) => {
             Cause::Unmap
         }
-        // The OOM reaper is a kernel thread, and nothing else zaps in one.
-        Some(call::PROCESS_MRELEASE) | None => Cause::Exit,
+        Some(call::PROCESS_MRELEASE) => Cause::Exit,
+        // A kernel thread (a network file system that drops a page, a driver), or a call of the 32-bit table.
+        None => Cause::Unknown,
         // madvise and its like, truncation, hole punching.
         Some(_) => Cause::Discard,
     }
@@ -175,7 +181,7 @@ mod tests {
             (zap(Some(call::MUNMAP)), A, Absent, Some(Cause::Unmap)),
             (zap(Some(28)), A, Absent, Some(Cause::Discard)),
             (zap(Some(77)), A, Absent, Some(Cause::Discard)),
-            (zap(None), A, Absent, Some(Cause::Exit)),
+            (zap(None), A, Absent, Some(Cause::Unknown)),
             (zap(Some(28)), A, B, None),
             (end(Some(231)), A, Absent, Some(Cause::Exit)),
             (end(Some(59)), A, Absent, Some(Cause::Exec)),

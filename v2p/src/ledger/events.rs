@@ -63,6 +63,7 @@ impl Ledger {
         let was_huge = self.is_huge(&pages);
         for page in pages.clone() {
             self.in_transit.remove(&page);
+            self.told(page);
             let to = state.advanced(page - pages.start);
             let mut from = self.pages.get(page);
             if from == to || !self.is_asked(page) {
@@ -83,12 +84,14 @@ impl Ledger {
                 Some(Cause::Cow) if level == Level::Pmd && !was_huge => {
                     let known = self.doubts.explain(page, from, to, merged);
                     let known = known.filter(|(cause, _)| *cause == Cause::Collapse);
-                    let by = known.map_or(change, |(_, change)| *change);
+                    // It was hardly the one who came too late for it.
+                    let nobody = Change { by: None, ..change };
+                    let by = known.map_or(nobody, |(_, change)| *change);
                     self.change(page, from, to, Cause::Collapse, &by, moves);
                     continue;
                 }
                 // It also looks like this where the page was taken away without a word.
-                Some(Cause::Cow | Cause::KsmBreak) if !there && !self.sees_removals => {
+                Some(Cause::Cow | Cause::KsmBreak) if !there && !self.knows_removals() => {
                     Cause::Unknown
                 }
                 Some(cause) => cause,
@@ -99,6 +102,11 @@ impl Ledger {
         if level == Level::Pte {
             self.doubts.touch(pages.start);
         }
+    }
+
+    /// Whether a page was there until now, unless something told that it was taken away.
+    fn knows_removals(&self) -> bool {
+        self.sees_removals && self.missed == super::Missed::Nothing
     }
 
     /// Whether these pages lie in one huge page, as far as is known.
@@ -208,13 +216,13 @@ impl Ledger {
                 continue;
             }
             let pfn = Pfn(old + page - pages.start);
-            // The last one counts: an entry may have gone without an event.
-            self.in_transit.insert(page, pfn);
             let before = PageState::Present { pfn };
             let known = matches!(from, PageState::Migrating { .. }) || from == before;
             if !seeded && !known && self.is_asked(page) {
                 self.unseen(page, from, before, m.header.t_ns, true, moves);
             }
+            // The last one counts: an entry may have gone without an event.
+            self.in_transit.insert(page, pfn);
         }
     }
 

@@ -2,6 +2,7 @@
 //! a reading of the tables goes in, moves come out.
 
 mod cause;
+mod child;
 mod doubt;
 mod events;
 mod moves;
@@ -20,6 +21,7 @@ use v2p_common::{
 
 use self::{
     cause::{Deed, deduced},
+    child::Young,
     doubt::Doubts,
     moves::{Change, Moves},
     pages::Pages,
@@ -40,15 +42,29 @@ pub struct Ledger {
     merged: HashSet<u64>,
     doubts: Doubts,
     seedings: Vec<Seeding>,
+    /// A child that has only just been forked.
+    young: Option<Young>,
     /// What is asked about; empty: everything. Nothing else enters.
     asked: Vec<Range>,
     /// Whether every removal of a page comes as an event.
     sees_removals: bool,
+    missed: Missed,
     decoder: Decoder,
     /// Whether a frame is known to be bad: its entries look like those of a migration (swap types differ from kernel
     /// to kernel), but stay.
     is_bad: fn(Pfn) -> bool,
     paging: Paging,
+}
+
+/// Whether events were lost of which the ledger does not have the consequences.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Missed {
+    /// None.
+    Nothing,
+    /// Some, and not everything was read since.
+    Unread,
+    /// Some; what was read waits to be believed.
+    Read,
 }
 
 /// Pages that were read when the watch began, and when.
@@ -66,8 +82,10 @@ impl Ledger {
             merged: HashSet::new(),
             doubts: Doubts::default(),
             seedings: Vec::new(),
+            young: None,
             asked: Vec::new(),
             sees_removals: false,
+            missed: Missed::Nothing,
             decoder: Decoder {
                 paging: Some(paging),
                 zero_pfn,
@@ -172,10 +190,13 @@ impl Ledger {
             Event::MigrationRemove(m) => self.migration_remove(m, &mut moves),
             Event::MmGone(gone) => {
                 let cause = match gone.number {
-                    0 => Cause::Exit,
-                    _ => Cause::Exec,
+                    1 => Cause::Exec,
+                    _ => Cause::Exit,
                 };
-                self.clear(cause, &Change::of(&gone.header), &mut moves);
+                let mut change = Change::of(&gone.header);
+                // Who happened to look last did not do it.
+                change.by = change.by.filter(|_| gone.number < 2);
+                self.clear(cause, &change, &mut moves);
             }
             Event::Exec(exec) => {
                 let change = Change::of(&exec.header);
@@ -184,7 +205,11 @@ impl Ledger {
                 self.doubts
                     .add(Deed::Exec, 0..USER_END >> PAGE_SHIFT, change);
             }
-            Event::Migrated(_) | Event::Marker(_) => {}
+            Event::Fork(_)
+            | Event::Ended(_)
+            | Event::Migrated(_)
+            | Event::Crowded(_)
+            | Event::Marker(_) => {}
         }
         moves.0
     }
@@ -213,6 +238,13 @@ impl Ledger {
         self.change(page, from, to, cause, &change, moves);
     }
 
+    /// The address space has ended, and no event told it; gives the moves that this makes.
+    pub fn end(&mut self, t_ns: u64) -> Vec<Move> {
+        let mut moves = Moves::default();
+        self.clear(Cause::Exit, &Change::reconciled(t_ns), &mut moves);
+        moves.0
+    }
+
     fn clear(&mut self, cause: Cause, change: &Change, moves: &mut Moves) {
         let pages = std::mem::take(&mut self.pages);
         for (page, from) in pages.range(0..u64::MAX) {
@@ -226,6 +258,7 @@ impl Ledger {
         self.merged.clear();
         self.doubts = Doubts::default();
         self.seedings.clear();
+        self.young = None;
     }
 
     /// Page `page` becomes `to`.
@@ -239,6 +272,8 @@ impl Ledger {
         moves: &mut Moves,
     ) {
         self.doubts.settle(page..page + 1);
+        self.told(page);
+        self.in_transit.remove(&page);
         self.pages.put(page, to);
         if from == to {
             return;
@@ -255,6 +290,13 @@ impl Ledger {
         moves.push(page, from, to, cause, change);
     }
 
+    /// Some events did not come: until everything was read again, a page that is found replaced may have been taken away
+    /// before.
+    pub fn missed(&mut self) {
+        self.missed = Missed::Unread;
+        self.read_again(0..USER_END >> PAGE_SHIFT);
+    }
+
     /// Everything between these page numbers is to be read again.
     pub fn read_again(&mut self, pages: Span<u64>) {
         self.doubts.read_again(pages);
@@ -262,12 +304,16 @@ impl Ledger {
 
     /// The ranges that must be read and [compared](Self::compare) now, by page number, in order and apart.
     pub fn take_unread(&mut self) -> Vec<Span<u64>> {
+        if self.missed == Missed::Unread {
+            self.missed = Missed::Read;
+        }
         self.doubts.take_unread()
     }
 
     /// Compares what was just read of the pages in `range` with what is known: `words` has those that are not absent, in
     /// order. What differs waits for [`Self::confirm`].
     pub fn compare(&mut self, range: Span<u64>, words: &[(u64, PagemapWord)]) {
+        self.was_read(true);
         let mut at = range.start;
         for (page, word) in words {
             self.compare_absent(at..*page);
@@ -291,19 +337,26 @@ impl Ledger {
     /// The last comparison was with what may not have been the whole: nothing of it is believed.
     pub fn distrust(&mut self) {
         self.doubts.take_found();
+        self.was_read(false);
     }
 
     /// Believes what was found by the last comparison and no event has told of since; gives the moves that it makes.
     /// `mapped` says whether there is a mapping at a page, by number.
     pub fn confirm(&mut self, t_ns: u64, mapped: impl Fn(u64) -> bool) -> Vec<Move> {
         let mut moves = Moves::default();
+        let young = self.grow_up();
         for (page, to) in self.doubts.take_found() {
             let from = self.pages.get(page);
-            if from != to {
+            if young.as_ref().is_some_and(|young| young.was_so(page, from)) {
+                self.pages.put(page, to);
+            } else if from != to {
                 self.unseen(page, from, to, t_ns, mapped(page), &mut moves);
             }
         }
         self.doubts.retire();
+        if self.missed == Missed::Read {
+            self.missed = Missed::Nothing;
+        }
         moves.0
     }
 }

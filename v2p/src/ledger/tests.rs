@@ -95,6 +95,23 @@ fn the_old_frame_is_the_events_even_where_the_ledger_was_behind() {
 }
 
 #[test]
+fn a_fault_that_finds_a_huge_page_where_base_pages_were_did_not_make_it() {
+    let mut ledger = Ledger::new(None, PAGING);
+    for i in 0..512 {
+        ledger.seed(
+            VirtAddr(VA.0 + i * PAGE_SIZE),
+            PagemapWord(1 << 63 | (7 + 3 * i)),
+            false,
+        );
+    }
+    // A leaf of 2 MiB.
+    let moves = ledger.apply(&fault(VA, 0x0100_0000 | 0xe7, 1));
+    assert!(moves.iter().all(|one| one.cause == Cause::Collapse));
+    assert_eq!(moves.iter().map(|one| one.pages).sum::<u64>(), 512);
+    assert!(moves.iter().all(|one| one.by.is_none()));
+}
+
+#[test]
 fn a_fault_on_nothing_is_a_first_touch_and_a_second_one_is_silent() {
     let mut ledger = Ledger::new(Some(Pfn(5)), PAGING);
     let moves = ledger.apply(&fault(VA, pte(5), 0));
@@ -244,6 +261,64 @@ fn a_zap_takes_what_is_there_and_the_call_names_the_cause() {
         (Cause::Unmap, Proof::Event)
     );
     assert_eq!(ledger.len(), 1);
+}
+
+#[test]
+fn what_a_kernel_thread_takes_has_no_cause_unless_it_is_the_oom_reaper() {
+    for (comm, cause) in [
+        (b"kworker/0:1\0\0\0\0\0", Cause::Unknown),
+        (b"oom_reaper\0\0\0\0\0\0", Cause::Exit),
+    ] {
+        let mut ledger = Ledger::new(None, PAGING);
+        ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+        let mut zap = look(how::ZAP, 1, zap::WHOLE | zap::NO_CALL);
+        zap.header.comm = *comm;
+        let moves = ledger.apply(&Event::Look(zap));
+        assert_eq!((moves.len(), moves[0].cause), (1, cause));
+    }
+}
+
+#[test]
+fn an_address_space_that_somebody_else_had_last_ends_by_nobody() {
+    for (number, cause, is_known) in [
+        (0, Cause::Exit, true),
+        (1, Cause::Exec, true),
+        (2, Cause::Exit, false),
+    ] {
+        let mut ledger = Ledger::new(None, PAGING);
+        ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+        let gone = event::Number {
+            header: header(event::kind::MM_GONE),
+            number,
+        };
+        let moves = ledger.apply(&Event::MmGone(gone));
+        assert_eq!((moves[0].cause, moves[0].by.is_some()), (cause, is_known));
+    }
+}
+
+#[test]
+fn after_a_loss_a_replaced_page_has_no_cause_until_all_was_read_again() {
+    let mut ledger = Ledger::new(None, PAGING).seeing_removals(true);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    ledger.missed();
+    assert_eq!(ledger.apply(&fault(VA, pte(9), 0))[0].cause, Cause::Unknown);
+    ledger.take_unread();
+    assert_eq!(
+        ledger.apply(&fault(VA, pte(10), 0))[0].cause,
+        Cause::Unknown
+    );
+    reread(&mut ledger, &[word(0, 10)]);
+    assert_eq!(ledger.apply(&fault(VA, pte(11), 0))[0].cause, Cause::Cow);
+}
+
+#[test]
+fn a_page_that_goes_while_it_moves_leaves_nothing_behind() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
+    ledger.apply(&set(VA, 100));
+    assert_eq!(ledger.in_transit.len(), 1);
+    ledger.apply(&Event::Look(look(how::ZAP, 1, zap::WHOLE | 11)));
+    assert!(ledger.in_transit.is_empty());
 }
 
 #[test]

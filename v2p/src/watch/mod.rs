@@ -1,8 +1,14 @@
 //! The watch itself: ring -> ledger -> output, until told to stop. Owns drain, loss, and the target's end.
 
+mod begin;
+mod family;
+mod listener;
+mod lives;
+mod merged;
 mod names;
 mod reading;
 mod report;
+mod space;
 pub mod spawn;
 mod stop;
 
@@ -14,32 +20,38 @@ use std::{
 use anyhow::Result;
 use tokio::io::unix::AsyncFd;
 use v2p_common::{
-    PAGE_SHIFT, VirtAddr,
-    event::{Event, Fault, Number, fault},
-    pte::{Entry, Level, Paging, WalkEnd},
+    PAGE_SHIFT,
+    event::{Event, Number},
+    pte::Paging,
 };
 
 use self::{
+    family::{Family, PATIENCE},
+    merged::Merged,
     names::Names,
     report::{Counts, Report},
+    space::Space,
     spawn::Command,
 };
 
-pub use self::{reading::span, stop::Stop};
+pub use self::{
+    begin::{Wish, run},
+    listener::Listener,
+    reading::span,
+    stop::Stop,
+};
 
 use crate::{
     bpf::Programs,
     carrier::Carrier,
-    guard::now_ns,
     kernel::{self, reason::Reasons},
     ledger::Ledger,
     page,
     process::{
-        self, FrameFlags, Merged, Pagemap, Process,
+        self, FrameFlags, Pagemap, Process,
         maps::{Range, USER_END},
     },
-    record::{Hex, Record},
-    render::Output,
+    record::Record,
     tracer::{Loss, Tracer},
     translate::parts::Scanner,
 };
@@ -47,9 +59,9 @@ use crate::{
 /// How often the ring is looked into when nobody wakes us.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Every so many ticks doubts are read again and losses looked for. What was found by one reading waits for
-/// events until the next.
-const READ_EVERY: u32 = 2;
+/// How often doubts are read again and losses looked for, however many events come. What was found by one reading
+/// waits for events until the next.
+const READ_EVERY: Duration = Duration::from_millis(100);
 
 /// How often everything is read, where removals of pages come as events and where they do not; and how many times
 /// longer than the reading itself the rest in between is at least.
@@ -69,7 +81,11 @@ pub struct Session<'a> {
     /// Live hooks.
     pub tracer: Tracer,
     /// The target's pagemap, opened before the hooks were live.
-    pub pagemap: Pagemap,
+    pub pagemap: Option<Pagemap>,
+    /// Kernel address of its `mm_struct`; 0: it has none that is watched yet.
+    pub mm: u64,
+    /// Whether its children are watched too.
+    pub follow: bool,
     /// The target's pidfd.
     pub ended: AsyncFd<Process>,
     /// A program that the target will execute once the hooks are live; what it was before is not watched.
@@ -84,43 +100,48 @@ pub struct Session<'a> {
 
 /// What a running watch knows.
 struct State<'o> {
-    ledger: Ledger,
+    family: Family,
     report: Report<'o>,
     scanner: Scanner,
-    merged: Merged,
     reasons: Reasons,
     before: Loss,
+    /// Events lost, when a gap in their numbers was last seen.
+    lost: u64,
+    /// Number of the event that is to come.
+    next_seq: Option<u64>,
     next_sweep: Instant,
 }
 
 impl Session<'_> {
-    /// Watches until `stop` or the target's end.
+    /// Watches until `stop` or the target's end; where children are followed, until all of them have ended.
     ///
     /// # Errors
     /// Where the output fails, or the ring holds what is no event.
-    pub async fn run(mut self, mut stop: Stop, output: &mut Output) -> Result<()> {
+    pub async fn run(mut self, mut stop: Stop, output: &mut dyn Listener) -> Result<()> {
         let mut state = self.begin(output)?;
-        let mut tick = 0u32;
+        let mut next_reading = Instant::now() + READ_EVERY;
         let why = loop {
             let stopped = tokio::select! {
                 biased;
                 why = stop.reached() => Some(why),
-                _ = self.ended.readable() => Some("target-exited"),
+                _ = self.ended.readable(), if !self.follow => Some("target-exited"),
                 ready = self.tracer.readable() => { ready?; None }
-                () = tokio::time::sleep(TICK) => { tick = tick.wrapping_add(1); None },
+                () = tokio::time::sleep(TICK) => None,
             };
             let events = self.tracer.take()?;
             self.tell(&events, &mut state)?;
-            if tick.is_multiple_of(READ_EVERY) {
-                self.tell_losses(&mut state)?;
+            self.tell_losses(&mut state)?;
+            if Instant::now() >= next_reading {
+                self.look_after(&mut state)?;
                 self.resolve_doubts(&mut state)?;
-                tick = tick.wrapping_add(1);
+                next_reading = Instant::now() + READ_EVERY;
             }
-            state.report.flush()?;
-            let exits = |e: &Event| matches!(e, Event::MmGone(gone) if gone.number == 0);
+            let stopped = stopped.or(state.report.turn()?);
+            let exits = |e: &Event| matches!(e, Event::MmGone(gone) if gone.number != 1);
             match stopped {
                 Some(why) => break why,
-                None if events.iter().any(exits) => {
+                None if self.follow && state.family.is_empty() => break "target-exited",
+                None if !self.follow && events.iter().any(exits) => {
                     // The process is past its memory, and ends at any moment.
                     let _ =
                         tokio::time::timeout(Duration::from_secs(1), self.ended.readable()).await;
@@ -150,62 +171,50 @@ impl Session<'_> {
     }
 
     /// Everything up to the start record.
-    fn begin<'o>(&mut self, output: &'o mut Output) -> Result<State<'o>> {
+    fn begin<'o>(&mut self, output: &'o mut dyn Listener) -> Result<State<'o>> {
         let before = self.tracer.loss(self.programs);
-        let names = Names::new(self.ended.get_ref().pid, Vec::new());
+        let pid = self.ended.get_ref().pid;
         let ledger = Ledger::new(page::zero_pfn()?, self.paging)
             .limited_to(self.ranges)
             .seeing_removals(self.tracer.sees_removals())
             .knowing_bad_frames(|pfn| {
                 process::frame_flags(pfn).is_ok_and(|flags| flags.has(FrameFlags::HWPOISON))
             });
-        let mut state = State {
+        let mut target = Space {
+            id: 0,
+            mm: self.mm,
+            pid,
             ledger,
-            report: Report::new(output, names),
-            scanner: Scanner::default(),
-            merged: Merged::of(self.ended.get_ref().pid),
-            reasons: Reasons::learn(),
-            before,
-            next_sweep: Instant::now() + SWEEP_BLIND,
+            names: Names::new(pid, Vec::new()),
+            pagemap: self.pagemap.take(),
+            merged: Merged::of(pid),
+            fresh: false,
         };
+        let mut scanner = Scanner::default();
         // Nobody else pays for the carrier while it is not needed.
         self.carrier.detach(self.programs)?;
         if self.command.is_none() {
-            self.seed(&mut state)?;
+            target.seed(self.ranges, &mut scanner)?;
         }
+        let state = State {
+            family: Family::new(target, self.follow),
+            report: Report::new(output),
+            scanner,
+            reasons: Reasons::learn(),
+            before,
+            lost: 0,
+            next_seq: None,
+            next_sweep: Instant::now() + SWEEP_BLIND,
+        };
         self.say_start(state.report.output)?;
-        state.report.output.flush()?;
+        state.report.output.turn()?;
         if let Some(command) = &mut self.command {
             command.execute()?;
         }
         Ok(state)
     }
 
-    /// The ledger as it is at the start. The hooks are live: what happens during the reading is in the ring too.
-    fn seed(&self, state: &mut State<'_>) -> Result<()> {
-        let State {
-            ledger,
-            report,
-            scanner,
-            merged,
-            ..
-        } = state;
-        let mappings = report.names.update();
-        let mut began_ns = now_ns();
-        let each = |pages: Span<u64>, words: &[(u64, _)]| {
-            for (page, word) in words {
-                let is_merged = merged.is(*word);
-                ledger.seed(VirtAddr(page << PAGE_SHIFT), *word, is_merged);
-            }
-            ledger.seeded(pages, began_ns);
-            began_ns = now_ns();
-        };
-        let asked = reading::pages_of(self.ranges, ALL);
-        reading::read(&self.pagemap, scanner, mappings, &asked, each)?;
-        Ok(())
-    }
-
-    fn say_start(&self, output: &mut Output) -> Result<()> {
+    fn say_start(&self, output: &mut dyn Listener) -> Result<()> {
         let missing = self.tracer.missing().iter();
         output.record(&Record::Start {
             pid: self.ended.get_ref().pid,
@@ -220,12 +229,16 @@ impl Session<'_> {
         self.carrier.attach(self.programs)?;
         self.drain(state).await?;
         // What the last reading found, and what this one does: what happens during it is in the ring afterwards.
-        self.confirm(state)?;
-        state.ledger.read_again(ALL);
+        confirm(state)?;
+        read_all(state);
         self.read(state)?;
+        // Those for whom no event says so: their events, where there are any, come before the mark.
+        self.look(state);
         self.drain(state).await?;
         self.tell_losses(state)?;
-        self.confirm(state)?;
+        // No event is to come any more.
+        self.tell_gone(state, 0)?;
+        confirm(state)?;
         state.report.release(0)
     }
 
@@ -244,72 +257,94 @@ impl Session<'_> {
 
     fn tell(&mut self, events: &[Event], state: &mut State<'_>) -> Result<()> {
         for event in events {
-            if matches!(event, Event::Marker(_)) {
+            let seq = event.header().seq;
+            // One between the last and this is missing: it was lost, or comes a moment later from another CPU. How many were lost
+            // is told with the account.
+            if state.next_seq.is_some_and(|next| next != seq) {
+                let lost = self.tracer.lost();
+                if std::mem::replace(&mut state.lost, lost) < lost {
+                    missed(state);
+                }
+            }
+            state.next_seq = Some(seq + 1);
+            if matches!(event, Event::Marker(_) | Event::Crowded(_)) {
                 continue;
             }
             state.report.counts.events += 1;
-            if let Event::Fault(fault) = event
-                && self.is_asked(fault.va)
-            {
-                state.report.counts.faults += 1;
-                if self.show_faults {
-                    state.report.tell(self.fault_record(fault))?;
-                }
-            }
-            for one in state.ledger.apply(event) {
-                state.report.moved(one)?;
-            }
             match event {
                 Event::Migrated(Number { header, number }) => {
                     let reason = state.reasons.name(*number);
                     state.report.migrated(header.tid, reason)?;
                 }
-                Event::Exec(_) => self.executed(state)?,
-                _ => {}
+                Event::Exec(exec) => self.executed(exec, state)?,
+                Event::Fork(fork) => self.forked(fork, state)?,
+                Event::Ended(end) => state.family.ended(end),
+                _ => match state.family.find(event.header().mm) {
+                    Some(at) => self.apply(event, at, state)?,
+                    None => state.family.too_early(event),
+                },
+            }
+            if let Event::Ended(_) | Event::MmGone(_) = event {
+                self.tell_gone(state, PATIENCE)?;
             }
         }
         Ok(())
     }
 
-    /// The process has another address space: its pagemap is another file.
-    fn executed(&mut self, state: &mut State<'_>) -> Result<()> {
-        let pid = self.ended.get_ref().pid;
-        match Pagemap::of(pid) {
-            Ok(pagemap) => self.pagemap = pagemap,
-            Err(e) => {
-                let output = &mut state.report.output;
-                output.say(&format!(
-                    "v2p: watch: the process executed a program whose pages we may not read: {e:#}"
-                ));
+    /// Tells what an event about the address space at `at` makes of it.
+    fn apply(&self, event: &Event, at: usize, state: &mut State<'_>) -> Result<()> {
+        let State { family, report, .. } = state;
+        let shown = family.spaces.get(at).and_then(|space| family.shown(space));
+        let Some(space) = family.spaces.get_mut(at) else {
+            return Ok(());
+        };
+        if let Event::Fault(fault) = event
+            && self.is_asked(fault.va)
+        {
+            report.counts.faults += 1;
+            if self.show_faults {
+                report.tell(space::fault_record(fault, shown, self.paging))?;
             }
         }
-        state.merged = Merged::of(pid);
-        state.report.names.update();
+        for one in space.ledger.apply(event) {
+            report.moved(one, shown, &mut space.names)?;
+        }
+        if let Event::MmGone(_) = event {
+            family.ended_space(at);
+        }
         Ok(())
     }
 
     fn tell_losses(&self, state: &mut State<'_>) -> Result<()> {
-        let lost = self.tracer.loss(self.programs).since(state.before);
+        let loss = self.tracer.loss(self.programs);
+        let lost = loss.since(state.before);
         let told = state.report.counts.lost;
         if lost > told {
+            if loss.skipped != state.before.skipped {
+                let skipped = self.programs.skipped().into_iter();
+                let skipped: Vec<_> = skipped
+                    .map(|(name, n)| format!("{name} {n} times"))
+                    .collect();
+                let what = format!("v2p: skipped by the kernel so far: {}", skipped.join(", "));
+                state.report.output.say(&what);
+            }
             state.report.tell(Record::Lost {
                 events: lost - told,
             })?;
             state.report.counts.lost = lost;
-            // What was lost is not known: compare.
-            state.ledger.read_again(ALL);
+            missed(state);
         }
         Ok(())
     }
 
     /// Believes what the last reading found, and reads what is in doubt now.
     fn resolve_doubts(&self, state: &mut State<'_>) -> Result<()> {
-        self.confirm(state)?;
+        confirm(state)?;
         let now = Instant::now();
         if now < state.next_sweep {
             return self.read(state);
         }
-        state.ledger.read_again(ALL);
+        read_all(state);
         self.read(state)?;
         let rest = match self.tracer.sees_removals() {
             true => SWEEP,
@@ -319,59 +354,42 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn confirm(&self, state: &mut State<'_>) -> Result<()> {
-        let State { ledger, report, .. } = state;
-        let names = &report.names;
-        let moves = ledger.confirm(now_ns(), |page| names.has(page << PAGE_SHIFT));
-        moves.into_iter().try_for_each(|one| report.moved(one))
-    }
-
-    /// Reads what is in doubt. An address space that has gone is told by its own event.
+    /// Reads what is in doubt.
     fn read(&self, state: &mut State<'_>) -> Result<()> {
         let State {
-            ledger,
-            report,
-            scanner,
-            ..
+            family, scanner, ..
         } = state;
-        let ranges = ledger.take_unread();
-        if ranges.is_empty() || self.pagemap.word(VirtAddr(0))?.is_none() {
-            return Ok(());
-        }
-        let asked = reading::pages_of(self.ranges, ALL);
-        let ranges = reading::common(&ranges, &asked);
-        let mappings = report.names.update();
-        let compare = |pages: Span<u64>, words: &[_]| ledger.compare(pages, words);
-        let whole = reading::read(&self.pagemap, scanner, mappings, &ranges, compare)?;
-        if !whole {
-            ledger.distrust();
-        }
-        Ok(())
+        let mut spaces = family.spaces.iter_mut();
+        spaces.try_for_each(|space| space.read(self.ranges, scanner))
     }
 
     fn is_asked(&self, va: u64) -> bool {
         self.ranges.is_empty() || self.ranges.iter().any(|r| (r.start..r.end).contains(&va))
     }
+}
 
-    fn fault_record(&self, fault: &Fault) -> Record {
-        let end = Level::from_u32(fault.level).map(|level| {
-            let entry = Entry(fault.entry);
-            let state = entry.state(level, self.paging.physical_mask);
-            WalkEnd {
-                level,
-                entry,
-                state,
+/// What was lost is not known: compare.
+fn missed(state: &mut State<'_>) {
+    let spaces = &mut state.family.spaces;
+    spaces.iter_mut().for_each(|s| s.ledger.missed());
+}
+
+/// Everything is to be read again.
+fn read_all(state: &mut State<'_>) {
+    let spaces = &mut state.family.spaces;
+    spaces.iter_mut().for_each(|s| s.ledger.read_again(ALL));
+}
+
+/// Believes what the last reading found.
+fn confirm(state: &mut State<'_>) -> Result<()> {
+    let State { family, report, .. } = state;
+    for at in 0..family.spaces.len() {
+        let shown = family.spaces.get(at).and_then(|space| family.shown(space));
+        if let Some(space) = family.spaces.get_mut(at) {
+            for one in space.confirm() {
+                report.moved(one, shown, &mut space.names)?;
             }
-        });
-        Record::Fault {
-            seq: fault.header.seq,
-            t_ns: fault.header.t_ns,
-            tid: fault.header.tid,
-            va: Hex(fault.va),
-            pfn: end
-                .and_then(|end| end.pfn(VirtAddr(fault.va)))
-                .map(|pfn| pfn.0),
-            major: fault.flags & fault::MAJOR != 0,
         }
     }
+    Ok(())
 }

@@ -1,6 +1,11 @@
 //! The names of mappings, for people.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range as Span,
+    time::{Duration, Instant},
+};
+
+use v2p_common::PAGE_SHIFT;
 
 use crate::process::maps::{self, Mapping};
 
@@ -21,6 +26,19 @@ impl Names {
             mappings,
             read: Instant::now(),
         }
+    }
+
+    /// Those of a child, as a fork has copied them.
+    pub(super) fn of_child(&self, pid: u32) -> Self {
+        Self::new(pid, self.mappings.clone())
+    }
+
+    /// The pages of mappings that may be written to, by number.
+    pub(super) fn writable(&self) -> Vec<Span<u64>> {
+        let mappings = self.mappings.iter().filter(|m| m.writable);
+        mappings
+            .map(|m| m.start >> PAGE_SHIFT..m.end >> PAGE_SHIFT)
+            .collect()
     }
 
     /// The mappings as they are now, where the process still has some.

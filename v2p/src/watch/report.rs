@@ -5,17 +5,15 @@ use std::{collections::VecDeque, time::Instant};
 
 use anyhow::Result;
 
-use super::names::Names;
-use crate::{
-    record::{Cause, Move, Proof, Record},
-    render::Output,
-};
+use super::{Listener, names::Names};
+use crate::record::{Cause, Move, Proof, Record};
 
 /// Records waiting for one in front of them; more are told without it.
 const MANY: usize = 1 << 16;
 
-/// How long a migration waits for its reason, in milliseconds.
-const PATIENCE_MS: u128 = 200;
+/// How long a migration waits for its reason, in milliseconds: until the call has moved all its pages, which are those of a whole process at the
+/// most. Only where that event was lost is it so long.
+const PATIENCE_MS: u128 = 5000;
 
 /// What was told so far.
 #[derive(Default)]
@@ -29,18 +27,16 @@ pub(super) struct Counts {
 
 /// Tells records, and counts.
 pub(super) struct Report<'o> {
-    pub(super) output: &'o mut Output,
+    pub(super) output: &'o mut dyn Listener,
     pub(super) counts: Counts,
-    pub(super) names: Names,
     waiting: VecDeque<(Instant, Record)>,
 }
 
 impl<'o> Report<'o> {
-    pub(super) fn new(output: &'o mut Output, names: Names) -> Self {
+    pub(super) fn new(output: &'o mut dyn Listener) -> Self {
         Self {
             output,
             counts: Counts::default(),
-            names,
             waiting: VecDeque::new(),
         }
     }
@@ -56,15 +52,16 @@ impl<'o> Report<'o> {
         Ok(())
     }
 
-    pub(super) fn moved(&mut self, one: Move) -> Result<()> {
+    /// A move, of process `pid` where there may be several.
+    pub(super) fn moved(&mut self, one: Move, pid: Option<u32>, names: &mut Names) -> Result<()> {
         self.counts.moves += 1;
         self.counts.reconciled += u64::from(one.proof == Proof::Reconciled);
-        let mapping = if self.output.is_json() {
-            String::new()
+        let mapping = if self.output.wants_names() {
+            names.of(one.va.0)
         } else {
-            self.names.of(one.va.0)
+            String::new()
         };
-        self.tell(Record::Move { one, mapping })
+        self.tell(Record::Move { pid, one, mapping })
     }
 
     /// A call of migrate_pages by thread `tid` has ended, which was made for `reason`.
@@ -94,11 +91,10 @@ impl<'o> Report<'o> {
         Ok(())
     }
 
-    /// Lets what was told be seen.
-    pub(super) fn flush(&mut self) -> Result<()> {
+    /// Lets what was told be seen; gives why to stop, where the listener wants to.
+    pub(super) fn turn(&mut self) -> Result<Option<&'static str>> {
         self.release(PATIENCE_MS)?;
-        self.output.flush()?;
-        self.output.check_reader()
+        self.output.turn()
     }
 }
 

@@ -46,7 +46,8 @@ impl Command {
         let our_end = go.as_raw_fd();
         // SAFETY: between fork and exec the closure makes system calls only, on descriptors that it owns.
         unsafe { command.pre_exec(move || wait_for_go(&tell, &waits, our_end)) };
-        let starting = std::thread::spawn(move || command.spawn());
+        let starting = std::thread::Builder::new().spawn(move || command.spawn());
+        let starting = starting.context("a thread that starts the command")?;
         let mut number = [0; 4];
         let came = io::PipeReader::from(told).read_exact(&mut number);
         let mut this = Self {

@@ -12,6 +12,7 @@ use tokio::{
 pub struct Stop {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Option<Signal>,
     deadline: Option<Instant>,
 }
 
@@ -25,15 +26,32 @@ impl Stop {
         Ok(Self {
             interrupt: catch(SignalKind::interrupt())?,
             terminate: catch(SignalKind::terminate())?,
+            hangup: None,
             deadline: duration.and_then(|d| Instant::now().checked_add(d)),
         })
     }
 
+    /// Also at SIGHUP, which `nohup` would keep from us: for what shows something on a terminal alone.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn or_hangup(mut self) -> Result<Self> {
+        self.hangup = Some(signal(SignalKind::hangup()).context("signal handler")?);
+        Ok(self)
+    }
+
     pub(super) async fn reached(&mut self) -> &'static str {
         let far = Instant::now() + Duration::from_secs(86_400 * 365);
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => "signal",
             _ = self.terminate.recv() => "signal",
+            _ = hangup => "signal",
             () = tokio::time::sleep_until(self.deadline.unwrap_or(far)), if self.deadline.is_some() => "duration",
         }
     }

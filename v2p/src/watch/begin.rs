@@ -1,0 +1,143 @@
+//! What comes before a watch: whose address space it is, which addresses, and the hooks.
+
+use anyhow::{Context as _, Result};
+use v2p_common::{PAGE_SIZE, VirtAddr, layout::KernelLayout};
+
+use super::{Listener, Session, Stop, span, spawn::Command};
+use crate::{
+    bpf::Programs,
+    carrier::Carrier,
+    doctor::tracing,
+    exit::Failure,
+    kernel,
+    process::{
+        AddressSpace, Pagemap, Process,
+        maps::{self, Asked, Mapping, Range, USER_END},
+        raise_open_files,
+    },
+    tracer::{Target, Tracer, Wanted},
+    translate::Both,
+};
+
+/// What is to be watched, and what is told of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// The process; `None`: that of `command`.
+    pub pid: Option<u32>,
+    /// A program to start, with its arguments; none: `pid` is watched.
+    pub command: &'a [String],
+    /// Which addresses; none: all.
+    pub asked: &'a [Asked],
+    /// Children too.
+    pub follow: bool,
+    /// Faults are told.
+    pub faults: bool,
+    /// And the kind of access that each came of, which costs others something: see [`Target::access`].
+    pub access: bool,
+}
+
+/// Has the allocator give back what a full ring held, once it is told. Left alone, glibc takes what was large once for usual, and keeps up to
+/// 64 MiB of it (M_MMAP_THRESHOLD in mallopt(3): to set it keeps it as it is).
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: two numbers, and no memory. That it was not understood does no harm.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10)
+    };
+}
+
+/// Watches until told to stop, and tells `listener`.
+///
+/// # Errors
+/// Exit code 1 where there is no such process, 3 where privileges or eBPF are missing.
+pub async fn run(wish: &Wish<'_>, stop: Stop, listener: &mut dyn Listener) -> Result<()> {
+    tracing::require().context("watch")?;
+    give_memory_back();
+    let command = match wish.command {
+        [] => None,
+        words => Some(Command::new(words)?),
+    };
+    let pid = wish.pid.or(command.as_ref().map(|command| command.pid));
+    let pid = pid.context("watch: neither a process nor a command")?;
+    let process = Process::open(pid).context("watch")?;
+    let pagemap = Pagemap::of(pid).context("watch")?;
+    // The pidfd is of the process that the number named before; if that lives, the pagemap is its own too.
+    if process.has_ended() {
+        return Err(no_address_space(pid).into());
+    }
+    let ranges = ranges(wish, &process).context("watch")?;
+
+    let follow = u64::from(wish.follow);
+    let mut programs = Programs::load_for_functions(move || {
+        let layout = kernel::layout::learn()?;
+        Ok(KernelLayout { follow, ..layout })
+    })?;
+    let mut carrier = Carrier::new(&mut programs)?;
+    let direct_map = crate::direct_map::learn(&mut carrier)?;
+    // Any user address tells the mm; what lies there does not matter. A command's own comes with its exec.
+    let mm = match &command {
+        Some(_) => 0,
+        None => Both::ask(&mut carrier, &pagemap, VirtAddr(PAGE_SIZE))?
+            .map(|both| both.walk.mm)
+            .ok_or_else(|| no_address_space(pid))?,
+    };
+    let target = Target {
+        mm,
+        range: span(&ranges),
+        follow_exec: true,
+        follow_forks: wish.follow,
+        access: wish.access,
+    };
+    raise_open_files();
+    let tracer = Tracer::start(&mut programs, &process, &target, Wanted::All)?;
+
+    let session = Session {
+        programs: &mut programs,
+        carrier: &mut carrier,
+        tracer,
+        pagemap: Some(pagemap),
+        mm,
+        follow: wish.follow,
+        ended: process.into_async()?,
+        command,
+        ranges: &ranges,
+        show_faults: wish.faults,
+        paging: direct_map.paging,
+    };
+    session.run(stop, listener).await
+}
+
+/// The addresses that are asked about; empty: all.
+fn ranges(wish: &Wish<'_>, process: &Process) -> Result<Vec<Range>> {
+    if wish.asked.is_empty() {
+        return Ok(Vec::new());
+    }
+    if wish.command.is_empty() {
+        let AddressSpace { pagemap, mappings } = AddressSpace::of(process)?;
+        let end = pagemap
+            .end()?
+            .ok_or_else(|| no_address_space(process.pid))?;
+        let pieces = maps::select(&mappings, wish.asked, end)?;
+        return Ok(pieces.iter().map(Mapping::range).collect());
+    }
+    let addresses = wish.asked.iter().map(|one| match one {
+        Asked::Range(range) if range.end <= USER_END => Ok(*range),
+        Asked::Range(range) => Err(Failure::failed(format!(
+            "{:#x} is beyond any process's addresses",
+            range.start
+        ))
+        .into()),
+        Asked::Name(_) => Err(
+            Failure::failed("a command has no mappings before it is started")
+                .hint("give addresses, or watch all of it")
+                .into(),
+        ),
+    });
+    addresses.collect()
+}
+
+fn no_address_space(pid: u32) -> Failure {
+    Failure::no(format!(
+        "watch: process {pid} has no address space: it is a kernel thread, or has ended"
+    ))
+}

@@ -1,0 +1,296 @@
+//! Who is watched: the target, and its descendants where they are followed; which address space each has.
+
+use std::{collections::VecDeque, path::Path};
+
+use v2p_common::event::{Event, Fork, Number};
+
+use super::{merged::Merged, names::Names, space::Space};
+use crate::{
+    ledger::Ledger,
+    process::{Pagemap, Process, copied_by_fork},
+    tracer::Tracer,
+};
+
+/// Events that came before the address space that they are about was told of; more are dropped, the oldest first.
+const EARLY: usize = 4096;
+
+/// How often a process that has ended is looked at before it is believed without an event, while events come.
+pub(super) const PATIENCE: u32 = 3;
+
+/// A process that is followed.
+pub(super) struct Member {
+    pub(super) pid: u32,
+    /// Its address space, by [`Space::id`].
+    space: u64,
+    /// None: it was gone before it could be held.
+    held: Option<Process>,
+    /// Whether it is the target itself, which somebody else holds.
+    is_target: bool,
+    /// The event that told its end, by number and time.
+    end: Option<(u64, u64)>,
+    /// How often it was found ended since.
+    found: u32,
+}
+
+/// All of them. Where nobody is followed: one member and one address space, whatever events say.
+pub(super) struct Family {
+    follows: bool,
+    pub(super) spaces: Vec<Space>,
+    members: Vec<Member>,
+    early: VecDeque<Event>,
+    next: u64,
+}
+
+/// A member that is no more, and how that is known.
+pub(super) struct Gone {
+    pub(super) pid: u32,
+    pub(super) end: Option<(u64, u64)>,
+    /// Its address space, where nobody told the end of that.
+    pub(super) left: Option<Space>,
+}
+
+impl Family {
+    /// The target alone.
+    pub(super) fn new(target: Space, follows: bool) -> Self {
+        let member = Member {
+            pid: target.pid,
+            space: target.id,
+            held: None,
+            is_target: true,
+            end: None,
+            found: 0,
+        };
+        Self {
+            follows,
+            next: target.id + 1,
+            spaces: vec![target],
+            members: vec![member],
+            early: VecDeque::new(),
+        }
+    }
+
+    /// Whose address space it is, as records say it: only where there may be several.
+    pub(super) fn shown(&self, space: &Space) -> Option<u32> {
+        self.follows.then_some(space.pid)
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Where the address space is that an event is about.
+    pub(super) fn find(&self, mm: u64) -> Option<usize> {
+        match self.follows {
+            false => (!self.spaces.is_empty()).then_some(0),
+            true => self.spaces.iter().position(|s| s.mm == mm && mm != 0),
+        }
+    }
+
+    /// Keeps an event whose address space nobody has told of yet: it may come a moment before the fork.
+    pub(super) fn too_early(&mut self, event: &Event) {
+        if self.follows && event.header().mm != 0 {
+            if self.early.len() == EARLY {
+                self.early.pop_front();
+            }
+            self.early.push_back(*event);
+        }
+    }
+
+    /// A process was started; gives what came too early about its address space.
+    pub(super) fn forked(&mut self, fork: &Fork, tracer: &Tracer) -> Vec<Event> {
+        let Some(parent) = self.find(fork.header.mm) else {
+            return Vec::new();
+        };
+        if fork.child_mm == 0 {
+            return Vec::new();
+        }
+        let shares = fork.child_mm == fork.header.mm;
+        let held = Process::open(fork.pid).ok();
+        let held = held.filter(|process| process.was_started_at(fork.started_ns) == Some(true));
+        let space = match self.spaces.get(parent) {
+            Some(parent) if shares => parent.id,
+            Some(parent) => {
+                let space = child_of(parent, self.next, fork, held.as_ref(), tracer);
+                self.next += 1;
+                self.spaces.push(space);
+                self.next - 1
+            }
+            None => return Vec::new(),
+        };
+        self.members.push(Member {
+            pid: fork.pid,
+            space,
+            held,
+            is_target: false,
+            end: None,
+            found: 0,
+        });
+        let (ours, others) = std::mem::take(&mut self.early)
+            .into_iter()
+            .partition(|event| event.header().mm == fork.child_mm);
+        self.early = others;
+        if shares { Vec::new() } else { ours.into() }
+    }
+
+    /// A process executed a program; gives where its address space is now. It is the same place, where nobody else shares the old
+    /// one. `None`: the process is not known, or there is no place in the programs for the new one.
+    pub(super) fn executed(&mut self, exec: &Number) -> Option<usize> {
+        if !self.follows {
+            return self.find(0);
+        }
+        let number = self
+            .members
+            .iter()
+            .position(|m| u64::from(m.pid) == exec.number)?;
+        let (pid, id) = self.members.get(number).map(|m| (m.pid, m.space))?;
+        let heir = self.members.iter().find(|m| m.space == id && m.pid != pid);
+        let heir = heir.map(|heir| heir.pid);
+        let old = self.spaces.iter().position(|space| space.id == id);
+        let at = match (old, heir) {
+            (Some(at), None) => at,
+            (other, heir) => {
+                let like = other.and_then(|at| self.spaces.get_mut(at));
+                let (ledger, names) = match like {
+                    Some(like) => {
+                        if let Some(heir) = heir.filter(|_| like.pid == pid) {
+                            like.pid = heir;
+                        }
+                        (like.ledger.blank(), Names::new(pid, Vec::new()))
+                    }
+                    None => return None,
+                };
+                let (id, merged) = (self.next, Merged::of(pid));
+                self.next += 1;
+                self.spaces.push(Space {
+                    id,
+                    mm: 0,
+                    pid,
+                    ledger,
+                    names,
+                    pagemap: None,
+                    merged,
+                    fresh: false,
+                });
+                if let Some(member) = self.members.get_mut(number) {
+                    member.space = id;
+                }
+                self.spaces.len() - 1
+            }
+        };
+        Some(at)
+    }
+
+    /// The address space at `at` has ended, and its moves are told.
+    pub(super) fn ended_space(&mut self, at: usize) {
+        if let Some(space) = self.spaces.get_mut(at).filter(|_| self.follows) {
+            space.mm = 0;
+        }
+    }
+
+    /// A process ends.
+    pub(super) fn ended(&mut self, end: &Number) {
+        let member = self
+            .members
+            .iter_mut()
+            .find(|m| u64::from(m.pid) == end.number);
+        if let Some(member) = member {
+            member.end = Some((end.header.seq, end.header.t_ns));
+        }
+    }
+
+    /// A process cannot be followed any more: it executed a program, and there is no place.
+    pub(super) fn dropped(&mut self, pid: u64) {
+        self.members.retain(|m| u64::from(m.pid) != pid);
+        self.forget_spaces();
+    }
+
+    /// Looks which processes have ended, for whom no event says so: they may have been lost.
+    pub(super) fn look(&mut self, target: &Process) {
+        for member in &mut self.members {
+            let has_ended = match &member.held {
+                _ if member.is_target => target.has_ended(),
+                Some(process) => process.has_ended(),
+                None => !Path::new(&format!("/proc/{}", member.pid)).exists(),
+            };
+            member.found += u32::from(has_ended);
+        }
+    }
+
+    /// Takes out those that are no more. One whose end was told waits for that of its address space, unless others
+    /// have that too; one for whom no event says so, until it was found ended more often than `patience`.
+    pub(super) fn take_gone(&mut self, patience: u32) -> Vec<Gone> {
+        let mut gone = Vec::new();
+        let mut at = 0;
+        while let Some(member) = self.members.get(at) {
+            let shared = self
+                .members
+                .iter()
+                .filter(|m| m.space == member.space)
+                .count()
+                > 1;
+            let space = self.spaces.iter().position(|s| s.id == member.space);
+            let lives = space.is_some_and(|at| self.spaces.get(at).is_some_and(|s| s.mm != 0));
+            let is_over = member.end.is_some() && (shared || !lives) || member.found > patience;
+            if !is_over {
+                at += 1;
+                continue;
+            }
+            let member = self.members.remove(at);
+            let left = space.filter(|_| !shared && lives);
+            gone.push(Gone {
+                pid: member.pid,
+                end: member.end,
+                left: left.map(|at| self.spaces.remove(at)),
+            });
+        }
+        if !gone.is_empty() {
+            self.forget_spaces();
+        }
+        gone
+    }
+
+    fn forget_spaces(&mut self) {
+        let members = &self.members;
+        self.spaces
+            .retain(|space| members.iter().any(|m| m.space == space.id));
+    }
+}
+
+/// The address space of a child, as it is at the fork; what the parent has decides, until the child's own pagemap is read.
+fn child_of(
+    parent: &Space,
+    id: u64,
+    fork: &Fork,
+    held: Option<&Process>,
+    tracer: &Tracer,
+) -> Space {
+    let pid = fork.pid;
+    // After an exec it would be another program's: then the programs have left the child's address space.
+    let pagemap = held.and_then(|process| {
+        let pagemap = Pagemap::of(pid).ok()?;
+        (tracer.traces(fork.child_mm) && !process.has_ended()).then_some(pagemap)
+    });
+    // The parent's mappings, or where that executes another program or ends, the child's, which are a copy.
+    let of_parent = parent
+        .pagemap
+        .as_ref()
+        .and_then(|of| copied_by_fork(parent.pid, of));
+    let copied = of_parent
+        .filter(|_| tracer.traces(parent.mm))
+        .or_else(|| copied_by_fork(pid, pagemap.as_ref()?));
+    let mut ledger: Ledger = match &copied {
+        Some(copied) => parent.ledger.forked(copied),
+        None => parent.ledger.forked(&parent.names.writable()),
+    };
+    ledger.read_again(super::ALL);
+    Space {
+        id,
+        mm: fork.child_mm,
+        pid,
+        ledger,
+        names: parent.names.of_child(pid),
+        pagemap,
+        merged: Merged::of(pid),
+        fresh: true,
+    }
+}

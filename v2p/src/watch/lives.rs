@@ -1,0 +1,134 @@
+//! The lives of those that are watched: an exec, a fork, an end.
+
+use anyhow::Result;
+use v2p_common::event::{Event, Fork, Number};
+
+use super::{
+    Session, State,
+    family::{Gone, PATIENCE},
+};
+use crate::{
+    exit,
+    kernel::now_ns,
+    process::Process,
+    record::{Comm, Record},
+};
+
+impl Session<'_> {
+    /// A process has another address space.
+    pub(super) fn executed(&mut self, exec: &Number, state: &mut State<'_>) -> Result<()> {
+        let Some(at) = state.family.executed(exec) else {
+            return Ok(());
+        };
+        self.apply(&Event::Exec(*exec), at, state)?;
+        if self.follow && exec.header.mm == 0 {
+            state.family.dropped(exec.number);
+            return state.report.tell(Record::Gone {
+                seq: Some(exec.header.seq),
+                t_ns: exec.header.t_ns,
+                pid: u32::try_from(exec.number).unwrap_or(0),
+                why: "no-room",
+            });
+        }
+        let State { family, report, .. } = state;
+        let mut space = family.spaces.get_mut(at);
+        if let Some(space) = &mut space
+            && let Ok(process) = Process::open(space.pid)
+            && process.may_have_dropped_events()
+            && let Err(e) = self.tracer.attach_faults_again(self.programs, &process)
+            && !process.has_ended()
+        {
+            let what =
+                format!("v2p: watch: faults of the program just executed are not told: {e:#}");
+            report.output.say(&what);
+        }
+        if let Some(e) = space.and_then(|space| space.executed(exec.header.mm)) {
+            // Of one that has ended since, its events tell.
+            if exit::code(&e) != exit::NO {
+                report.output.say(&format!(
+                    "v2p: watch: the process executed a program whose pages we may not read: {e:#}"
+                ));
+            }
+        }
+        // Its number may be another's by now, whose pages they would be.
+        if !self.follow
+            && self.ended.get_ref().has_ended()
+            && let Some(space) = state.family.spaces.get_mut(at)
+        {
+            space.pagemap = None;
+        }
+        Ok(())
+    }
+
+    /// A process started another one.
+    pub(super) fn forked(&self, fork: &Fork, state: &mut State<'_>) -> Result<()> {
+        let header = &fork.header;
+        state.report.tell(Record::Fork {
+            seq: header.seq,
+            t_ns: header.t_ns,
+            pid: fork.pid,
+            parent: fork.parent,
+            comm: Comm(header.comm),
+            shares: fork.child_mm == header.mm,
+            followed: fork.child_mm != 0,
+        })?;
+        let early = state.family.forked(fork, &self.tracer);
+        for event in early {
+            if let Some(at) = state.family.find(fork.child_mm) {
+                self.apply(&event, at, state)?;
+            }
+        }
+        // At once, before there is more that it may have done.
+        let State {
+            family, scanner, ..
+        } = state;
+        match family.find(fork.child_mm) {
+            Some(at) if fork.child_mm != header.mm => {
+                let child = family.spaces.get_mut(at);
+                child.map_or(Ok(()), |child| child.read(self.ranges, scanner))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks which of those that are followed have ended without a word.
+    pub(super) fn look_after(&self, state: &mut State<'_>) -> Result<()> {
+        self.look(state);
+        self.tell_gone(state, PATIENCE)
+    }
+
+    /// Finds who has ended; that alone makes nobody be told as gone.
+    pub(super) fn look(&self, state: &mut State<'_>) {
+        if !self.follow {
+            return;
+        }
+        let target = self.ended.get_ref();
+        if target.has_ended() {
+            self.tracer.target_ended();
+        }
+        state.family.look(target);
+    }
+
+    /// Tells who is gone: by its events, or found ended more often than `patience`.
+    pub(super) fn tell_gone(&self, state: &mut State<'_>, patience: u32) -> Result<()> {
+        if !self.follow {
+            return Ok(());
+        }
+        for Gone { pid, end, left } in state.family.take_gone(patience) {
+            let now = now_ns();
+            if let Some(mut space) = left {
+                self.tracer.leave(space.mm);
+                for one in space.ledger.end(now) {
+                    state.report.moved(one, Some(pid), &mut space.names)?;
+                }
+            }
+            state.report.tell(Record::Gone {
+                seq: end.map(|(seq, _)| seq),
+                t_ns: end.map_or(now, |(_, t_ns)| t_ns),
+                pid,
+                why: "ended",
+            })?;
+        }
+        Ok(())
+    }
+}

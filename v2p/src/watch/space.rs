@@ -1,0 +1,141 @@
+//! One address space that is watched: its ledger, and what is read for it.
+
+use std::ops::Range as Span;
+
+use anyhow::Result;
+use v2p_common::{
+    PAGE_SHIFT, VirtAddr,
+    event::{Fault, fault},
+    pte::{Entry, Level, Paging, WalkEnd},
+};
+
+use super::{ALL, merged::Merged, names::Names, reading};
+use crate::{
+    kernel::now_ns,
+    ledger::Ledger,
+    process::{Pagemap, maps::Range},
+    record::{Access, Hex, Move, Record},
+    translate::parts::Scanner,
+};
+
+/// An address space, while it lives, and between an exec's two: the old one's end, and the new one.
+pub(super) struct Space {
+    /// What the members of the family name it by.
+    pub(super) id: u64,
+    /// Kernel address of its `mm_struct`; 0: it has ended, or is not known.
+    pub(super) mm: u64,
+    /// The process whose it is: where a child shares it, the parent.
+    pub(super) pid: u32,
+    pub(super) ledger: Ledger,
+    pub(super) names: Names,
+    /// None where the process was gone before it could be opened.
+    pub(super) pagemap: Option<Pagemap>,
+    pub(super) merged: Merged,
+    /// It was read in this turn: events that are in the reading already may not have come yet.
+    pub(super) fresh: bool,
+}
+
+impl Space {
+    /// The ledger as it is at the start. The hooks are live: what happens during the reading is in the ring too.
+    pub(super) fn seed(&mut self, ranges: &[Range], scanner: &mut Scanner) -> Result<()> {
+        let Self {
+            ledger,
+            names,
+            pagemap: Some(pagemap),
+            merged,
+            ..
+        } = self
+        else {
+            return Ok(());
+        };
+        let mappings = names.update();
+        let mut began_ns = now_ns();
+        let each = |pages: Span<u64>, words: &[(u64, _)]| {
+            for (page, word) in words {
+                let is_merged = merged.is(*word);
+                ledger.seed(VirtAddr(page << PAGE_SHIFT), *word, is_merged);
+            }
+            ledger.seeded(pages, began_ns);
+            began_ns = now_ns();
+        };
+        let asked = reading::pages_of(ranges, ALL);
+        reading::read(pagemap, scanner, mappings, &asked, each)?;
+        Ok(())
+    }
+
+    /// Reads what is in doubt. An address space that has gone is told by its own event.
+    pub(super) fn read(&mut self, ranges: &[Range], scanner: &mut Scanner) -> Result<()> {
+        let Self {
+            ledger,
+            names,
+            pagemap: Some(pagemap),
+            ..
+        } = self
+        else {
+            return Ok(());
+        };
+        let unread = ledger.take_unread();
+        if unread.is_empty() || pagemap.word(VirtAddr(0))?.is_none() {
+            return Ok(());
+        }
+        let asked = reading::pages_of(ranges, ALL);
+        let unread = reading::common(&unread, &asked);
+        let mappings = names.update();
+        let compare = |pages: Span<u64>, words: &[_]| ledger.compare(pages, words);
+        let whole = reading::read(pagemap, scanner, mappings, &unread, compare)?;
+        if !whole {
+            ledger.distrust();
+        }
+        Ok(())
+    }
+
+    /// Believes what the last reading found, but for one of this turn; gives the moves.
+    pub(super) fn confirm(&mut self) -> Vec<Move> {
+        if std::mem::take(&mut self.fresh) {
+            return Vec::new();
+        }
+        let names = &self.names;
+        let has = |page| names.has(page << PAGE_SHIFT);
+        self.ledger.confirm(now_ns(), has)
+    }
+
+    /// The process has another address space: its pagemap is another file. Why it cannot be read, where that is so.
+    pub(super) fn executed(&mut self, mm: u64) -> Option<anyhow::Error> {
+        self.mm = mm;
+        let opened = Pagemap::of(self.pid);
+        self.merged = Merged::of(self.pid);
+        self.names.update();
+        match opened {
+            Ok(pagemap) => {
+                self.pagemap = Some(pagemap);
+                None
+            }
+            Err(e) => Some(e),
+        }
+    }
+}
+
+/// A fault as it is shown.
+pub(super) fn fault_record(fault: &Fault, pid: Option<u32>, paging: Paging) -> Record {
+    let end = Level::from_u32(fault.level).map(|level| {
+        let entry = Entry(fault.entry);
+        let state = entry.state(level, paging.physical_mask);
+        WalkEnd {
+            level,
+            entry,
+            state,
+        }
+    });
+    Record::Fault {
+        pid,
+        seq: fault.header.seq,
+        t_ns: fault.header.t_ns,
+        tid: fault.header.tid,
+        va: Hex(fault.va),
+        pfn: end
+            .and_then(|end| end.pfn(VirtAddr(fault.va)))
+            .map(|pfn| pfn.0),
+        major: fault.flags & fault::MAJOR != 0,
+        access: Access::of(fault.flags),
+    }
+}
