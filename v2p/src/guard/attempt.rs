@@ -2,13 +2,18 @@
 
 use std::io;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, bail};
 use v2p_common::{Pfn, control::PHYSICAL_BYTES, pagemap::PagemapWord};
 
-use super::{locked_copy, verdict::refusal};
+use super::{
+    Pin,
+    refusal::of_own_page as refusal,
+    source::locked_copy,
+    strike::{Shot, Strike, strike},
+};
 use crate::{
     devmem::DevMem,
-    page::{Nonce, OwnPage},
+    page::{Nonce, OwnPage, PAGE_LEN},
     process::{Pagemap, frame_flags, frame_mapcount},
 };
 
@@ -48,9 +53,9 @@ pub struct Attempt {
 
 /// Tries them; the write only where it is asked for. `observe` is called after each call, with its name.
 ///
-/// A write is made only where the frame's flags call it a mapped user page, the bytes read at the physical address are
-/// the page's, and a second look-up names the same frame; as in [`super::Guard::write_own`], and like there a
-/// move of the page in the instant between look-up and write would be noticed, not prevented.
+/// A write is made only where the page is pinned, so that nothing moves it, the frame's flags call it a mapped user page, the
+/// bytes read at the physical address are the page's, and a last look-up, at once before it, names the same frame; by the
+/// same code as in [`super::Guard::write`].
 ///
 /// # Errors
 /// Where our own page cannot be made or looked up; and where the bytes went somewhere else.
@@ -71,6 +76,13 @@ pub fn attempt(to_write: bool, observe: &mut dyn FnMut(&'static str)) -> Result<
     };
     let page = OwnPage::new()?;
     let nonce = page.put_nonce()?;
+    // All that takes memory or time comes before the look-up; and so does the pin, which may move the page.
+    let source = locked_copy(&OwnPage::new()?.put_nonce()?.bytes)?;
+    let pin = match to_write {
+        true => Pin::new(page.va(), PAGE_LEN)
+            .map_err(|why| format!("the page cannot be pinned, and might move: {why}")),
+        false => Err("it was not asked for".to_owned()),
+    };
     let pagemap = Pagemap::of_self()?;
     let Some(pfn) = frame(&pagemap, &page)? else {
         let hidden = "the kernel hides our page's frame";
@@ -93,18 +105,25 @@ pub fn attempt(to_write: bool, observe: &mut dyn FnMut(&'static str)) -> Result<
             write,
         });
     }
-    let why_not = match &read {
-        _ if !to_write => Some("it was not asked for".to_owned()),
-        Call::Worked => why_not_write(&pagemap, &page, pfn)?,
+    let why_not = match (&read, &pin) {
+        (_, Err(why)) => Some(why.clone()),
+        (Call::Worked, _) => refusal(pfn, frame_flags(pfn)?, frame_mapcount(pfn)?),
         // What refuses the read refuses the write before a byte is copied (write_mem, drivers/char/mem.c).
-        Call::Failed(e) if e.raw_os_error() == Some(libc::EPERM) => {
-            why_not_write(&pagemap, &page, pfn)?
+        (Call::Failed(e), _) if e.raw_os_error() == Some(libc::EPERM) => {
+            refusal(pfn, frame_flags(pfn)?, frame_mapcount(pfn)?)
         }
         _ => Some("what is there could not be compared".to_owned()),
     };
+    let shot = Shot {
+        devmem: &devmem,
+        pfn,
+        offset: nonce.offset,
+        bytes: &source,
+        dry_run: false,
+    };
     let write = match why_not {
         Some(why) => Call::NotMade(why),
-        None => write(&devmem, &page, pfn, nonce)?,
+        None => write(&shot, &pagemap, &page)?,
     };
     observe("pwrite");
     Ok(Attempt {
@@ -149,33 +168,28 @@ fn read(devmem: &DevMem, pfn: Pfn, nonce: Nonce) -> Call {
     }
 }
 
-/// Why the frame must not be written now; `None`: it may.
-fn why_not_write(pagemap: &Pagemap, page: &OwnPage, pfn: Pfn) -> Result<Option<String>> {
-    if let Some(why) = refusal(pfn, frame_flags(pfn)?, frame_mapcount(pfn)?) {
-        return Ok(Some(why));
+fn write(shot: &Shot<'_>, pagemap: &Pagemap, page: &OwnPage) -> Result<Call> {
+    let struck = match strike(shot, || frame(pagemap, page), || Ok(()))? {
+        Strike::Made(struck) => struck,
+        Strike::Moved | Strike::Spared => {
+            return Ok(Call::NotMade("the page moved".to_owned()));
+        }
+    };
+    let len = shot.bytes.len();
+    match struck.wrote {
+        Ok(n) if n == len => {}
+        Ok(n) => {
+            let what = format!("only {n} of {len} bytes were written");
+            return Ok(Call::Failed(io::Error::new(io::ErrorKind::WriteZero, what)));
+        }
+        Err(e) => return Ok(Call::Failed(e)),
     }
-    let moved = frame(pagemap, page)? != Some(pfn);
-    Ok(moved.then(|| "the page moved".to_owned()))
-}
-
-fn write(devmem: &DevMem, page: &OwnPage, pfn: Pfn, old: Nonce) -> Result<Call> {
-    let new = OwnPage::new()?.put_nonce()?;
-    let source = locked_copy(&new.bytes)?;
-    if let Err(e) = devmem.write(pfn.at(old.offset), &source) {
-        return Ok(Call::Failed(e));
-    }
-    let offset = usize::try_from(old.offset)?;
-    let there = page.read(offset, new.bytes.len());
-    if there == new.bytes {
+    if page.read(usize::try_from(shot.offset)?, len) == shot.bytes {
         return Ok(Call::Worked);
     }
-    // Either they were dropped, or the page had moved away.
-    let again = Pagemap::of_self()?
-        .word(page.va())?
-        .and_then(PagemapWord::pfn);
-    if again == Some(pfn) {
+    if struck.still {
         return Ok(Call::Dropped);
     }
-    Err(anyhow::anyhow!("the page moved while it was written"))
-        .with_context(|| format!("{} bytes went to {:#x}", source.len(), pfn.base().0))
+    let pa = shot.pfn.at(shot.offset).0;
+    bail!("the page moved while it was written, though it was pinned: {len} bytes went to {pa:#x}")
 }

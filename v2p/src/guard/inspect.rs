@@ -1,0 +1,232 @@
+//! What is looked at before anything is written: where the page is, whose it is, what it holds.
+
+use std::{fs, io, thread, time::Duration};
+
+use anyhow::Result;
+use v2p_common::{
+    Pfn, PhysAddr, VirtAddr,
+    pagemap::PagemapWord,
+    pte::{Entry, EntryState},
+};
+
+use super::{
+    Guard, Job, ended,
+    parts::Part,
+    refusal::{self, Frame, Refusal},
+};
+use crate::{
+    process::{FrameFlags, frame_flags, frame_mapcount, maps},
+    state::PageState,
+    translate::Verdict,
+};
+
+/// How often a page is looked up, a moment apart, that is being moved or that the routes do not agree on.
+const LOOKS: u32 = 1000;
+/// After how many of them it is believed that only one route can tell.
+const DIFFERING_LOOKS: u32 = 20;
+/// How often bytes are compared that the process may be changing meanwhile.
+const COMPARISONS: u32 = 10;
+
+/// Where a page is, by both routes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) pfn: Pfn,
+    /// The process's entry.
+    pub(super) entry: Entry,
+    pub(super) word: PagemapWord,
+}
+
+/// What a look-up by both routes gave.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Sight {
+    /// Both name this frame.
+    At(Place),
+    /// Both say that there is none, and this.
+    Without(PageState),
+    /// They differ, which passes where the page is being moved.
+    Disagree {
+        pagemap: PageState,
+        walk: Option<Pfn>,
+        /// What it means where it goes on so.
+        settled: Option<PageState>,
+    },
+    /// There is no address space any more.
+    Gone,
+}
+
+impl Sight {
+    /// The frame.
+    pub(super) const fn pfn(self) -> Option<Pfn> {
+        match self {
+            Self::At(place) => Some(place.pfn),
+            _ => None,
+        }
+    }
+
+    /// As people say it.
+    pub(super) fn in_words(self) -> String {
+        match self {
+            Self::At(place) => format!("it is in frame {}", place.pfn),
+            Self::Without(state) => refusal::of_state(state).map_or_else(String::new, |r| r.what),
+            Self::Disagree { pagemap, walk, .. } => format!(
+                "the routes do not agree: {pagemap:?} by pagemap, {} by the walk",
+                walk.map_or_else(|| "no frame".to_owned(), |pfn| format!("frame {pfn}"))
+            ),
+            Self::Gone => "the address space is gone".to_owned(),
+        }
+    }
+}
+
+/// A part that may be written, as far as is known.
+pub(super) struct Checked {
+    pub(super) part: Part,
+    pub(super) pfn: Pfn,
+    pub(super) word: PagemapWord,
+    /// What it holds.
+    pub(super) before: Vec<u8>,
+}
+
+impl Checked {
+    /// Where it is written to.
+    pub(super) const fn pa(&self) -> PhysAddr {
+        self.pfn.at(self.part.va.page_offset())
+    }
+}
+
+impl Guard {
+    /// One look-up by both routes.
+    pub(super) fn look(&mut self, va: VirtAddr) -> Result<Sight> {
+        let Some(both) = self.ask(va)? else {
+            return Ok(Sight::Gone);
+        };
+        let pagemap = self.decoder.word(both.pagemap);
+        Ok(match (both.agreed(), both.walk.end) {
+            (Some(pfn), Some(end)) if pagemap == (PageState::Present { pfn }) => Sight::At(Place {
+                pfn,
+                entry: end.entry,
+                word: both.pagemap,
+            }),
+            (_, Some(end)) => {
+                let walked = (end.level, end.entry);
+                let page = self.decoder.page(va, Some(both.pagemap), Some(walked));
+                if page.verdict != Verdict::Disagree {
+                    return Ok(Sight::Without(page.state));
+                }
+                // Devices' memory, and what else pagemap takes for a hole.
+                let settled = self.decoder.settle(page, both.pagemap, walked);
+                Sight::Disagree {
+                    pagemap,
+                    walk: both.walk.pfn(va),
+                    settled: (settled.verdict != Verdict::Disagree).then_some(settled.state),
+                }
+            }
+            (_, None) => Sight::Disagree {
+                pagemap,
+                walk: None,
+                settled: None,
+            },
+        })
+    }
+
+    /// The same, again and again while the page is being moved.
+    pub(super) fn look_at_rest(&mut self, va: VirtAddr) -> Result<Sight> {
+        let mut sight = self.look(va)?;
+        for look in 0..LOOKS {
+            match sight {
+                Sight::Disagree {
+                    settled: Some(state),
+                    ..
+                } if look >= DIFFERING_LOOKS => return Ok(Sight::Without(state)),
+                Sight::Disagree { .. } | Sight::Without(PageState::Migrating { .. }) => {}
+                _ => return Ok(sight),
+            }
+            thread::sleep(Duration::from_micros(100));
+            sight = self.look(va)?;
+        }
+        // An entry like that of a migration, which stays, is that of bad memory.
+        Ok(match sight {
+            Sight::Without(PageState::Migrating { pfn })
+                if frame_flags(pfn)?.has(FrameFlags::HWPOISON) =>
+            {
+                Sight::Without(PageState::Poisoned)
+            }
+            other => other,
+        })
+    }
+
+    /// Where the page at `va` is; or why that is no place to write to.
+    pub(super) fn locate(&mut self, job: &Job<'_>, va: VirtAddr) -> Result<Result<Place, Refusal>> {
+        let mappings = maps::mappings(self.process.pid)?;
+        let mapping = mappings.iter().find(|m| (m.start..m.end).contains(&va.0));
+        if let Some(refusal) = refusal::of_mapping(mapping, job.force_readonly) {
+            return Ok(Err(refusal));
+        }
+        Ok(match self.look_at_rest(va)? {
+            Sight::At(place) => Ok(place),
+            Sight::Gone => return Err(ended(&self.process).into()),
+            Sight::Without(state) => Err(refusal::of_state(state).unwrap_or_else(|| Refusal {
+                id: "absent",
+                what: format!("no frame: {state:?}"),
+            })),
+            differ @ Sight::Disagree { .. } => Err(Refusal {
+                id: "disagree",
+                what: differ.in_words(),
+            }),
+        })
+    }
+
+    /// Why the frame must not be written; `None`: it may.
+    pub(super) fn refusal(&mut self, place: &Place) -> Result<Option<Refusal>> {
+        let pfn = place.pfn;
+        // The first of the 2 MiB that the frame lies in, if it is inside a huge page.
+        let head = Pfn(pfn.0 & !511);
+        Ok(refusal::of_frame(&Frame {
+            pfn,
+            flags: frame_flags(pfn)?,
+            head: frame_flags(head).unwrap_or(FrameFlags(0)),
+            mapcount: frame_mapcount(pfn)?,
+            entry: place.entry,
+            direct_map: self.in_direct_map(pfn)?,
+            merging: is_merging(self.process.pid),
+        }))
+    }
+
+    /// The kernel's own entry for the frame; `None`: it has none. The kernel's half is in every process's tables.
+    fn in_direct_map(&self, pfn: Pfn) -> Result<Option<Entry>> {
+        let va = VirtAddr(self.direct_map.base.wrapping_add(pfn.base().0));
+        let Some(walk) = self.carrier.walk(&self.pagemap, va)? else {
+            return Err(ended(&self.process).into());
+        };
+        let there = walk.pfn(va) == Some(pfn);
+        let leaf = |end: &v2p_common::pte::WalkEnd| matches!(end.state, EntryState::Leaf(_));
+        Ok(walk
+            .end
+            .filter(|end| there && leaf(end) && end.entry.0 & 1 != 0)
+            .map(|end| end.entry))
+    }
+
+    /// What the part holds, by the physical and the virtual address; `Ok(None)`: not the same, again and again.
+    pub(super) fn compare(&self, pfn: Pfn, part: Part) -> Result<io::Result<Option<Vec<u8>>>> {
+        let Some(devmem) = &self.devmem else {
+            anyhow::bail!("/dev/mem is not open");
+        };
+        let (mut physical, mut own) = (vec![0; part.len], vec![0; part.len]);
+        for _ in 0..COMPARISONS {
+            if let Err(e) = devmem.read(pfn.at(part.va.page_offset()), &mut physical) {
+                return Ok(Err(e));
+            }
+            match self.memory.read(part.va, &mut own) {
+                Ok(()) if own == physical => return Ok(Ok(Some(physical))),
+                // What cannot be read so was not compared.
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(Ok(None))
+    }
+}
+
+/// Whether KSM has merged pages of the process (counted since 5.19; where there is no such file, there is no KSM).
+fn is_merging(pid: u32) -> bool {
+    let count = fs::read_to_string(format!("/proc/{pid}/ksm_merging_pages"));
+    count.is_ok_and(|count| count.trim() != "0")
+}

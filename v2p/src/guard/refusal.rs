@@ -1,0 +1,344 @@
+//! What must not be written, and why: pure.
+
+use v2p_common::{Pfn, pte::Entry};
+
+use crate::{
+    process::{FrameFlags, maps::Mapping},
+    state::PageState,
+};
+
+/// Frames below 1 MiB: reads give zeros and writes are dropped under STRICT_DEVMEM
+/// (devmem_is_allowed, arch/x86/mm/init.c); x86 keeps user pages out of it.
+const LOW_PFN: u64 = 256;
+
+/// Bits of a page-table entry, and of /proc/kpageflags (include/uapi/linux/kernel-page-flags.h), that are of no use elsewhere.
+const RW: u64 = 1 << 1;
+const DIRTY: u64 = 1 << 6;
+const KPF_DIRTY: FrameFlags = FrameFlags(1 << 4);
+const KPF_COMPOUND_HEAD: FrameFlags = FrameFlags(1 << 15);
+const KPF_COMPOUND_TAIL: FrameFlags = FrameFlags(1 << 16);
+
+/// Why nothing was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Refusal {
+    /// For scripts.
+    pub(super) id: &'static str,
+    /// For people.
+    pub(super) what: String,
+}
+
+fn no(id: &'static str, what: impl Into<String>) -> Refusal {
+    let what = what.into();
+    Refusal { id, what }
+}
+
+/// Whether the process itself might write there: the mapping that holds the address decides.
+pub(super) fn of_mapping(mapping: Option<&Mapping>, force_readonly: bool) -> Option<Refusal> {
+    match mapping {
+        None => Some(no("not-mapped", "nothing is mapped there")),
+        Some(mapping) if !mapping.writable && !force_readonly => Some(no(
+            "read-only",
+            format!(
+                "the process may not write there itself ({}); --force-readonly does it all the same",
+                named(mapping)
+            ),
+        )),
+        Some(_) => None,
+    }
+}
+
+fn named(mapping: &Mapping) -> &str {
+    match mapping.name.as_str() {
+        "" => "anonymous memory",
+        name => name,
+    }
+}
+
+/// What lies behind the page where it is no frame of memory; `None`: it is one.
+pub(super) fn of_state(state: PageState) -> Option<Refusal> {
+    Some(match state {
+        PageState::Present { .. } => return None,
+        PageState::Zero => no(
+            "zero-page",
+            "it is the zero page, which all processes share",
+        ),
+        PageState::Swapped { .. } => no("swapped", "the page is in swap: there is no frame"),
+        PageState::Migrating { .. } => no("migrating", "the page is being moved, and goes on so"),
+        PageState::Device { .. } => no("device", "no page of memory: a device, or the kernel's"),
+        PageState::Poisoned => no("poisoned", "the memory is bad"),
+        PageState::Guard => no("guard", "it is a guard region"),
+        PageState::Hidden => no("hidden", "the kernel withholds the frame"),
+        PageState::Absent => no("absent", "the page was never touched, or dropped: no frame"),
+    })
+}
+
+/// What is known of a frame, and of the way to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frame {
+    pub(super) pfn: Pfn,
+    /// Of /proc/kpageflags.
+    pub(super) flags: FrameFlags,
+    /// Of the first frame of 2 MiB that hold it.
+    pub(super) head: FrameFlags,
+    /// Of /proc/kpagecount.
+    pub(super) mapcount: u64,
+    /// The process's entry that maps it.
+    pub(super) entry: Entry,
+    /// The kernel's own entry for it, in the direct map; `None`: there is none.
+    pub(super) direct_map: Option<Entry>,
+    /// Whether KSM has merged pages of the process.
+    pub(super) merging: bool,
+}
+
+/// Why the frame must not be written; `None`: it may.
+pub(super) fn of_frame(frame: &Frame) -> Option<Refusal> {
+    let Frame {
+        pfn, flags, entry, ..
+    } = *frame;
+    if flags.has(FrameFlags::ZERO_PAGE) {
+        return Some(match flags.has(FrameFlags::THP) {
+            true => no("huge-zero-page", "it is the huge zero page, shared by all"),
+            false => no(
+                "zero-page",
+                "it is the zero page, which all processes share",
+            ),
+        });
+    }
+    // pwrite copies through the direct map, and a fault there panics the kernel (write_mem, drivers/char/mem.c).
+    match frame.direct_map {
+        Some(entry) if entry.0 & RW != 0 => {}
+        Some(_) => {
+            let what = "the kernel's direct map has it read-only: a write would panic the kernel";
+            return Some(no("not-direct-mapped", what));
+        }
+        None => {
+            let what = "the kernel's direct map does not have it (memfd_secret): a write would panic the kernel";
+            return Some(no("not-direct-mapped", what));
+        }
+    }
+    if pfn.0 < LOW_PFN {
+        let what = "the frame lies below 1 MiB, where the kernel drops writes";
+        return Some(no("low-memory", what));
+    }
+    not_a_users(flags)
+        .or_else(|| not_its_own(frame))
+        .or_else(|| may_be_dropped(of_folio(flags, frame.head), entry))
+}
+
+/// The same of an anonymous page of our own, which we have written to and nobody else has: the direct map has it, and its entry
+/// is dirty.
+pub(super) fn of_own_page(pfn: Pfn, flags: FrameFlags, mapcount: u64) -> Option<String> {
+    let frame = Frame {
+        pfn,
+        flags,
+        head: FrameFlags(0),
+        mapcount,
+        entry: Entry(RW | DIRTY),
+        direct_map: Some(Entry(RW)),
+        merging: false,
+    };
+    of_frame(&frame).map(|refusal| refusal.what)
+}
+
+/// Pages that the kernel may throw away as they are: what keeps them is a dirty entry, and our write makes none.
+fn may_be_dropped(flags: FrameFlags, entry: Entry) -> Option<Refusal> {
+    if !flags.has(FrameFlags::HUGE) && !flags.has(FrameFlags::SWAPBACKED) {
+        let what = "the process gave it to be freed (MADV_FREE): the kernel may drop it, and the write with it";
+        return Some(no("lazily-freed", what));
+    }
+    let clean = entry.0 & DIRTY == 0 && !flags.has(KPF_DIRTY);
+    (flags.has(FrameFlags::SWAPCACHE) && clean).then(|| {
+        let what =
+            "the page is clean and swap has a copy: the kernel may drop it, and the write with it";
+        no("clean-in-swap", what)
+    })
+}
+
+/// Kernel's, free, broken.
+fn not_a_users(flags: FrameFlags) -> Option<Refusal> {
+    let never = [
+        (FrameFlags::BUDDY, "is free"),
+        (FrameFlags::SLAB, "belongs to the kernel (slab)"),
+        (FrameFlags::RESERVED, "is reserved"),
+        (FrameFlags::HWPOISON, "is poisoned"),
+        (FrameFlags::PGTABLE, "is a page table"),
+        (FrameFlags::OFFLINE, "is offline"),
+        (FrameFlags::NOPAGE, "is no memory"),
+    ];
+    if let Some((_, why)) = never.iter().find(|(flag, _)| flags.has(*flag)) {
+        return Some(no("not-a-users", format!("the frame {why}")));
+    }
+    let user =
+        flags.has(FrameFlags::MMAP) && (flags.has(FrameFlags::ANON) || flags.has(FrameFlags::LRU));
+    (!user).then(|| {
+        let flags = flags.0;
+        let what = format!("/proc/kpageflags does not call it a mapped user page ({flags:#x})");
+        no("not-a-users", what)
+    })
+}
+
+/// A file's, KSM's, another process's too.
+fn not_its_own(frame: &Frame) -> Option<Refusal> {
+    let Frame { flags, entry, .. } = *frame;
+    if !flags.has(FrameFlags::ANON) {
+        let what = "it is a page of a file or of shared memory: the file would have the write too";
+        return Some(no("file", what));
+    }
+    // A merged page is never writable (write_protect_page, mm/ksm.c); 6.12 has the flag on every anonymous one.
+    let merged = frame.merging && flags.has(FrameFlags::KSM) && entry.0 & RW == 0;
+    if merged {
+        return Some(no("ksm", "KSM shares it with its equals, or may do so"));
+    }
+    let mapcount = frame.mapcount;
+    let what = format!("the frame is mapped {mapcount} times: others would see the write");
+    (mapcount != 1).then(|| no("shared", what))
+}
+
+/// The flags that a folio has as a whole: up to 6.1 a page inside a huge one has them not.
+fn of_folio(flags: FrameFlags, head: FrameFlags) -> FrameFlags {
+    const WHOLE: u64 = FrameFlags::SWAPBACKED.0 | FrameFlags::SWAPCACHE.0 | KPF_DIRTY.0;
+    let inside = flags.has(FrameFlags::THP) && flags.has(KPF_COMPOUND_TAIL);
+    match inside && head.has(KPF_COMPOUND_HEAD) {
+        true => FrameFlags(flags.0 | head.0 & WHOLE),
+        false => flags,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USER: u64 = FrameFlags::MMAP.0 | FrameFlags::ANON.0 | FrameFlags::SWAPBACKED.0;
+
+    fn frame(flags: u64) -> Frame {
+        Frame {
+            pfn: Pfn(1000),
+            flags: FrameFlags(flags),
+            head: FrameFlags(0),
+            mapcount: 1,
+            entry: Entry(0x67),
+            direct_map: Some(Entry(0x63)),
+            merging: false,
+        }
+    }
+
+    fn id(frame: Frame) -> Option<&'static str> {
+        of_frame(&frame).map(|refusal| refusal.id)
+    }
+
+    #[test]
+    fn a_processes_own_anonymous_page_may_be_written() {
+        assert_eq!(id(frame(USER)), None);
+    }
+
+    #[test]
+    fn every_other_kind_of_frame_is_refused_by_its_name() {
+        let file = FrameFlags::MMAP.0 | FrameFlags::LRU.0;
+        for (flags, why) in [
+            (USER | FrameFlags::BUDDY.0, "not-a-users"),
+            (USER | FrameFlags::SLAB.0, "not-a-users"),
+            (USER | FrameFlags::PGTABLE.0, "not-a-users"),
+            (USER | FrameFlags::HWPOISON.0, "not-a-users"),
+            (0, "not-a-users"),
+            (FrameFlags::ANON.0, "not-a-users"),
+            (USER | FrameFlags::ZERO_PAGE.0, "zero-page"),
+            (
+                FrameFlags::ZERO_PAGE.0 | FrameFlags::THP.0,
+                "huge-zero-page",
+            ),
+            (file | FrameFlags::SWAPBACKED.0, "file"),
+            (file, "file"),
+            (USER & !FrameFlags::SWAPBACKED.0, "lazily-freed"),
+        ] {
+            assert_eq!(id(frame(flags)), Some(why), "{flags:#x}");
+        }
+    }
+
+    #[test]
+    fn what_the_direct_map_lacks_or_has_read_only_is_refused_whatever_it_is() {
+        for direct_map in [None, Some(Entry(0x61))] {
+            let page = Frame {
+                direct_map,
+                ..frame(USER)
+            };
+            assert_eq!(id(page), Some("not-direct-mapped"));
+        }
+    }
+
+    #[test]
+    fn frames_below_1_mib_are_refused() {
+        let low = Frame {
+            pfn: Pfn(255),
+            ..frame(USER)
+        };
+        assert_eq!(id(low), Some("low-memory"));
+    }
+
+    #[test]
+    fn a_page_with_another_mapper_is_shared_and_one_with_none_too() {
+        for mapcount in [0, 2, 9] {
+            let page = Frame {
+                mapcount,
+                ..frame(USER)
+            };
+            assert_eq!(id(page), Some("shared"));
+        }
+    }
+
+    #[test]
+    fn the_flag_of_ksm_counts_where_pages_are_merged_and_the_entry_is_read_only() {
+        let page = |merging, entry| Frame {
+            merging,
+            entry: Entry(entry),
+            ..frame(USER | FrameFlags::KSM.0)
+        };
+        assert_eq!(id(page(true, 0x65)), Some("ksm"));
+        assert_eq!(id(page(false, 0x65)), None);
+        assert_eq!(id(page(true, 0x67)), None);
+    }
+
+    #[test]
+    fn a_clean_page_with_a_copy_in_swap_is_refused_and_a_dirty_one_is_not() {
+        let page = |flags, entry| Frame {
+            entry: Entry(entry),
+            ..frame(USER | FrameFlags::SWAPCACHE.0 | flags)
+        };
+        assert_eq!(id(page(0, 0x27)), Some("clean-in-swap"));
+        assert_eq!(id(page(0, 0x67)), None);
+        assert_eq!(id(page(KPF_DIRTY.0, 0x27)), None);
+    }
+
+    #[test]
+    fn a_page_inside_a_huge_one_has_its_heads_flags() {
+        let tail = FrameFlags::MMAP.0 | FrameFlags::ANON.0 | FrameFlags::THP.0 | 1 << 16;
+        let page = |head| Frame {
+            head: FrameFlags(head),
+            ..frame(tail)
+        };
+        assert_eq!(id(page(1 << 15 | FrameFlags::SWAPBACKED.0)), None);
+        assert_eq!(id(page(1 << 15)), Some("lazily-freed"));
+        assert_eq!(id(page(FrameFlags::SWAPBACKED.0)), Some("lazily-freed"));
+    }
+
+    #[test]
+    fn pages_without_a_frame_are_refused_by_their_state() {
+        assert_eq!(of_state(PageState::Present { pfn: Pfn(7) }), None);
+        assert_eq!(of_state(PageState::Zero).unwrap().id, "zero-page");
+        assert_eq!(of_state(PageState::Absent).unwrap().id, "absent");
+    }
+
+    #[test]
+    fn a_read_only_mapping_is_refused_unless_forced() {
+        let mapping = |writable| Mapping {
+            start: 0,
+            end: 4096,
+            writable,
+            name: "/bin/x".to_owned(),
+        };
+        assert_eq!(of_mapping(None, true).unwrap().id, "not-mapped");
+        assert_eq!(of_mapping(Some(&mapping(true)), false), None);
+        assert_eq!(of_mapping(Some(&mapping(false)), true), None);
+        let refusal = of_mapping(Some(&mapping(false)), false).unwrap();
+        assert!(refusal.id == "read-only" && refusal.what.contains("/bin/x"));
+    }
+}

@@ -1,0 +1,198 @@
+//! What files of the kernel, or files that a user names, may hold.
+
+use proptest::{
+    collection::vec,
+    prelude::{Strategy, any},
+    prop_assert, prop_assert_eq,
+    sample::Index,
+    test_runner::{TestCaseError, TestCaseResult},
+};
+use v2p_common::{Pfn, PhysAddr};
+
+use super::{hold, spoilt, spoilt_text};
+use crate::{
+    kernel::{
+        btf::{self, Btf},
+        config,
+        iomem::Iomem,
+        lockdown::Lockdown,
+        zones,
+    },
+    map::{Earlier, Layout},
+    process::{Nodes, maps},
+};
+
+/// What is asked of any BTF: it ends, whatever the blob is.
+fn ask_btf(blob: &[u8]) -> TestCaseResult {
+    let Ok(btf) = Btf::parse(blob) else {
+        return Ok(());
+    };
+    for (structure, member) in [("s", "a"), ("s", "b"), ("s", "nothing"), ("", "")] {
+        let _ = btf.member_offset(structure, member);
+    }
+    for name in ["s", "int", "f", "t", "e", ""] {
+        let _ = btf.arguments_of_function(name);
+        let arguments = btf.arguments_of_tracepoint(name);
+        prop_assert!(arguments.is_none_or(|n| n < 1 << 16));
+        let _ = btf.enumerators(name);
+    }
+    Ok(())
+}
+
+#[test]
+fn btf_is_parsed_or_refused() {
+    let right = btf::sample();
+    let whole = Btf::parse(&right).expect("the sample is right");
+    assert_eq!(whole.arguments_of_function("f"), Some(2));
+    assert_eq!(whole.arguments_of_tracepoint("t"), Some(1));
+    assert_eq!(whole.enumerators("e"), [("a", 0), ("b", 7)]);
+    drop(whole);
+    hold(spoilt(right), |blob| ask_btf(&blob));
+}
+
+/// Types of every kind that there is and some that there are not, which name each other at will, themselves too; cut off anywhere.
+#[test]
+fn btf_whose_types_name_each_other_in_circles_ends() {
+    let one = (1u32..22, 0u32..5, vec(0u32..16, 16), any::<bool>());
+    let types = vec(one, 1..16).prop_map(|types| {
+        let mut words = Vec::new();
+        for (kind, items, numbers, flag) in types {
+            let next = |i: usize| numbers.get(i % numbers.len()).copied().unwrap_or(0);
+            words.extend([next(0), u32::from(flag) << 31 | kind << 24 | items, next(1)]);
+            let extra = btf::extra(kind, items).unwrap_or(8) / 4;
+            words.extend((0..extra).map(|i| next(i + 2)));
+        }
+        btf::sample_of(b"\0s\0a\0b\0f\0t\0e\0btf_trace_t\0", &words)
+    });
+    hold(
+        (types, any::<Index>(), any::<bool>()),
+        |(mut blob, at, cut)| {
+            if cut {
+                blob.truncate(at.index(blob.len()));
+            }
+            ask_btf(&blob)
+        },
+    );
+}
+
+#[test]
+fn a_status_is_parsed_or_refused() {
+    use procfs::FromRead as _;
+    // As the kernel writes our own, of which CapEff counts.
+    let right = std::fs::read("/proc/self/status").expect("/proc/self/status");
+    procfs::process::Status::from_read(right.as_slice()).expect("our own is right");
+    hold(spoilt(right), |bytes| {
+        let _ = procfs::process::Status::from_read(bytes.as_slice());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_line_of_maps_is_what_the_kernel_meant_or_refused() {
+    let line = (
+        0u64..1 << 47,
+        0u64..1 << 20,
+        "[ -~\u{e4}\u{1f980}]{0,40}",
+        any::<bool>(),
+    );
+    hold(line, |(start, pages, name, padded)| {
+        let end = start + pages * 4096;
+        let pad = if padded { "                 " } else { " " };
+        let text = format!("{start:08x}-{end:08x} rw-p 00000000 00:00 0 {pad}{name}\n");
+        let parsed = maps::parse(text.trim_end_matches('\n').as_bytes());
+        let mapping = parsed.ok_or_else(|| TestCaseError::fail("it was refused"))?;
+        prop_assert_eq!((mapping.start, mapping.end), (start, end));
+        prop_assert_eq!(mapping.name.as_str(), name.trim_start_matches(' '));
+        Ok(())
+    });
+    let line = "7f0c5a000000-7f0c5a021000 rw-p 00001000 fe:01 4711     /usr/lib/a b (deleted)";
+    hold(spoilt(line.into()), |bytes| {
+        let _ = maps::parse(&bytes);
+        Ok(())
+    });
+}
+
+#[test]
+fn iomem_is_parsed_or_refused() {
+    let text = "00001000-0009fbff : System RAM\nc0001000-eebfffff : PCI Bus 0000:00\n  c0001000-c0001fff : 0000:00:01.0\n";
+    hold(
+        (spoilt_text(text), any::<u64>()),
+        |(text, pa)| match Iomem::parse(&text) {
+            None | Some(None) => Ok(()),
+            Some(Some(iomem)) => {
+                for resource in iomem.at(PhysAddr(pa)) {
+                    prop_assert!(resource.start <= pa | 0xfff && resource.end >= pa & !0xfff);
+                }
+                let _ = iomem.last_ram();
+                Ok(())
+            }
+        },
+    );
+}
+
+#[test]
+fn zoneinfo_is_parsed_as_far_as_it_goes() {
+    let text = "Node 0, zone   Normal\n        spanned  1048576\n  start_pfn:           256\nNode 1, zone Normal\n spanned 99\n  start_pfn: 2000000\n";
+    hold((spoilt_text(text), any::<u64>()), |(text, pfn)| {
+        let _ = Nodes::parse(&text).of(Pfn(pfn));
+        let layout = Layout::new(zones::parse(&text), &[]);
+        let cell = layout.cell_of(pfn);
+        prop_assert_eq!(cell.is_some(), layout.panel_of(pfn).is_some());
+        prop_assert!(cell.is_none_or(|cell| layout.place(cell, 0).is_some()));
+        Ok(())
+    });
+}
+
+#[test]
+fn an_earlier_translation_is_read_or_refused() {
+    let text = "{\"type\":\"run\",\"va\":\"0x1000\",\"pages\":2,\"state\":\"present\",\"pfn\":7}\n\
+                {\"type\":\"run\",\"va\":\"0x3000\",\"pages\":9,\"state\":\"absent\"}\n{\"type\":\"end\",\"route\":\"both\"}\n";
+    hold(spoilt(text.into()), |bytes| {
+        if let Ok(earlier) = Earlier::read(bytes.as_slice()) {
+            for pair in earlier.0.windows(2) {
+                prop_assert!(pair[0].page + pair[0].pages <= pair[1].page);
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_kernel_configuration_says_yes_only_where_a_line_does() {
+    let text = "# Linux/x86 6.12\nCONFIG_DEVMEM=y\n# CONFIG_STRICT_DEVMEM is not set\n";
+    hold(spoilt(text.into()), |bytes| {
+        let plain = config::Config::of_bytes("config".to_owned(), bytes.clone());
+        let on = |config: &config::Config| config.setting("CONFIG_DEVMEM") == config::Setting::On;
+        if let Some(config) = &plain {
+            let text = String::from_utf8_lossy(&bytes);
+            prop_assert!(!on(config) || text.contains("CONFIG_DEVMEM="));
+        }
+        let packed = config::Config::of_bytes("config.gz".to_owned(), gzip(&bytes));
+        prop_assert_eq!(packed.as_ref().map(on), plain.as_ref().map(on));
+        Ok(())
+    });
+    // Packed first, and spoilt then.
+    hold(spoilt(gzip(text.as_bytes())), |bytes| {
+        if let Some(config) = config::Config::of_bytes("config.gz".to_owned(), bytes) {
+            let _ = config.setting("CONFIG_DEVMEM");
+        }
+        Ok(())
+    });
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packer, bytes).expect("into memory");
+    packer.finish().expect("into memory")
+}
+
+#[test]
+fn lockdown_is_parsed_or_not_known() {
+    hold(spoilt_text("none [integrity] confidentiality\n"), |text| {
+        if let Some(lockdown) = Lockdown::parse(&text, "a test") {
+            let named = format!("[{}]", lockdown.mode);
+            prop_assert!(text.contains(&named));
+        }
+        Ok(())
+    });
+}
