@@ -8,13 +8,13 @@ use v2p_common::{PAGE_SIZE, PhysAddr};
 use super::{
     check::{Check, Effect, Id, Stage},
     device,
-    facts::{Facts, Target, User},
+    facts::{Facts, Target, User, ZONES},
     open::has_driver,
 };
 use crate::kernel::{
     config::Setting,
     iomem::{self, Resource},
-    privileges::{Capability, Privileges},
+    privileges::{Capability, MOUNT_PROC, Privileges},
 };
 
 /// Below it RAM is neither shown nor written, and devices are free (devmem_is_allowed, arch/x86/mm/init.c).
@@ -32,7 +32,7 @@ pub(super) enum Kind<'a> {
 pub fn checks(facts: &Facts, target: &Target) -> Vec<Check> {
     let kind = kind(facts, target);
     vec![
-        sys_admin(&facts.user, target.pa.is_none()),
+        sys_admin(&facts.user, target.is_hidden),
         beyond_memory(facts, target),
         low_memory(facts, target, &kind),
         strict_devmem(facts, target, &kind),
@@ -52,7 +52,9 @@ pub fn is_ram(facts: &Facts, target: &Target) -> bool {
 pub fn may_be_device(facts: &Facts, target: &Target) -> bool {
     match kind(facts, target) {
         Kind::Ram => false,
-        Kind::Other(found) => !found.is_empty() || !is_beyond(facts, target),
+        Kind::Other(found) => {
+            !found.is_empty() || facts.device_pages > 0 || !is_beyond(facts, target)
+        }
         Kind::Unknown => true,
     }
 }
@@ -112,7 +114,7 @@ pub(super) fn sys_admin(user: &User, needed: bool) -> Check {
         (None, _) => {
             let what = "cannot tell our capabilities, so neither whether frames are shown";
             return Check::unknown(id, what, "no /proc/self/status")
-                .mend("mount -t proc proc /proc")
+                .mend(MOUNT_PROC)
                 .has(Stage::Reach, Effect::Unknown(None));
         }
         (Some(privileges), _) if !has(privileges) => {
@@ -152,6 +154,19 @@ fn beyond_memory(facts: &Facts, target: &Target) -> Check {
     if !is_beyond(facts, target) {
         let what = "below the end of memory";
         return Check::ok(id, what, format!("the last RAM: {}", last.evidence()));
+    }
+    // What they bring lies above RAM, and high_memory goes up with it (add_pages, arch/x86/mm/init_64.c, 6.1 to 7.3); how
+    // far is not shown.
+    if facts.device_pages > 0 {
+        let what = "cannot tell: beyond the last RAM, but there is memory of devices";
+        let evidence = format!(
+            "{} pages in zones Device ({ZONES}); the last RAM: {}",
+            facts.device_pages,
+            last.evidence()
+        );
+        return Check::unknown(id, what, evidence)
+            .mend("look at the devices' own files: /sys/bus/nd, /sys/bus/dax")
+            .may_fail(Stage::Copy, libc::EFAULT);
     }
     let what = format!("{:#x} lies beyond the end of memory", pa.0);
     let check = Check::denies(id, what, format!("the last RAM: {}", last.evidence()))
@@ -218,8 +233,11 @@ fn not_direct_mapped(target: &Target, kind: &Kind<'_>) -> Check {
     let id = Id::NotDirectMapped;
     let denies = |evidence: String| {
         let what = "the kernel's direct map does not hold this page";
+        // A read's copy is ended by the fault; a write's goes on to clear what it did not copy, and faults again where nothing
+        // is caught (_copy_from_user, lib/usercopy.c and include/linux/uaccess.h, 6.1 to 7.3): an oops, and no error.
         Check::denies(id, what, evidence)
-            .mend("no way round it: the page is kept out of the kernel's reach, and a write would crash it")
+            .mend("no way round it: the page is kept out of the kernel's reach; a read gives EFAULT, and a write would crash the kernel: v2p makes none")
+            .has(Stage::Store, Effect::Fails(None))
             .fails(Stage::Copy, libc::EFAULT)
     };
     let mapping = target.mapping.as_deref();

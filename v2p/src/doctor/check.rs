@@ -149,6 +149,8 @@ pub enum Stage {
     Reach,
     /// read(2) and write(2).
     Copy,
+    /// write(2) alone.
+    Store,
     /// mmap(2).
     Map,
 }
@@ -163,7 +165,7 @@ impl Stage {
     pub const fn is_on_the_way_of(self, access: Access) -> bool {
         match self {
             Self::Open | Self::Reach => true,
-            Self::OpenForWriting => matches!(access, Access::Write),
+            Self::OpenForWriting | Self::Store => matches!(access, Access::Write),
             Self::Copy => !matches!(access, Access::Mmap),
             Self::Map => matches!(access, Access::Mmap),
         }
@@ -255,6 +257,13 @@ impl Check {
     pub fn has(mut self, stage: Stage, effect: Effect) -> Self {
         self.effects.push((stage, effect));
         self
+    }
+
+    /// What it does to open(2) for writing alone.
+    pub fn effect_on_opening_for_writing(&self) -> Option<Effect> {
+        let of_writing = |(stage, _): &&(Stage, Effect)| *stage == Stage::OpenForWriting;
+        let found = self.effects.iter().find(of_writing);
+        found.map(|(_, effect)| *effect)
     }
 
     /// What it does to `access`, and where.

@@ -117,14 +117,27 @@ pub(super) fn io_strict_devmem(facts: &Facts, target: &Target, kind: &Kind<'_>) 
     let Some((io, line)) = setting(facts, "CONFIG_IO_STRICT_DEVMEM") else {
         return no_config(id).may_fail(Stage::Reach, libc::EPERM);
     };
-    if strict == Setting::Off || io == Setting::Off {
+    if strict == Setting::Off {
         return free("this kernel allows it");
     }
     let evidence = format!("{evidence}; {line}");
     let mend = "unbind the driver, or boot with iomem=relaxed";
+    if io == Setting::Off {
+        // resource_is_exclusive, kernel/resource.c, 6.1 to 7.3: a claim with IORESOURCE_EXCLUSIVE counts nevertheless.
+        let what = format!(
+            "claimed by {}: this kernel allows it, unless the driver asked for it exclusively, which cannot be told",
+            resource.name
+        );
+        return Check::unknown(id, what, evidence)
+            .mend(mend)
+            .may_fail(Stage::Reach, libc::EPERM);
+    }
     match claim {
         _ if target.own_page_was_read => {
-            let what = "cannot tell: this kernel does not do what its configuration says";
+            let what = format!(
+                "claimed by {}, but this kernel does not do what its configuration says: cannot tell",
+                resource.name
+            );
             let evidence = format!("a page of our own was read; {evidence}");
             Check::unknown(id, what, evidence)
                 .mend(mend)

@@ -5,11 +5,12 @@ use std::io;
 use v2p_common::PhysAddr;
 
 use super::{
-    Denial,
+    cause::by_elimination,
     check::{Access, Check, Errno, Id},
     facts::{Facts, Target},
-    predict::{Outcome, explains},
+    predict::{Explained, Outcome, explains},
 };
+use crate::record::Denial;
 
 /// Why open(2) of /dev/mem failed with `error`.
 pub fn explain_open(error: &io::Error) -> Denial {
@@ -20,10 +21,7 @@ fn explain_open_with(facts: &Facts, error: &io::Error) -> Denial {
     let errno = Errno::of(error);
     let found = super::open::checks(facts);
     let call = format!("open(/dev/mem): {error}");
-    match explains(&found, Access::Write, &Outcome::NotOpened(errno)) {
-        Some(check) => denial(check, errno, &call),
-        None => Denial::of(&unexplained(&call), errno),
-    }
+    denial(&found, Access::Write, &Outcome::NotOpened(errno), &call)
 }
 
 /// What to do about a denial by what v2p has no check for.
@@ -50,6 +48,7 @@ fn explain_access_with(
     let errno = Errno::of(error)?;
     let target = Target {
         pa: Some(pa),
+        is_hidden: false,
         is_page: true,
         is_own: false,
         mapping: None,
@@ -64,22 +63,28 @@ fn explain_access_with(
     // open(2) has worked: its checks are past.
     let found = super::address::checks(facts, &target);
     let call = format!("{call}(/dev/mem) at {:#x}: {error}", pa.0);
-    match explains(&found, access, &Outcome::Failed(Some(errno))) {
-        Some(check) => Some(denial(check, Some(errno), &call)),
-        None if errno.0 == libc::EPERM => Some(Denial::of(&unexplained(&call), Some(errno))),
-        None => None,
+    let outcome = Outcome::Failed(Some(errno));
+    match explains(&found, access, &outcome) {
+        Explained::Perhaps(perhaps) if perhaps.is_empty() && errno.0 != libc::EPERM => None,
+        _ => Some(denial(&found, access, &outcome, &call)),
     }
 }
 
-/// The check's, with the call that met it.
-fn denial(check: &Check, errno: Option<Errno>, call: &str) -> Denial {
+/// The check's that makes the outcome, with the call that met it.
+fn denial(checks: &[Check], access: Access, outcome: &Outcome, call: &str) -> Denial {
+    let errno = match outcome {
+        Outcome::NotOpened(errno) | Outcome::Failed(errno) => *errno,
+        _ => None,
+    };
+    let check = by_elimination(checks, access, outcome, call);
     let evidence = match check.id {
         Id::NotDirectMapped => call.to_owned(),
+        _ if check.evidence.contains(call) => check.evidence.clone(),
         _ => format!("{}; {call}", check.evidence),
     };
     Denial {
         evidence,
-        ..Denial::of(check, errno)
+        ..Denial::of(&check, errno)
     }
 }
 

@@ -2,20 +2,20 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
+use anyhow::Result;
 use rustix::{
     fs::{Access, AtFlags, CWD, StatVfsMountFlags},
     io::Errno as RawErrno,
 };
-use v2p_common::PhysAddr;
+use v2p_common::{PhysAddr, layout::KernelLayout};
 
 use super::check::Errno;
 use crate::{
     devmem,
     kernel::{
-        btf::Btf,
         config::Config,
         iomem::Iomem,
-        layout::BTF_PATH,
+        layout,
         lockdown::Lockdown,
         privileges::{Namespace, Privileges},
     },
@@ -103,20 +103,29 @@ pub struct Facts {
     pub physical_bits: Option<u32>,
     /// Whether the processor has PAT.
     pub has_pat: Option<bool>,
+    /// Pages that drivers brought with their devices, of persistent memory for one (ZONE_DEVICE).
+    pub device_pages: u64,
 }
 
 impl Facts {
     /// Reads everything; what cannot be read is none.
     pub fn gather() -> Self {
+        Self::gather_with_layout().0
+    }
+
+    /// The same, and what eBPF programs need of the kernel's types, which are read once for both.
+    pub fn gather_with_layout() -> (Self, Result<KernelLayout>) {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let btf = fs::read(BTF_PATH).ok();
-        let btf = btf.as_deref().and_then(|blob| Btf::parse(blob).ok());
-        let has = |name| {
-            btf.as_ref()
-                .map(|btf| btf.arguments_of_function(name).is_some())
+        let learnt = layout::with_types(|btf| {
+            let has = |name| btf.arguments_of_function(name).is_some();
+            (has("read_mem"), has("mmap_mem"), layout::of(btf))
+        });
+        let (has_read_mem, has_mmap_mem, layout) = match learnt {
+            Ok((read, mmap, layout)) => (Some(read), Some(mmap), layout),
+            Err(e) => (None, None, Err(e)),
         };
         let config = Config::of_this_kernel();
-        Self {
+        let facts = Self {
             user: User::read(),
             pid_namespace: Namespace::pid(),
             container: container(),
@@ -124,12 +133,14 @@ impl Facts {
             lockdown: Lockdown::read(config.as_ref()),
             config,
             node: node(Path::new(devmem::PATH)),
-            has_read_mem: has("read_mem"),
-            has_mmap_mem: has("mmap_mem"),
+            has_read_mem,
+            has_mmap_mem,
             iomem: Iomem::read().ok().flatten(),
             physical_bits: physical_bits(&cpuinfo),
             has_pat: has_pat(&cpuinfo),
-        }
+            device_pages: device_pages(&fs::read_to_string(ZONES).unwrap_or_default()),
+        };
+        (facts, layout)
     }
 
     /// Whether `word` stands on the kernel's command line.
@@ -141,8 +152,10 @@ impl Facts {
 /// The address that is asked about.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
-    /// Where; none where the kernel hides it from us.
+    /// Where; none where the kernel hides it from us, or no page is there.
     pub pa: Option<PhysAddr>,
+    /// The kernel hides it from us.
+    pub is_hidden: bool,
     /// A page of a process, which is taken for RAM where /proc/iomem shows no addresses.
     pub is_page: bool,
     /// A page of our own, which we may write to.
@@ -199,6 +212,23 @@ fn container() -> Vec<String> {
     marks
 }
 
+/// Pages by zone.
+pub(super) const ZONES: &str = "/proc/zoneinfo";
+
+/// What all zones `Device` span; 0 where there is none.
+fn device_pages(zoneinfo: &str) -> u64 {
+    let zones = zoneinfo.split("\nNode ").filter(|zone| {
+        let name = zone.lines().next().unwrap_or_default();
+        name.ends_with("Device")
+    });
+    let spanned = zones.filter_map(|zone| {
+        let mut lines = zone.lines().map(str::trim_start);
+        let number = lines.find_map(|line| line.strip_prefix("spanned"))?;
+        number.trim().parse::<u64>().ok()
+    });
+    spanned.sum()
+}
+
 /// From `address sizes : 46 bits physical, 48 bits virtual`.
 fn physical_bits(cpuinfo: &str) -> Option<u32> {
     let line = cpuinfo
@@ -222,6 +252,14 @@ mod tests {
         assert_eq!(physical_bits(cpuinfo), Some(46));
         assert_eq!(has_pat(cpuinfo), Some(true));
         assert_eq!((physical_bits(""), has_pat("")), (None, None));
+    }
+
+    #[test]
+    fn pages_of_devices_are_summed_over_the_nodes() {
+        let zoneinfo = "Node 0, zone   Normal\n  pages free 5\n        spanned  100\nNode 0, zone   Device\n  pages free     0\n        spanned  16384\n        present  0\nNode 1, zone   Device\n        spanned  4\n";
+        assert_eq!(device_pages(zoneinfo), 16388);
+        assert_eq!(device_pages("Node 0, zone   Normal\n spanned 1\n"), 0);
+        assert_eq!(device_pages(""), 0);
     }
 
     #[test]

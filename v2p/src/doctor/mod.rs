@@ -2,15 +2,20 @@
 //!
 //! [`facts`] are gathered in one place; each check is a pure function of them ([`open`], [`address`], `device`), in the
 //! order in which the kernel makes them; [`predict`] says what an access will meet, and whether it did; [`witness`] tells what the kernel's own functions
-//! answered meanwhile, and [`verdict`] is what comes of it all. What the tracer needs is probed by [`tracing`], what may move a page is read by [`movable`].
+//! answered meanwhile, and [`verdict`] is what comes of it all. What the tracer needs is probed by [`tracing`], what may move a page is read by [`movable`],
+//! what holds for one is told by [`page`].
 
 pub mod address;
+mod cause;
 pub mod check;
 mod device;
 pub mod devmem;
 pub mod facts;
+pub mod limits;
+pub mod losses;
 pub mod movable;
 pub mod open;
+pub mod page;
 pub mod predict;
 pub mod tracing;
 pub mod verdict;
@@ -19,25 +24,10 @@ pub mod witness;
 #[cfg(test)]
 mod tests;
 
-use serde::Serialize;
-
 use check::{Check, Errno};
 use facts::{Facts, Target};
 
-/// A check that denies, as the command-line contract names it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Denial {
-    /// The check's id.
-    pub check: &'static str,
-    /// What it denied.
-    pub what: String,
-    /// The file and line, or the call and its error, that show it.
-    pub evidence: String,
-    /// What to do about it.
-    pub mend: String,
-    /// The error that the kernel gave, by name.
-    pub errno: Option<&'static str>,
-}
+use crate::record::Denial;
 
 impl Denial {
     /// What `check` denied, and the error that came of it.

@@ -3,10 +3,8 @@
 use std::{fs, path::Path};
 
 use serde::Serialize;
-use v2p_common::pagemap::{PagemapState, PagemapWord};
 
 use super::check::{Check, Id};
-use crate::process::FrameFlags;
 
 /// Something that may move pages.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -33,7 +31,7 @@ struct Switch {
     mend: &'static str,
 }
 
-const SWITCHES: [Switch; 11] = [
+const SWITCHES: [Switch; 14] = [
     Switch {
         name: "compaction",
         path: "/proc/sys/vm/compact_unevictable_allowed",
@@ -77,6 +75,29 @@ const SWITCHES: [Switch; 11] = [
         may: |text| Some(text.contains("[always]") || text.contains("[madvise]")),
         what: "collapses small pages into huge ones, where this is not inherit or never",
         mend: "echo never > /sys/kernel/mm/transparent_hugepage/hugepages-2048kB/enabled",
+    },
+    Switch {
+        name: "khugepaged, shmem",
+        path: "/sys/kernel/mm/transparent_hugepage/shmem_enabled",
+        // `deny` is for emergencies, and `force` for tests (mm/shmem.c, 6.1 to 7.3).
+        may: |text| Some(!text.contains("[never]") && !text.contains("[deny]")),
+        what: "collapses small pages of shared memory into huge ones (advise: only where asked for)",
+        mend: "echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled",
+    },
+    Switch {
+        name: "file reclaim",
+        path: "/proc/sys/vm/min_free_kbytes",
+        // There is no switch; this is where it begins.
+        may: |_| Some(true),
+        what: "drops pages of files where memory is short, and they come back elsewhere",
+        mend: "mlock them",
+    },
+    Switch {
+        name: "demotion",
+        path: "/sys/kernel/mm/numa/demotion_enabled",
+        may: |text| Some(text == "true"),
+        what: "moves pages to slower memory where there is such, instead of reclaiming them",
+        mend: "echo false > /sys/kernel/mm/numa/demotion_enabled",
     },
     Switch {
         name: "swap",
@@ -197,73 +218,6 @@ pub fn check(movers: &[Mover]) -> Check {
     }
 }
 
-/// What holds for one page.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct PageFacts {
-    /// `present`, `hidden`, `swapped`, `absent`, `guard`.
-    pub state: &'static str,
-    /// The frame's flags, by the kernel's names; null where they cannot be read.
-    pub flags: Option<Vec<&'static str>>,
-    /// How often it is mapped; null where that cannot be read.
-    pub mapcount: Option<u64>,
-    /// Always null: the kernel shows nobody whether a page is pinned (/proc/kpagecount counts mappings).
-    pub pinned: Option<bool>,
-    /// What follows for moving it.
-    pub holds: Vec<&'static str>,
-}
-
-impl PageFacts {
-    /// From pagemap's word, and the frame's flags and count.
-    pub fn new(word: PagemapWord, flags: Option<FrameFlags>, mapcount: Option<u64>) -> Self {
-        let state = match word.state() {
-            PagemapState::Present(_) => "present",
-            PagemapState::Hidden => "hidden",
-            PagemapState::SwapEntry { .. } => "swapped",
-            PagemapState::Guard => "guard",
-            PagemapState::Absent => "absent",
-        };
-        let has = |flag| flags.is_some_and(|flags: FrameFlags| flags.has(flag));
-        let mut holds = Vec::new();
-        let mut say = |when: bool, what| {
-            if when {
-                holds.push(what);
-            }
-        };
-        say(
-            has(FrameFlags::HUGE),
-            "a hugetlb page: not moved by compaction, NUMA balancing, KSM or swap",
-        );
-        say(
-            has(FrameFlags::UNEVICTABLE) || has(FrameFlags::MLOCKED),
-            "locked: not swapped out; all else may move it",
-        );
-        say(
-            has(FrameFlags::ZERO_PAGE),
-            "the shared zero page: the first write replaces it",
-        );
-        say(
-            mapcount.is_some_and(|n| n > 1),
-            "mapped more than once: a write may copy it first (after fork, private files)",
-        );
-        say(
-            has(FrameFlags::LRU) && !has(FrameFlags::ANON) && !has(FrameFlags::SWAPBACKED),
-            "a page of a file: reclaim may drop it and bring it back elsewhere",
-        );
-        say(
-            has(FrameFlags::THP),
-            "part of a huge page, moved as a whole",
-        );
-        say(state == "present", "whether it is pinned cannot be known");
-        Self {
-            state,
-            flags: flags.map(FrameFlags::names),
-            mapcount,
-            pinned: None,
-            holds,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,14 +276,5 @@ mod tests {
         let check = check(&[hidden]);
         assert_eq!(check.status, Status::Unknown);
         assert!(check.evidence.contains("cannot tell: KSM"));
-    }
-
-    #[test]
-    fn a_locked_page_that_is_shared_is_both() {
-        let flags = FrameFlags(FrameFlags::ANON.0 | FrameFlags::UNEVICTABLE.0);
-        let facts = PageFacts::new(PagemapWord(1 << 63 | 77), Some(flags), Some(2));
-        assert_eq!((facts.state, facts.pinned), ("present", None));
-        assert_eq!(facts.holds.len(), 3, "{facts:?}");
-        assert_eq!(PageFacts::new(PagemapWord(0), None, None).state, "absent");
     }
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::kernel::{
     config::{Config, Setting},
     layout::BTF_PATH,
-    privileges::Capability,
+    privileges::{Capability, MOUNT_PROC},
 };
 
 const AS_ROOT: &str = "run it as root: sudo v2p ...";
@@ -91,8 +91,7 @@ fn container(facts: &Facts) -> Check {
     }
     if facts.user.privileges.is_none() && facts.user.namespace.is_none() {
         let what = "cannot tell our namespaces";
-        return Check::unknown(Id::Container, what, "no /proc/self/ns")
-            .mend("mount -t proc proc /proc");
+        return Check::unknown(Id::Container, what, "no /proc/self/ns").mend(MOUNT_PROC);
     }
     let mut marks = facts.container.clone();
     let own_pids = facts.pid_namespace.as_ref().filter(|ns| !ns.is_initial());
@@ -208,7 +207,7 @@ fn rawio(facts: &Facts) -> Check {
     let id = Id::CapSysRawio;
     let Some(privileges) = facts.user.privileges else {
         return Check::unknown(id, "cannot tell our capabilities", "no /proc/self/status")
-            .mend("mount -t proc proc /proc")
+            .mend(MOUNT_PROC)
             .may_fail(Stage::Open, libc::EPERM);
     };
     let evidence = privileges.evidence();

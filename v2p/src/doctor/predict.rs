@@ -65,15 +65,23 @@ pub fn agree(predicted: Answer, outcome: &Outcome) -> Option<bool> {
     })
 }
 
-/// The check that explains `outcome`: the predicted one where it agrees, else the first that makes such an error,
-/// whatever it is said to do here.
-pub fn explains<'a>(checks: &'a [Check], access: Access, outcome: &Outcome) -> Option<&'a Check> {
+/// What explains an outcome.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Explained<'a> {
+    /// The first check that makes such an error.
+    By(&'a Check),
+    /// Those that could not be told, and may make it; none where the outcome is no denial either.
+    Perhaps(Vec<&'a Check>),
+}
+
+/// The checks that explain `outcome`.
+pub fn explains<'a>(checks: &'a [Check], access: Access, outcome: &Outcome) -> Explained<'a> {
     let (wanted, perhaps) = match outcome {
         Outcome::NotOpened(errno) | Outcome::Failed(errno) => {
             (Effect::Fails(*errno), Effect::Unknown(*errno))
         }
         Outcome::Dropped => (Effect::Drops, Effect::Unknown(None)),
-        Outcome::Worked | Outcome::NotTried(_) => return None,
+        Outcome::Worked | Outcome::NotTried(_) => return Explained::Perhaps(Vec::new()),
     };
     let is_open = matches!(outcome, Outcome::NotOpened(_));
     let with = |wanted| {
@@ -82,10 +90,10 @@ pub fn explains<'a>(checks: &'a [Check], access: Access, outcome: &Outcome) -> O
             found.is_some_and(|(stage, effect)| stage.is_open() == is_open && effect == wanted)
         }
     };
-    checks
-        .iter()
-        .find(with(wanted))
-        .or_else(|| checks.iter().find(with(perhaps)))
+    match checks.iter().find(with(wanted)) {
+        Some(check) => Explained::By(check),
+        None => Explained::Perhaps(checks.iter().filter(with(perhaps)).collect()),
+    }
 }
 
 #[cfg(test)]
@@ -141,15 +149,24 @@ mod tests {
     }
 
     #[test]
-    fn an_outcome_is_explained_by_a_check_that_makes_it_or_by_one_that_was_not_told() {
-        let found = |outcome: fn(Option<Errno>) -> Outcome, errno| {
-            let outcome = outcome(Some(Errno(errno)));
-            explains(&checks(), Access::Read, &outcome).map(|check| check.id)
+    fn an_outcome_is_explained_by_a_check_that_makes_it_or_perhaps_by_one_that_was_not_told() {
+        let checks = checks();
+        let found = |outcome: fn(Option<Errno>) -> Outcome, errno| match explains(
+            &checks,
+            Access::Read,
+            &outcome(Some(Errno(errno))),
+        ) {
+            Explained::By(check) => (Some(check.id), Vec::new()),
+            Explained::Perhaps(found) => (None, found.iter().map(|check| check.id).collect()),
         };
-        assert_eq!(found(Outcome::Failed, libc::EFAULT), Some(Id::BeyondMemory));
-        assert_eq!(found(Outcome::NotOpened, libc::EPERM), Some(Id::Lockdown));
-        assert_eq!(found(Outcome::Failed, libc::EPERM), None);
-        assert_eq!(found(Outcome::NotOpened, libc::EIO), None);
-        assert_eq!(explains(&checks(), Access::Read, &Outcome::Worked), None);
+        let sure = (Some(Id::BeyondMemory), vec![]);
+        assert_eq!(found(Outcome::Failed, libc::EFAULT), sure);
+        let perhaps = (None, vec![Id::Lockdown]);
+        assert_eq!(found(Outcome::NotOpened, libc::EPERM), perhaps);
+        let nothing = (None, vec![]);
+        assert_eq!(found(Outcome::Failed, libc::EPERM), nothing);
+        assert_eq!(found(Outcome::NotOpened, libc::EIO), nothing);
+        let worked = explains(&checks, Access::Read, &Outcome::Worked);
+        assert_eq!(worked, Explained::Perhaps(vec![]));
     }
 }

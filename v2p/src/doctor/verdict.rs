@@ -4,10 +4,10 @@ use serde::Serialize;
 use v2p_common::PhysAddr;
 
 use super::{
-    check::{Access, Check, Errno, Id},
-    devmem::{NOT_OURS, unexplained},
-    predict::{Answer, Outcome, agree, explains, predict},
-    witness::{Said, named},
+    cause,
+    check::{Access, Check, Effect, Errno, Id, Status},
+    predict::{Answer, Outcome, agree, predict},
+    witness::{Named, Said, Testimony},
 };
 use crate::{exit, record::Hex};
 
@@ -92,24 +92,37 @@ pub struct Way {
     pub met_errno: Option<Errno>,
     /// Why it was not tried.
     pub untried: Option<String>,
-    /// Whether the two are the same; null where one of them is missing.
+    /// The check that denied, as far as the kernel's own functions were watched and tell it.
+    pub watched: Option<Id>,
+    /// Whether the trial met what was predicted, and by the check that was predicted, as far as that was watched; null
+    /// where one of them is missing.
     pub agrees: Option<bool>,
 }
 
 impl Way {
-    fn new(checks: &[Check], access: Access, outcome: &Outcome) -> Self {
+    fn new(checks: &[Check], access: Access, outcome: &Outcome, testimony: Testimony<'_>) -> Self {
         let answer = predict(checks, access);
         let (check, predicted_errno) = match answer {
             Answer::Allowed => (None, None),
             Answer::Dropped(id) | Answer::Unknown(id) => (Some(id), None),
             Answer::NotOpened(id, errno) | Answer::Denied(id, errno) => (Some(id), errno),
         };
+        let met = Word::tried(outcome);
+        // What lets it pass asks some of them too.
+        let named = met
+            .filter(|met| *met != Word::Allowed)
+            .and_then(|_| testimony.named(cause::call(access, outcome)));
+        // The same error can be another check's.
+        let is_another = match (&named, check) {
+            (Some(named), Some(check)) => !named.may_be(check),
+            _ => false,
+        };
         Self {
             access,
             predicted: Word::predicted(answer),
             check,
             predicted_errno,
-            met: Word::tried(outcome),
+            met,
             met_errno: match outcome {
                 Outcome::NotOpened(errno) | Outcome::Failed(errno) => *errno,
                 _ => None,
@@ -118,7 +131,8 @@ impl Way {
                 Outcome::NotTried(why) => Some(why.clone()),
                 _ => None,
             },
-            agrees: agree(answer, outcome),
+            watched: named.as_ref().and_then(Named::id),
+            agrees: agree(answer, outcome).map(|agrees| agrees && !is_another),
         }
     }
 
@@ -135,7 +149,7 @@ pub struct Verdict {
     pub read: Word,
     /// Whether it can be written.
     pub write: Word,
-    /// The first check that denies.
+    /// The first check that denies; null where no single one can be named.
     pub first: Option<Id>,
     /// The error that the kernel gives.
     pub errno: Option<Errno>,
@@ -151,21 +165,23 @@ pub struct Verdict {
     pub ways: Vec<Way>,
     /// What the kernel's functions answered.
     pub watched: Vec<Said>,
-    /// The first denial, in full: for text.
+    /// The first denial in full, or what cannot be told: for text.
     #[serde(skip)]
     pub denial: Option<Check>,
 }
 
 impl Verdict {
-    /// Judges. A device's registers (`is_device`) are reached by mmap(2) alone.
+    /// Judges. A device's registers (`is_device`) are reached by mmap(2) alone: tried for reading, since nothing is opened
+    /// for writing but to write to a page of our own; for writing the kernel asks one thing more, the path's leave to open
+    /// for it (6.1 to 7.3: mmap(2) in drivers/char/mem.c does not ask what for).
     pub fn new(
         checks: &[Check],
         trial: &Trial,
-        said: &[Said],
+        testimony: Testimony<'_>,
         pa: Option<PhysAddr>,
         is_device: bool,
     ) -> Self {
-        let way = |access| Way::new(checks, access, trial.of(access));
+        let way = |access| Way::new(checks, access, trial.of(access), testimony);
         let ways: Vec<_> = [Access::Read, Access::Write, Access::Mmap]
             .map(way)
             .to_vec();
@@ -174,7 +190,16 @@ impl Verdict {
             .filter(|way| (way.access == Access::Mmap) == is_device)
             .collect();
         let denied = judged.iter().find(|way| way.word() != Word::Allowed);
-        let denial = denied.and_then(|way| denial(checks, way, trial.of(way.access), said));
+        let mut denial =
+            denied.and_then(|way| cause::denial(checks, way, trial.of(way.access), testimony));
+        let mut errno =
+            denied.and_then(|way| way.met.map_or(way.predicted_errno, |_| way.met_errno));
+        let not_for_writing = opening_for_writing(checks).filter(|_| is_device);
+        if let (None, Some((check, Effect::Fails(error)))) = (denied, not_for_writing) {
+            denial = Some(check.clone());
+            errno = error;
+        }
+        let is_told = |check: &&Check| check.status != Status::Unknown;
         let agreements: Vec<_> = ways.iter().filter_map(|way| way.agrees).collect();
         let first_and_last = |way: Option<&&Way>| way.map_or(Word::Unknown, |way| way.word());
         let read = match first_and_last(judged.first()) {
@@ -182,18 +207,37 @@ impl Verdict {
             Word::Dropped => Word::Denied,
             word => word,
         };
+        let write = match (first_and_last(judged.last()), not_for_writing) {
+            (Word::Allowed, Some((_, Effect::Fails(_)))) => Word::Denied,
+            (Word::Allowed, Some(_)) => Word::Unknown,
+            (word, _) => word,
+        };
         Self {
             read,
-            write: first_and_last(judged.last()),
-            first: denial.as_ref().map(|check| check.id),
-            errno: denied.and_then(|way| way.met.map_or(way.predicted_errno, |_| way.met_errno)),
+            write,
+            first: denial.as_ref().filter(is_told).map(|check| check.id),
+            errno,
             tried: !is_device && judged.iter().all(|way| way.met.is_some()),
             agrees: (!agreements.is_empty()).then(|| agreements.iter().all(|agrees| *agrees)),
             by: if is_device { "mmap" } else { "copy" },
             pa: pa.map(|pa| Hex(pa.0)),
             ways,
-            watched: said.to_vec(),
+            watched: testimony.said.to_vec(),
             denial,
+        }
+    }
+
+    /// Where no page is behind the address, whatever the checks let through: there is nothing to reach, and this is why.
+    pub fn without_a_page(&mut self, why: &Check) {
+        let reaches = |word: &Word| matches!(word, Word::Allowed | Word::Unknown);
+        if reaches(&self.read) && reaches(&self.write) {
+            self.denial = Some(why.clone());
+            (self.first, self.errno) = (None, None);
+        }
+        for word in [&mut self.read, &mut self.write] {
+            if reaches(word) {
+                *word = Word::Denied;
+            }
         }
     }
 
@@ -210,174 +254,8 @@ impl Verdict {
     }
 }
 
-/// The check that made it so: what the kernel's functions said counts over what was predicted, unless that agrees.
-fn denial(checks: &[Check], way: &Way, outcome: &Outcome, said: &[Said]) -> Option<Check> {
-    let of = |id: Id| checks.iter().find(|check| check.id == id);
-    let predicted = way.check.and_then(of);
-    if way.agrees == Some(true) || way.met.is_none() {
-        return predicted.cloned();
-    }
-    let call = match (outcome, way.access) {
-        (Outcome::NotOpened(_), _) => "open",
-        (_, Access::Read) => "pread",
-        (_, Access::Write) => "pwrite",
-        (_, Access::Mmap) => "mmap",
-    };
-    if let Some((id, said)) = named(said, call) {
-        let what = format!("the kernel's own {} denied it", said.function);
-        let check = Check::denies(id, what, format!("watched: {}", said.evidence()));
-        let mend = of(id).and_then(|check| check.mend.clone());
-        return Some(check.mend(mend.unwrap_or_else(|| NOT_OURS.to_owned())));
-    }
-    let met = way.met_errno.map_or_else(
-        || "no error of the kernel's".to_owned(),
-        |errno| format!("{call}(/dev/mem): {errno}"),
-    );
-    let found = explains(checks, way.access, outcome).cloned();
-    found.or_else(|| match way.met_errno {
-        // Seen on 6.1, 6.12, 7.2 and 7.3: remap_pfn_range's errors come out as EAGAIN (mmap_mem, drivers/char/mem.c, 6.12).
-        Some(Errno(libc::EAGAIN)) if way.access == Access::Mmap => {
-            let what = "the page is mapped with another memory type, or could not be mapped";
-            let mend = "look at x86/pat_memtype_list in debugfs";
-            Some(Check::denies(Id::Pat, what, met).mend(mend))
-        }
-        _ => Some(unexplained(&met)),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use v2p_common::witness::{Answers, Function};
-
-    use crate::doctor::check::Stage;
-
-    fn strict() -> Vec<Check> {
-        vec![
-            Check::ok(Id::Lockdown, "not locked down", "none"),
-            Check::denies(Id::StrictDevmem, "what", "evidence").fails(Stage::Reach, libc::EPERM),
-        ]
-    }
-
-    fn failed(errno: i32) -> Outcome {
-        Outcome::Failed(Some(Errno(errno)))
-    }
-
-    fn judge(checks: &[Check], outcome: &Outcome) -> Verdict {
-        Verdict::new(
-            checks,
-            &Trial::all(outcome),
-            &[],
-            Some(PhysAddr(0x1000)),
-            false,
-        )
-    }
-
-    #[test]
-    fn a_trial_that_agrees_names_the_check_and_its_errno() {
-        let verdict = judge(&strict(), &failed(libc::EPERM));
-        assert_eq!(
-            (verdict.read, verdict.write, verdict.first),
-            (Word::Denied, Word::Denied, Some(Id::StrictDevmem))
-        );
-        assert_eq!((verdict.agrees, verdict.tried), (Some(true), true));
-        assert_eq!(verdict.errno, Some(Errno(libc::EPERM)));
-        assert_eq!(verdict.exit_code(), exit::NO);
-    }
-
-    #[test]
-    fn a_trial_that_works_against_the_prediction_is_a_yes_that_disagrees() {
-        let verdict = judge(&strict(), &Outcome::Worked);
-        assert_eq!((verdict.first, verdict.errno), (None, None));
-        assert_eq!(verdict.agrees, Some(false));
-        assert_eq!(verdict.exit_code(), exit::YES);
-    }
-
-    #[test]
-    fn a_denial_that_no_check_predicted_is_not_given_to_one_that_passed() {
-        let verdict = judge(&strict()[..1], &failed(libc::EACCES));
-        assert_eq!(verdict.first, Some(Id::Container));
-        assert_eq!(verdict.agrees, Some(false));
-    }
-
-    #[test]
-    fn an_open_that_fails_is_not_the_refusal_of_ram_that_was_foretold() {
-        let verdict = judge(&strict(), &Outcome::NotOpened(Some(Errno(libc::EPERM))));
-        assert_eq!(verdict.first, Some(Id::Container));
-        assert_eq!(verdict.agrees, Some(false));
-        assert_eq!(verdict.denial.unwrap().evidence, "open(/dev/mem): EPERM");
-        // Where lockdown could not be told, it is what is left.
-        let mut checks = strict();
-        checks[0] = Check::unknown(Id::Lockdown, "", "").may_fail(Stage::Open, libc::EPERM);
-        let verdict = judge(&checks, &Outcome::NotOpened(Some(Errno(libc::EPERM))));
-        assert_eq!(verdict.first, Some(Id::Lockdown));
-    }
-
-    #[test]
-    fn a_conflict_of_memory_types_is_no_security_module() {
-        let trial = Trial::all(&failed(libc::EAGAIN));
-        let verdict = Verdict::new(&strict()[..1], &trial, &[], None, true);
-        assert_eq!((verdict.by, verdict.first), ("mmap", Some(Id::Pat)));
-    }
-
-    #[test]
-    fn where_the_checks_were_wrong_the_kernels_own_word_is_named() {
-        let answers = Answers {
-            calls: 1,
-            argument: 2,
-            value: u64::from(u32::MAX),
-        };
-        let said = Said::new("open", Function::SecurityLockedDown, answers);
-        let said: Vec<_> = said.into_iter().collect();
-        let trial = Trial::all(&Outcome::NotOpened(Some(Errno(libc::EPERM))));
-        let verdict = Verdict::new(&strict()[..1], &trial, &said, None, false);
-        assert_eq!(
-            (verdict.first, verdict.agrees),
-            (Some(Id::Lockdown), Some(false))
-        );
-        let denial = verdict.denial.unwrap();
-        assert_eq!(
-            denial.evidence,
-            "watched: security_locked_down(0x2) = -EPERM"
-        );
-    }
-
-    #[test]
-    fn what_was_not_tried_is_told_as_predicted_and_untried() {
-        let verdict = judge(&strict(), &Outcome::NotTried("not ours".to_owned()));
-        assert_eq!((verdict.read, verdict.tried), (Word::Denied, false));
-        assert_eq!(verdict.agrees, None);
-        assert_eq!(verdict.first, Some(Id::StrictDevmem));
-    }
-
-    #[test]
-    fn one_denial_is_a_no_though_the_other_cannot_be_told() {
-        let unknown = [Check::unknown(Id::Lockdown, "", "").may_fail(Stage::Open, libc::EPERM)];
-        let with_read = |read| {
-            let write = Outcome::NotTried("not ours".to_owned());
-            let mmap = write.clone();
-            let trial = Trial { read, write, mmap };
-            Verdict::new(&unknown, &trial, &[], None, false).exit_code()
-        };
-        assert_eq!(with_read(failed(libc::EPERM)), exit::NO);
-        assert_eq!(with_read(Outcome::Worked), exit::UNSUPPORTED);
-    }
-
-    #[test]
-    fn zeros_are_no_reading_and_a_dropped_write_is_no_writing() {
-        let low = [Check::limits(Id::LowMemory, "what", "evidence")
-            .has(Stage::Copy, super::super::check::Effect::Drops)];
-        let trial = Trial {
-            read: Outcome::Dropped,
-            write: Outcome::NotTried("not ours".to_owned()),
-            mmap: Outcome::Worked,
-        };
-        let verdict = Verdict::new(&low, &trial, &[], None, false);
-        assert_eq!((verdict.read, verdict.write), (Word::Denied, Word::Dropped));
-        assert_eq!((verdict.first, verdict.errno), (Some(Id::LowMemory), None));
-        assert_eq!(
-            (verdict.agrees, verdict.exit_code()),
-            (Some(true), exit::NO)
-        );
-    }
+/// The first check that stops, or may stop, open(2) for writing and not for reading.
+fn opening_for_writing(checks: &[Check]) -> Option<(&Check, Effect)> {
+    let stops = |check| Some((check, Check::effect_on_opening_for_writing(check)?));
+    checks.iter().find_map(stops)
 }

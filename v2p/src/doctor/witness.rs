@@ -63,11 +63,12 @@ impl Said {
         match self.of {
             F::DevcgroupCheckPermission | F::SecurityFileOpen => fails.then_some(Id::Container),
             F::SecurityLockedDown => fails.then_some(Id::Lockdown),
-            // What locks down is asked after the capability, and comes before it in the list.
+            // What locks down is asked after the capability, and comes before it in the list: if it was heard, see `named`.
             F::OpenPort => is(libc::EPERM).then_some(Id::CapSysRawio),
             F::MemoryOpen => is(libc::ENXIO).then_some(Id::ConfigDevmem),
             F::ValidPhysAddrRange | F::ValidMmapPhysAddrRange => is(0).then_some(Id::BeyondMemory),
-            F::IomemIsExclusive => (self.answer == 1).then_some(Id::IoStrictDevmem),
+            // What it says counts where devmem_is_allowed then denies: see `named`.
+            F::IomemIsExclusive => None,
             F::DevmemIsAllowed => match self.answer {
                 0 => Some(Id::StrictDevmem),
                 2 => Some(Id::LowMemory),
@@ -81,12 +82,99 @@ impl Said {
     }
 }
 
-/// The check that the kernel's functions name for `call`, with the one that said so: the first that denies, in the
-/// kernel's order.
-pub fn named<'a>(said: &'a [Said], call: &str) -> Option<(Id, &'a Said)> {
-    said.iter()
-        .filter(|one| one.call == call)
-        .find_map(|one| Some((one.denies()?, one)))
+/// Which check denied, by the answers of the kernel's functions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Named<'a> {
+    /// This one, as that answer shows.
+    Check(Id, &'a Said),
+    /// One of the two. The function that would tell them apart was not watched.
+    Either {
+        /// The check of the function that denied, and that of the one that it may have asked before.
+        ids: [Id; 2],
+        /// The answer.
+        said: &'a Said,
+        /// The function that was not heard.
+        unheard: Function,
+    },
+}
+
+impl Named<'_> {
+    /// Whether `id` may be the one that is meant.
+    pub fn may_be(&self, id: Id) -> bool {
+        match self {
+            Self::Check(named, _) => *named == id,
+            Self::Either { ids, .. } => ids.contains(&id),
+        }
+    }
+
+    /// The check, where it is one.
+    pub const fn id(&self) -> Option<Id> {
+        match self {
+            Self::Check(id, _) => Some(*id),
+            Self::Either { .. } => None,
+        }
+    }
+}
+
+/// What is asked before a check, in a function of its own, and makes the same error: denial by that one is not told from
+/// denial by `id` where the function is not heard.
+const fn asked_before(id: Id) -> Option<(Id, Function)> {
+    match id {
+        // open_port, drivers/char/mem.c.
+        Id::CapSysRawio => Some((Id::Lockdown, Function::SecurityLockedDown)),
+        // devmem_is_allowed, arch/x86/mm/init.c.
+        Id::StrictDevmem => Some((Id::IoStrictDevmem, Function::IomemIsExclusive)),
+        // read_mem and write_mem, drivers/char/mem.c.
+        Id::NotDirectMapped => Some((Id::BeyondMemory, Function::ValidPhysAddrRange)),
+        _ => None,
+    }
+}
+
+/// All that was watched.
+#[derive(Clone, Copy, Debug)]
+pub struct Testimony<'a> {
+    /// What was said.
+    pub said: &'a [Said],
+    /// Functions that would have been heard.
+    pub heard: &'a [Function],
+}
+
+/// Nothing was watched.
+pub const SILENCE: Testimony<'static> = Testimony {
+    said: &[],
+    heard: &[],
+};
+
+impl<'a> Testimony<'a> {
+    /// The check that the kernel's functions name for `call`: the first that denies, in the kernel's order.
+    pub fn named(&self, call: &str) -> Option<Named<'a>> {
+        let mut of_call = self.said.iter().filter(|one| one.call == call);
+        // Where STRICT_DEVMEM is not built in, PAT itself asks devmem_is_allowed (range_is_allowed, arch/x86/mm/pat/memtype.c,
+        // 6.1 and 6.12); where it is, what that refuses does not come so far.
+        let of_pat = |one: &&Said| one.denies() == Some(Id::Pat);
+        if let Some(said) = of_call.clone().find(of_pat) {
+            return Some(Named::Check(Id::Pat, said));
+        }
+        let claimed = |one: &&Said| one.of == Function::IomemIsExclusive && one.answer == 1;
+        let claim = of_call.clone().find(claimed);
+        let (id, said) = of_call.find_map(|one| Some((one.denies()?, one)))?;
+        if let (Id::StrictDevmem, Some(claim)) = (id, claim) {
+            return Some(Named::Check(Id::IoStrictDevmem, claim));
+        }
+        // Who was not asked did not deny: only where that would have been heard.
+        let is_unheard = |(_, function): &(Id, Function)| !self.heard.contains(function);
+        let pat = (Id::Pat, Function::PhysMemAccessProtAllowed);
+        let by_pat = (id == Id::StrictDevmem && call == "mmap").then_some(pat);
+        let mut rivals = [by_pat, asked_before(id)].into_iter().flatten();
+        match rivals.find(is_unheard) {
+            Some((other, unheard)) => Some(Named::Either {
+                ids: [id, other],
+                said,
+                unheard,
+            }),
+            None => Some(Named::Check(id, said)),
+        }
+    }
 }
 
 /// Functions that our calls come by: others of their callers are none of ours.
@@ -164,6 +252,15 @@ impl Witness {
         self.watched.is_some()
     }
 
+    /// What was said, and by which of those that were heard.
+    pub fn testimony(&self) -> Testimony<'_> {
+        let heard = self.watched.as_ref().map(|(_, live)| live.as_slice());
+        Testimony {
+            said: &self.said,
+            heard: heard.unwrap_or_default(),
+        }
+    }
+
     /// Takes down what was answered to `call`, which was just made, and starts anew.
     pub fn note(&mut self, call: &'static str) {
         let Some((programs, live)) = &self.watched else {
@@ -208,7 +305,11 @@ mod tests {
     }
 
     fn name(said: &[Said], call: &str) -> Option<Id> {
-        named(said, call).map(|(id, _)| id)
+        let heard = &Function::ALL;
+        match (Testimony { said, heard }).named(call)? {
+            Named::Check(id, _) => Some(id),
+            Named::Either { .. } => None,
+        }
     }
 
     /// -EPERM as an int in a register whose upper half is something else.
@@ -236,6 +337,41 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_port_tells_nothing_more_where_lockdown_could_not_be_heard() {
+        let port: Vec<_> = said("open", Function::OpenPort, EPERM)
+            .into_iter()
+            .collect();
+        let testimony = Testimony {
+            said: &port,
+            heard: &[Function::OpenPort],
+        };
+        let named = testimony.named("open").unwrap();
+        assert_eq!(named.id(), None);
+        for id in [Id::CapSysRawio, Id::Lockdown] {
+            assert!(named.may_be(id), "{id:?}");
+        }
+        assert!(!named.may_be(Id::Container));
+    }
+
+    #[test]
+    fn a_refused_page_is_ram_or_a_claim_where_claims_could_not_be_heard() {
+        let said: Vec<_> = said("mmap", Function::DevmemIsAllowed, 0)
+            .into_iter()
+            .collect();
+        let heard = &[
+            Function::DevmemIsAllowed,
+            Function::PhysMemAccessProtAllowed,
+        ];
+        let said = &said;
+        let named = Testimony { said, heard }.named("mmap").unwrap();
+        assert!(named.may_be(Id::StrictDevmem) && named.may_be(Id::IoStrictDevmem));
+        // Nor is it told from PAT's refusal where that could not be heard.
+        let heard = &[Function::DevmemIsAllowed, Function::IomemIsExclusive];
+        let named = Testimony { said, heard }.named("mmap").unwrap();
+        assert!(named.may_be(Id::StrictDevmem) && named.may_be(Id::Pat));
+    }
+
+    #[test]
     fn a_claimed_device_is_told_from_ram_and_low_memory_from_both() {
         let of = |value, exclusive| -> Vec<_> {
             let said = [
@@ -248,6 +384,12 @@ mod tests {
         assert_eq!(name(&of(0, 0), "mmap"), Some(Id::StrictDevmem));
         assert_eq!(name(&of(2, 0), "mmap"), Some(Id::LowMemory));
         assert_eq!(name(&of(1, 0), "mmap"), None);
+        // PAT asks for itself, on its way to a refusal of its own.
+        let mut asked = of(0, 0);
+        asked.extend(said("mmap", Function::PhysMemAccessProtAllowed, 0));
+        assert_eq!(name(&asked, "mmap"), Some(Id::Pat));
+        // Below 1 MiB a claim does not count.
+        assert_eq!(name(&of(1, 1), "mmap"), None);
     }
 
     #[test]

@@ -77,6 +77,42 @@ fn a_claimed_device_is_named_with_its_driver() {
 }
 
 #[test]
+fn memory_of_devices_moves_the_end_of_memory_and_nobody_shows_where_to() {
+    let facts = Facts {
+        device_pages: 16384,
+        ..root()
+    };
+    let past = address(0x5000_0000);
+    assert_eq!(
+        answers(&facts, &past)[..2],
+        [Answer::Unknown(Id::BeyondMemory); 2]
+    );
+    // Then it may be reached, so it is not read.
+    assert!(may_be_device(&facts, &past) && !may_be_device(&root(), &past));
+    let nowhere = find(&facts, &past, Id::BeyondMemory);
+    assert!(nowhere.evidence.contains("16384 pages in zones Device"));
+}
+
+#[test]
+fn a_claim_may_be_exclusive_where_other_claims_are_let_through() {
+    let facts = Facts {
+        config: Some(Config::for_test(
+            "CONFIG_DEVMEM=y\nCONFIG_STRICT_DEVMEM=y\n",
+        )),
+        ..root()
+    };
+    let ahci = address(0xfebd_4000);
+    assert_eq!(
+        answers(&facts, &ahci)[2],
+        Answer::Unknown(Id::IoStrictDevmem)
+    );
+    let check = find(&facts, &ahci, Id::IoStrictDevmem);
+    assert!(check.what.contains("exclusively"), "{}", check.what);
+    // Without STRICT_DEVMEM nobody asks for claims.
+    assert_eq!(answers(&opened(), &ahci)[2], Answer::Allowed);
+}
+
+#[test]
 fn only_what_is_surely_no_device_is_read() {
     let may_be = |facts: &Facts, pa| may_be_device(facts, &address(pa));
     assert!(!may_be(&root(), 0x1000_0000));
@@ -117,7 +153,9 @@ fn a_secret_page_is_not_direct_mapped() {
         ..own_page()
     };
     let efault = denied(Id::NotDirectMapped, libc::EFAULT);
-    assert_eq!(answers(&opened(), &secret)[..2], [efault, efault]);
+    // A write would not fail, it would crash the kernel: there is no error to foretell.
+    let crash = Answer::Denied(Id::NotDirectMapped, None);
+    assert_eq!(answers(&opened(), &secret)[..2], [efault, crash]);
     let seen = Target {
         mapping: Some("[heap]".to_owned()),
         direct_mapped: Some(false),

@@ -2,6 +2,7 @@
 
 mod address;
 mod open;
+mod verdict;
 
 use v2p_common::PhysAddr;
 
@@ -71,6 +72,7 @@ pub(in crate::doctor) fn root() -> Facts {
         iomem: Iomem::for_test(IOMEM),
         physical_bits: Some(40),
         has_pat: Some(true),
+        device_pages: 0,
     }
 }
 
@@ -85,6 +87,7 @@ pub(in crate::doctor) fn opened() -> Facts {
 pub(in crate::doctor) fn own_page() -> Target {
     Target {
         pa: Some(PhysAddr(0x1234_5000)),
+        is_hidden: false,
         is_page: true,
         is_own: true,
         mapping: None,

@@ -107,6 +107,7 @@ fn capabilities_are_told_apart() {
     };
     let hidden = Target {
         pa: None,
+        is_hidden: true,
         ..own_page()
     };
     assert_all(
@@ -135,6 +136,7 @@ fn a_user_namespace_is_the_cause_and_not_what_follows_from_it() {
     });
     let hidden = Target {
         pa: None,
+        is_hidden: true,
         ..own_page()
     };
     assert_all(
