@@ -20,8 +20,11 @@ fn main() -> ExitCode {
             match &cli.command {
                 Command::Demo(args) => commands::demo::run(args, &mut output).await,
                 Command::Watch(args) => commands::watch::run(args, &mut output).await,
+                Command::Top(args) => commands::top::run(args, &mut output).await,
                 Command::Translate(args) => commands::translate::run(args, &mut output),
+                Command::Map(args) => commands::map::run(args, &mut output),
                 Command::Who(args) => commands::who::run(args, &mut output),
+                Command::Write(args) => commands::write::run(args, &mut output).await,
                 Command::Doctor(args) => commands::doctor::run(args, &mut output),
             }
         })

@@ -2,178 +2,27 @@
 //! form is made from the same record.
 
 mod hex;
+mod moves;
+mod write;
 
 use std::rc::Rc;
 
-use serde::{Serialize, Serializer};
-use v2p_common::event;
+use serde::Serialize;
 
-pub use hex::Hex;
+pub use hex::{Hex, HexBytes};
+pub use moves::{Access, By, Cause, Comm, Move, Proof};
+pub use write::{Denial, Part, Verdict, Write};
 
-use crate::{
-    doctor::Denial,
-    state::PageState,
-    translate::{self, Totals},
-};
+use crate::state::{self, PageState, Totals};
 
 /// As serde wants it: what is 0 is left out.
 const fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
-/// Why what lies behind a page changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Cause {
-    /// Nothing was there before.
-    FirstTouch,
-    /// A write to a shared page got a page of its own.
-    Cow,
-    /// The zero page was replaced by the first write.
-    ZeroFill,
-    /// A page went to swap.
-    SwapOut,
-    /// A page came back from swap.
-    SwapIn,
-    /// The kernel moved the page.
-    Migration,
-    /// A huge page took the place of base pages.
-    Collapse,
-    /// KSM shared the page with its equals.
-    KsmMerge,
-    /// A page of KSM became one of its own again.
-    KsmBreak,
-    /// The mapping is gone.
-    Unmap,
-    /// The contents were thrown away: MADV_DONTNEED and the like, truncation.
-    Discard,
-    /// The entries went to another address.
-    Remap,
-    /// A file's page was dropped to free memory.
-    Reclaim,
-    /// The memory is bad.
-    Poison,
-    /// The process executed another program.
-    Exec,
-    /// The process ended.
-    Exit,
-    /// What was seen does not tell.
-    Unknown,
-}
-
-impl std::fmt::Display for Cause {
-    /// As in JSON.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.serialize(f)
-    }
-}
-
-/// How a move is known.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Proof {
-    /// A kernel event shows it.
-    Event,
-    /// Found by comparing the page tables; no event was seen.
-    Reconciled,
-}
-
-/// A task's name as the kernel has it: bytes up to the first NUL.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Comm(pub [u8; event::COMM_LEN]);
-
-impl std::fmt::Display for Comm {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let name = self.0.split(|b| *b == 0).next().unwrap_or_default();
-        f.pad(&String::from_utf8_lossy(name))
-    }
-}
-
-impl Serialize for Comm {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// The task that did it, in the initial PID namespace.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-pub struct By {
-    /// Thread.
-    pub tid: u32,
-    /// Its name.
-    pub comm: Comm,
-}
-
-/// A run of neighbouring pages that got other frames for the same cause.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-pub struct Move {
-    /// The event's number; none where it was reconciled.
-    pub seq: Option<u64>,
-    /// CLOCK_MONOTONIC, nanoseconds.
-    pub t_ns: u64,
-    /// The first page's address.
-    pub va: Hex,
-    /// Base pages.
-    pub pages: u64,
-    /// What lay behind the first page before.
-    pub from: PageState,
-    /// What does now.
-    pub to: PageState,
-    /// Why.
-    pub cause: Cause,
-    /// The kernel's reason for a migration; null where no event told it.
-    pub reason: Option<&'static str>,
-    /// Who; null where that was not seen.
-    pub by: Option<By>,
-    /// How it is known.
-    pub proof: Proof,
-}
-
-/// What became of a physical write.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// Read back equal by both routes, and no move between look-up and write.
-    Landed,
-    /// A move was seen before the write: nothing was written.
-    Moved,
-    /// The page moved in between: the bytes went to a frame that is no longer its own.
-    Strayed,
-    /// Events were lost, or the evidence does not fit together: neither can be said.
-    Unproven,
-    /// The kernel denied it.
-    Denied,
-    /// The page must not be written.
-    Refused,
-}
-
-/// A guarded write.
-#[derive(Clone, Debug, Serialize)]
-pub struct Write {
-    /// Whose page.
-    pub pid: u32,
-    /// Where, for the process.
-    pub va: Hex,
-    /// Bytes.
-    pub len: usize,
-    /// The frame that was looked up.
-    pub pfn: Option<u64>,
-    /// The physical address.
-    pub pa: Option<Hex>,
-    /// What became of it.
-    pub verdict: Verdict,
-    /// Why, where the verdict alone does not tell.
-    pub why: Option<String>,
-    /// Whether the page was pinned.
-    pub pinned: bool,
-    /// From the start of the last look-up to the return of the pwrite; null where nothing was written.
-    pub window_ns: Option<u64>,
-    /// Moves of the page between the first look-up and the last.
-    pub moves: Vec<Move>,
-    /// Events lost meanwhile.
-    pub lost: u64,
-    /// The check that denied it.
-    pub denied: Option<Denial>,
+/// As serde wants it: what is not so is left out.
+const fn is_not(yes: &bool) -> bool {
+    !*yes
 }
 
 /// What each route says of the demo's page.
@@ -204,6 +53,9 @@ pub enum Record {
     },
     /// A page fault was handled.
     Fault {
+        /// Whose address space it was in, where children are followed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
         /// The event's number.
         seq: u64,
         /// CLOCK_MONOTONIC, nanoseconds.
@@ -216,15 +68,49 @@ pub enum Record {
         pfn: Option<u64>,
         /// Whether it waited for I/O.
         major: bool,
+        /// What the CPU wanted of the page; null: that is not known.
+        access: Option<Access>,
     },
     /// Pages moved.
     Move {
+        /// Of whose address space, where children are followed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
         /// The move.
         #[serde(flatten)]
         one: Move,
         /// The name of the mapping, for people.
         #[serde(skip)]
         mapping: String,
+    },
+    /// A process that is followed started another.
+    Fork {
+        /// The event's number.
+        seq: u64,
+        /// CLOCK_MONOTONIC, nanoseconds.
+        t_ns: u64,
+        /// The new process.
+        pid: u32,
+        /// The one that started it.
+        parent: u32,
+        /// Its name, which at that moment is the child's too.
+        comm: Comm,
+        /// Whether they share an address space for now (vfork).
+        #[serde(skip_serializing_if = "is_not")]
+        shares: bool,
+        /// Whether it is followed; if not, too many are.
+        followed: bool,
+    },
+    /// A process that was followed is no more.
+    Gone {
+        /// The event's number; null where none told it.
+        seq: Option<u64>,
+        /// CLOCK_MONOTONIC, nanoseconds.
+        t_ns: u64,
+        /// The process.
+        pid: u32,
+        /// `ended`, or `no-room`: it executed a program, and too many are followed.
+        why: &'static str,
     },
     /// Events were lost.
     Lost {
@@ -264,13 +150,16 @@ pub enum Record {
         page_size: Option<u64>,
         /// Flags of pagemap's word and of the frame.
         flags: Rc<[&'static str]>,
+        /// How often the frame is mapped, where each page has a line of its own.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mapped: Option<u32>,
         /// The NUMA node, where there are several.
         #[serde(skip_serializing_if = "Option::is_none")]
         node: Option<u32>,
         /// The mapping's name, as /proc/PID/maps has it.
         mapping: Rc<str>,
         /// What the routes say together.
-        verdict: translate::Verdict,
+        verdict: state::Verdict,
     },
     /// One level of a walk.
     Level {
@@ -330,6 +219,8 @@ pub enum Record {
         /// What /proc/kpageflags says of the frames; null where they differ or it cannot be read.
         flags: Option<Vec<&'static str>>,
     },
+    /// A guarded write's result.
+    Write(Box<Write>),
     /// The demo's result.
     Demo {
         /// The page.
@@ -358,6 +249,7 @@ mod tests {
     #[test]
     fn a_move_is_the_json_of_the_contract() {
         let record = Record::Move {
+            pid: None,
             mapping: String::new(),
             one: Move {
                 seq: Some(7),

@@ -4,19 +4,18 @@ use anyhow::{Context as _, Result};
 use v2p_common::{PAGE_SIZE, Pfn, VirtAddr};
 
 use crate::{
-    bpf::Programs,
     carrier::Carrier,
     cli,
     doctor::tracing,
     exit::{self, Failure},
-    guard::Guard,
-    inject, kernel,
-    ledger::Ledger,
-    page::{Nonce, OwnPage},
-    process::{Pagemap, Process},
+    guard::{Guard, Job, Step},
+    inject,
+    kernel::{self, privileges},
+    page::{Nonce, OwnPage, PAGE_LEN},
+    process::Process,
     record::{Hex, Record, Routes, Verdict},
     render::{DemoText, Output},
-    tracer::{Target, Tracer, Wanted},
+    tracer::Wanted,
     translate::Both,
 };
 
@@ -27,6 +26,7 @@ const BEFORE: &str = "Hello, World!";
 /// # Errors
 /// Exit code 3 where privileges or eBPF are missing, 2 for a text that does not fit.
 pub async fn run(args: &cli::Demo, output: &mut Output) -> Result<u8> {
+    privileges::keep_to_writing()?;
     check_text(&args.text)?;
     tracing::require().context("demo")?;
     let process = Process::open(std::process::id())?;
@@ -37,42 +37,34 @@ pub async fn run(args: &cli::Demo, output: &mut Output) -> Result<u8> {
     };
     page.write(0, BEFORE.as_bytes());
     let nonce = page.put_nonce()?;
-    let pagemap = Pagemap::of_self()?;
     let text = DemoText::new(output);
     text.start(&kernel::release(), process.pid, BEFORE, page.va())?;
+    let pid = process.pid;
 
-    let mut programs = Programs::load(kernel::layout::learn)?;
-    let mut carrier = Carrier::new(&mut programs)?;
-    let direct_map = kernel::direct_map::learn(&mut carrier)?;
-    let mm = carrier.walk_own(page.va())?.mm;
-    let target = Target {
-        mm,
-        range: page.va().0..page.va().0 + PAGE_SIZE,
-        follow_exec: false,
+    let range = page.va().0..page.va().0 + PAGE_SIZE;
+    let mut guard = Guard::new(process, range, Wanted::Migrations)?;
+    text.tracer(guard.tracer())?;
+    // It may move the page: before it is looked up.
+    let pinned = match args.inject_move {
+        true => Err("it is to be moved on purpose".to_owned()),
+        false => guard.pin(page.va(), PAGE_LEN),
     };
-    let mut tracer = Tracer::start(&mut programs, &process, &target, Wanted::Migrations)?;
-    text.tracer(&tracer)?;
+    let both = guard.ask(page.va())?.context("we have no address space")?;
+    let found = Found::new(guard.carrier(), &both, page.va(), nonce)?;
+    text.routes(&found.routes, guard.direct_map().paging.levels)?;
 
-    let both = Both::ask(&mut carrier, &pagemap, page.va())?.context("we have no address space")?;
-    let found = Found::new(&mut carrier, &both, page.va(), nonce)?;
-    text.routes(&found.routes, direct_map.paging.levels)?;
-    let mut ledger = Ledger::new(None, direct_map.paging);
-    ledger.seed(page.va(), both.pagemap, false);
-
-    let mut guard = Guard {
-        programs: &programs,
-        carrier: &mut carrier,
-        tracer: &mut tracer,
-        ledger: &mut ledger,
-        pagemap: &pagemap,
+    let mut disturb = |step| match (args.inject_move, step) {
+        (true, Step::LookUp) => text.injected(inject::move_page(pid, page.va())?),
+        _ => Ok(()),
     };
-    let between = || match args.inject_move {
-        true => text.injected(inject::move_page(process.pid, page.va())?),
-        false => Ok(()),
+    let job = Job {
+        va: page.va(),
+        bytes: args.text.as_bytes(),
+        dry_run: false,
+        force_readonly: false,
     };
-    let write = guard
-        .write_own(&page, args.text.as_bytes(), between)
-        .await?;
+    let mut write = guard.write(&job, &mut disturb).await?;
+    write.not_pinned = pinned.err();
     let after = String::from_utf8_lossy(&page.read(0, BEFORE.len())).into_owned();
     text.write(&write, &after)?;
 

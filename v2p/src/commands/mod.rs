@@ -2,6 +2,9 @@
 
 pub mod demo;
 pub mod doctor;
+pub mod map;
+pub mod top;
 pub mod translate;
 pub mod watch;
 pub mod who;
+pub mod write;

@@ -11,6 +11,7 @@ use v2p_common::{
 use crate::{
     cli,
     exit::{self, Failure},
+    kernel::privileges,
     process::{
         AddressSpace, FrameFlags, Pagemap, Process,
         maps::{self, Asked, Mapping},
@@ -30,6 +31,7 @@ use crate::{
 /// # Errors
 /// Exit code 1 where there is no such process or mapping, 3 where the route cannot be taken here.
 pub fn run(args: &cli::Translate, output: &mut Output) -> Result<u8> {
+    privileges::keep_to_looking(true)?;
     translate(args, output).context("translate")
 }
 
@@ -40,7 +42,15 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
         return Err(gone(&process).into());
     };
     let mut selected = maps::select(&mappings, &args.asked, end)?;
-    let mut translator = Translator::new(args.route)?;
+    // Levels are those of a walk: where there is none, its own error says why.
+    let route = match (args.levels, args.route) {
+        (true, Route::Auto) => Route::Both,
+        (_, route) => route,
+    };
+    let mut translator = Translator::new(route)?;
+    if args.each {
+        translator.with_counts();
+    }
     if args.levels {
         let va = one_address(&args.asked)?;
         if !levels(&mut translator, &pagemap, va, output)? {
@@ -79,6 +89,12 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
             return Err(gone(&process).into());
         }
     }
+    // What is hidden has no flags anyway.
+    if let (Some(why), 0) = (translator.flags_missing(), said.totals.hidden) {
+        output.say(&format!(
+            "v2p: {why}: a poisoned page is told as migrating here, and the huge zero page as present"
+        ));
+    }
     output.record(&Record::Translated {
         route: name(translator.route),
         why: translator.why.clone(),
@@ -101,7 +117,7 @@ const fn code_of(state: PageState) -> u8 {
 }
 
 /// Why a reading gave nothing any more.
-fn gone(process: &Process) -> Failure {
+pub(super) fn gone(process: &Process) -> Failure {
     let pid = process.pid;
     Failure::no(if AddressSpace::of(process).is_ok() {
         format!("process {pid} executed another program during the reading")
@@ -110,7 +126,7 @@ fn gone(process: &Process) -> Failure {
     })
 }
 
-fn not_by_pagemap(name: &str, translator: &Translator) -> Failure {
+pub(super) fn not_by_pagemap(name: &str, translator: &Translator) -> Failure {
     let what =
         format!("{name} lies in the kernel's half of the addresses, where pagemap has nothing");
     match &translator.why {
@@ -119,7 +135,7 @@ fn not_by_pagemap(name: &str, translator: &Translator) -> Failure {
     }
 }
 
-const fn name(route: Route) -> &'static str {
+pub(super) const fn name(route: Route) -> &'static str {
     match route {
         Route::Walk => "walk",
         Route::Both => "both",
@@ -162,7 +178,9 @@ impl Said<'_> {
         let Some(mapping) = self.mapping.first() else {
             return Ok(());
         };
-        let Mapping { start, end, name } = mapping;
+        let Mapping {
+            start, end, name, ..
+        } = mapping;
         if self.heading != Some((*start, *end)) {
             output.heading(&format!("{start:#x}-{end:#x} {name}"))?;
             self.name = name.as_str().into();
@@ -205,6 +223,7 @@ fn record(run: &Run, flags: Rc<[&'static str]>, mapping: Rc<str>) -> Record {
         pa: pfn.map(|pfn| Hex(pfn.base().0)),
         page_size: first.page_size,
         flags,
+        mapped: first.mapped,
         node: first.node,
         mapping,
         verdict: first.verdict,

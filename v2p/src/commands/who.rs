@@ -9,6 +9,7 @@ use crate::{
     cli,
     doctor::tracing,
     exit,
+    kernel::privileges,
     process::{AddressSpace, FrameFlags, Process, frame_flags, maps::Mapping},
     record::{Hex, Record},
     render::Output,
@@ -20,9 +21,10 @@ use crate::{
 /// # Errors
 /// Exit code 3 where privileges or eBPF are missing.
 pub fn run(args: &cli::Who, output: &mut Output) -> Result<u8> {
+    privileges::keep_to_looking(true)?;
     tracing::require().context("who")?;
     let mut translator = Translator::new(Route::Walk).context("who")?;
-    translator.without_flags();
+    translator.frames_alone();
     let pids = pids()?;
     output.progress(pids.len() as u64);
     let mut search = Search {

@@ -29,3 +29,29 @@ impl Serialize for Hex {
         serializer.collect_str(self)
     }
 }
+
+/// Bytes, shown as hex digits, two a byte.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HexBytes(pub Vec<u8>);
+
+impl fmt::Display for HexBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Serialize for HexBytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_two_digits_each() {
+        assert_eq!(HexBytes(vec![0, 0x0a, 0xff]).to_string(), "000aff");
+    }
+}

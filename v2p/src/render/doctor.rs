@@ -5,8 +5,10 @@ use serde::Serialize;
 
 use super::{Colour, Output};
 use crate::doctor::{
-    check::{Access, Check, Status},
-    movable::{Mover, PageFacts},
+    check::{Access, Check, Id, Status},
+    losses::Lost,
+    movable::Mover,
+    page::PageFacts,
     verdict::{Verdict, Way, Word},
     witness::Said,
 };
@@ -24,8 +26,18 @@ enum Line<'a> {
         movers: &'a [Mover],
         page: Option<&'a PageFacts>,
     },
+    /// What takes programs, with what a watch loses where something does not.
+    #[serde(rename = "check")]
+    Hooks {
+        #[serde(flatten)]
+        check: &'a Check,
+        lost: Vec<&'a Lost>,
+    },
     Verdict(&'a Verdict),
 }
+
+/// What stands between pieces of evidence.
+const BETWEEN: &str = "; ";
 
 /// Says it in either form.
 pub struct DoctorText<'a>(&'a mut Output);
@@ -68,6 +80,55 @@ impl<'a> DoctorText<'a> {
         Ok(())
     }
 
+    /// What tracing needs; and, where hooks could be tried, what a watch would not see as it happens.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn tracing(&mut self, checks: &[Check], lost: Option<&[Lost]>) -> Result<()> {
+        self.heading("for tracing")?;
+        for check in checks {
+            let by_function = match check.id {
+                Id::BpfTracepoint => Some(false),
+                Id::BpfFentry => Some(true),
+                _ => None,
+            };
+            match (by_function, lost) {
+                (Some(by_function), Some(lost)) => {
+                    let of = lost.iter().filter(|one| one.by_function == by_function);
+                    let lost: Vec<_> = of.collect();
+                    self.0.json(&Line::Hooks {
+                        check,
+                        lost: lost.clone(),
+                    })?;
+                    self.check(check)?;
+                    self.lost(&lost)?;
+                }
+                _ => {
+                    self.0.json(&Line::Check(check))?;
+                    self.check(check)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that are seen in the same way are told together.
+    fn lost(&mut self, lost: &[&Lost]) -> Result<()> {
+        let mut ways: Vec<&str> = Vec::new();
+        for one in lost {
+            if !ways.contains(&one.then) {
+                ways.push(one.then);
+            }
+        }
+        for way in ways {
+            for one in lost.iter().filter(|one| one.then == way) {
+                self.0.text(&format!("      {}", one.what))?;
+            }
+            self.detail("watch", way)?;
+        }
+        Ok(())
+    }
+
     fn heading(&mut self, heading: &str) -> Result<()> {
         self.0.text("")?;
         self.0.heading(heading)
@@ -84,13 +145,13 @@ impl<'a> DoctorText<'a> {
         } = check;
         let mark = self.mark(*status);
         let id = id.name();
-        if *status == Status::Ok {
+        if *status == Status::Ok && !evidence.contains(BETWEEN) {
             return self
                 .0
                 .text(&format!("  {mark}  {id:<18} {what}: {evidence}"));
         }
         self.0.text(&format!("  {mark}  {id:<18} {what}"))?;
-        self.detail("evidence", evidence)?;
+        self.evidence(evidence)?;
         match mend {
             Some(mend) => self.detail("mend", mend),
             None => Ok(()),
@@ -100,6 +161,15 @@ impl<'a> DoctorText<'a> {
     fn detail(&mut self, name: &str, text: &str) -> Result<()> {
         let line = self.0.coloured(&format!("{name:<9} {text}"), Colour::Dim);
         self.0.text(&format!("{:25}{line}", ""))
+    }
+
+    /// Each piece of it on a line of its own.
+    fn evidence(&mut self, evidence: &str) -> Result<()> {
+        let names = std::iter::once("evidence").chain(std::iter::repeat(""));
+        for (name, piece) in names.zip(evidence.split(BETWEEN)) {
+            self.detail(name, piece)?;
+        }
+        Ok(())
     }
 
     /// What may move a page.
@@ -203,7 +273,11 @@ impl<'a> DoctorText<'a> {
             .map_or_else(String::new, |check| format!(" by {}", check.name()));
         let predicted = format!("{}{by}{}", word(way.predicted), error(way.predicted_errno));
         let met = match (way.met, &way.untried) {
-            (Some(met), _) => format!("{}{}", word(met), error(way.met_errno)),
+            (Some(met), _) => {
+                let watched = way.watched.filter(|id| way.check != Some(*id));
+                let by = watched.map_or_else(String::new, |id| format!(" by {}", id.name()));
+                format!("{}{by}{}", word(met), error(way.met_errno))
+            }
             (None, Some(why)) => {
                 return format!("  {name:<6} not tried ({why}); predicted: {predicted}");
             }
@@ -233,14 +307,25 @@ impl<'a> DoctorText<'a> {
         let words = format!("read {}, write {}", word(*read), word(*write));
         let words = self.0.coloured(&words, colour);
         let by = match verdict.by {
-            "mmap" => ", by mmap: it may be a device, which is not read",
+            "mmap" => ", by mmap: it may be a device, whose registers are neither read nor written",
             _ => "",
         };
         self.0.text(&format!("\nverdict: {words}{by}"))?;
+        if verdict.agrees == Some(false) {
+            self.0.text(
+                "  note     what was tried counts: this kernel does not do what it says of itself",
+            )?;
+        }
         if let Some(check) = denial {
-            self.0
-                .text(&format!("  first    {}: {}", check.id.name(), check.what))?;
-            self.0.text(&format!("  evidence {}", check.evidence))?;
+            let first = match check.status {
+                Status::Unknown => check.what.clone(),
+                _ => format!("{}: {}", check.id.name(), check.what),
+            };
+            self.0.text(&format!("  first    {first}"))?;
+            let names = std::iter::once("evidence").chain(std::iter::repeat(""));
+            for (name, piece) in names.zip(check.evidence.split(BETWEEN)) {
+                self.0.text(&format!("  {name:<8} {piece}"))?;
+            }
             if let Some(mend) = &check.mend {
                 self.0.text(&format!("  mend     {mend}"))?;
             }

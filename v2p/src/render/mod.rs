@@ -3,14 +3,14 @@
 mod column;
 mod demo;
 mod doctor;
+mod json;
 mod moves;
 mod progress;
 mod text;
+mod words;
+mod write;
 
-use std::{
-    borrow::Cow,
-    io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _},
-};
+use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
 
 use anyhow::{Context as _, Result};
 use clap::ColorChoice;
@@ -18,7 +18,12 @@ use serde::Serialize;
 
 use self::{moves::Moves, progress::Progress, text::Clock};
 
-pub use self::{demo::DemoText, doctor::DoctorText};
+pub use self::{
+    demo::DemoText,
+    doctor::DoctorText,
+    words::{bytes, cause_text, file_name, grouped, printable},
+    write::WriteText,
+};
 
 use crate::record::Record;
 
@@ -29,6 +34,8 @@ const BUFFER: usize = 1 << 16;
 pub struct Output {
     json: bool,
     colour: bool,
+    /// A line that is being put together.
+    json_line: Vec<u8>,
     stdout: BufWriter<StdoutLock<'static>>,
     clock: Clock,
     moves: Moves,
@@ -50,6 +57,7 @@ impl Output {
         Self {
             json,
             colour,
+            json_line: Vec::new(),
             stdout: BufWriter::with_capacity(BUFFER, io::stdout().lock()),
             clock: Clock::default(),
             moves: Moves::default(),
@@ -63,10 +71,17 @@ impl Output {
     /// Where stdout cannot be written to, also when nobody reads it any more.
     pub fn record(&mut self, record: &Record) -> Result<()> {
         if self.json {
-            return self.json(record);
+            self.json_line.clear();
+            if !json::put(&mut self.json_line, record) {
+                return self.json(record);
+            }
+            let (stdout, line) = (&mut self.stdout, &self.json_line);
+            let write = || stdout.write_all(line);
+            return self.progress.aside(write).context("stdout");
         }
-        if let Record::Move { one, mapping } = record {
-            let before = self.moves.add(one, mapping, &mut self.clock, self.colour);
+        if let Record::Move { pid, one, mapping } = record {
+            let what = (*pid, mapping.as_str());
+            let before = self.moves.add(one, what, &mut self.clock, self.colour);
             return before.map_or(Ok(()), |line| self.line(&line));
         }
         self.finish_run()?;
@@ -77,6 +92,11 @@ impl Output {
     /// Whether records are said as JSON.
     pub const fn is_json(&self) -> bool {
         self.json
+    }
+
+    /// Whether colours are wanted.
+    pub const fn is_coloured(&self) -> bool {
+        self.colour
     }
 
     /// Says the moves that the next one might have continued.
@@ -188,16 +208,9 @@ impl Output {
     }
 }
 
-/// A name of somebody else's choice, so that it cannot steer the terminal.
-fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
-        return Cow::Borrowed(text);
-    }
-    let escaped = |c: char| match c.is_control() {
-        true => c.escape_default().collect(),
-        false => String::from(c),
-    };
-    Cow::Owned(text.chars().map(escaped).collect())
+/// A page's state in a word or two.
+pub fn state_text(state: crate::state::PageState) -> String {
+    text::state(state).to_string()
 }
 
 /// What a colour means.

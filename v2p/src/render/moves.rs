@@ -4,7 +4,7 @@ use std::mem::discriminant;
 
 use v2p_common::PAGE_SIZE;
 
-use super::{Clock, Colour, paint, text::state};
+use super::{Clock, Colour, cause_text, paint, printable, text::state};
 use crate::{
     record::{By, Cause, Move, Proof},
     state::PageState,
@@ -23,13 +23,15 @@ pub(super) struct Moves {
 struct Run {
     /// The first; its `pages` are those of all.
     first: Move,
+    /// Whose, where there are several processes.
+    pid: Option<u32>,
     mapping: String,
     /// Whether the frames do not lie one after the other.
     scattered: bool,
 }
 
 impl Run {
-    fn is_continued_by(&self, next: &Move, mapping: &str) -> bool {
+    fn is_continued_by(&self, next: &Move, (pid, mapping): (Option<u32>, &str)) -> bool {
         let first = &self.first;
         next.va.0 == first.va.0 + first.pages * PAGE_SIZE
             && next.cause == first.cause
@@ -40,11 +42,13 @@ impl Run {
             && discriminant(&next.to) == discriminant(&first.to)
             && next.t_ns.abs_diff(first.t_ns) < TOGETHER_NS
             && mapping == self.mapping
+            && pid == self.pid
     }
 
     fn line(&self, clock: &mut Clock, colour: bool) -> String {
         let Self {
             first: m,
+            pid,
             mapping,
             scattered,
         } = self;
@@ -52,30 +56,33 @@ impl Run {
             1 => String::new(),
             pages => format!("x{pages}"),
         };
-        let cause = match m.reason {
-            Some(reason) => format!("{}:{reason}", m.cause),
-            None => m.cause.to_string(),
-        };
         // Colours have no width: padded before they are put on.
-        let cause = format!("{cause:<20}");
+        let cause = format!("{:<20}", cause_text(m.cause, m.reason));
         let cause = match m.cause {
             Cause::Migration | Cause::Unknown | Cause::Poison => paint(&cause, Colour::Bad, colour),
             _ => cause,
         };
         let who = match (&m.by, m.proof) {
-            (Some(By { tid, comm }), _) => format!("by {comm} ({tid})"),
+            (Some(By { tid, comm }), _) => format!("by {} ({tid})", printable(&comm.to_string())),
             (None, Proof::Reconciled) => "(compared)".to_owned(),
             (None, Proof::Event) => String::new(),
         };
         let line = format!(
-            "{}  {:>14} {pages:<7} {cause} {:>16} -> {:<16} {who:<28} {mapping}",
+            "{}  {}{:>14} {pages:<7} {cause} {:>16} -> {:<16} {who:<28} {}",
             clock.since_start(m.t_ns),
+            of_process(*pid),
             m.va,
             frames(m.from, *scattered),
             frames(m.to, *scattered),
+            printable(mapping),
         );
         line.trim_end().to_owned()
     }
+}
+
+/// A column that is there where there are several processes.
+pub(super) fn of_process(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!("{pid:>7}  "))
 }
 
 fn frames(one: PageState, scattered: bool) -> String {
@@ -89,12 +96,12 @@ impl Moves {
     pub(super) fn add(
         &mut self,
         next: &Move,
-        mapping: &str,
+        (pid, mapping): (Option<u32>, &str),
         clock: &mut Clock,
         colour: bool,
     ) -> Option<String> {
         if let Some(run) = &mut self.last
-            && run.is_continued_by(next, mapping)
+            && run.is_continued_by(next, (pid, mapping))
         {
             let pages = run.first.pages;
             run.scattered |= next.from != run.first.from.advanced(pages)
@@ -105,6 +112,7 @@ impl Moves {
         let before = self.line(clock, colour);
         self.last = Some(Run {
             first: *next,
+            pid,
             mapping: mapping.to_owned(),
             scattered: false,
         });
@@ -145,20 +153,43 @@ mod tests {
     fn neighbours_are_one_line_that_says_whether_their_frames_are_too() {
         let mut clock = Clock::default();
         let mut moves = Moves::default();
-        assert_eq!(moves.add(&one(0, 200), "[heap]", &mut clock, false), None);
-        assert_eq!(moves.add(&one(1, 201), "[heap]", &mut clock, false), None);
+        assert_eq!(
+            moves.add(&one(0, 200), (None, "[heap]"), &mut clock, false),
+            None
+        );
+        assert_eq!(
+            moves.add(&one(1, 201), (None, "[heap]"), &mut clock, false),
+            None
+        );
         assert_eq!(
             moves
-                .add(&one(3, 203), "[heap]", &mut clock, false)
+                .add(&one(3, 203), (None, "[heap]"), &mut clock, false)
                 .unwrap(),
             "    0.000000  0x7f0000001000 x2      migration:compaction          pfn 100 -> pfn 200          by kcompactd0 (5)            [heap]"
         );
-        assert_eq!(moves.add(&one(4, 999), "[heap]", &mut clock, false), None);
+        assert_eq!(
+            moves.add(&one(4, 999), (None, "[heap]"), &mut clock, false),
+            None
+        );
         let last = moves.line(&mut clock, false).unwrap();
         assert!(
             last.contains("x2 ") && last.contains("pfn 103, .. -> pfn 203, .."),
             "{last}"
         );
         assert_eq!(moves.line(&mut clock, false), None);
+    }
+
+    #[test]
+    fn no_name_steers_the_terminal() {
+        let mut one = one(0, 1);
+        one.by = Some(By {
+            tid: 5,
+            comm: Comm(*b"\x1b[2Jx\0\0\0\0\0\0\0\0\0\0\0"),
+        });
+        let (mut clock, mut moves) = (Clock::default(), Moves::default());
+        moves.add(&one, (None, "/tmp/\u{1b}[31m"), &mut clock, false);
+        let line = moves.line(&mut clock, false).unwrap();
+        assert!(!line.contains('\u{1b}'), "{line:?}");
+        assert!(line.ends_with("/tmp/\\u{1b}[31m"), "{line:?}");
     }
 }

@@ -4,9 +4,9 @@ use std::fmt::{self, Display, Write as _};
 
 use v2p_common::Pfn;
 
-use super::{Colour, column, paint, printable};
+use super::{Colour, column, moves::of_process, paint, printable};
 use crate::{
-    record::{Hex, Record},
+    record::{Access, Hex, Record},
     state::PageState,
     translate::{Totals, Verdict},
 };
@@ -34,20 +34,51 @@ impl Clock {
                 missing,
             } => start(*pid, kernel, hooks, missing, colour),
             Record::Fault {
+                pid,
                 t_ns,
                 tid,
                 va,
                 pfn,
                 major,
+                access,
                 ..
             } => {
                 let pfn = pfn.map_or_else(|| "-".to_owned(), |pfn| format!("pfn {pfn}"));
                 let kind = if *major { "major" } else { "minor" };
+                let access = access.map_or("-", Access::name);
                 let line = format!(
-                    "{}  {va:>14}  fault  {kind}  {pfn:<14} thread {tid}",
-                    self.since_start(*t_ns)
+                    "{}  {}{va:>14}  fault  {kind}  {access:<5}  {pfn:<14} thread {tid}",
+                    self.since_start(*t_ns),
+                    of_process(*pid)
                 );
                 paint(&line, Colour::Dim, colour)
+            }
+            Record::Fork {
+                t_ns,
+                pid,
+                parent,
+                comm,
+                followed,
+                ..
+            } => {
+                let time = self.since_start(*t_ns);
+                let text = comm.text();
+                let line = format!("{time}  {pid:>7}  fork by {} ({parent})", printable(&text));
+                match followed {
+                    true => line,
+                    false => paint(
+                        &(line + ": not followed, too many are"),
+                        Colour::Bad,
+                        colour,
+                    ),
+                }
+            }
+            Record::Gone { t_ns, pid, why, .. } => {
+                let why = match *why {
+                    "no-room" => "executed a program: not followed, too many are",
+                    why => why,
+                };
+                format!("{}  {pid:>7}  {why}", self.since_start(*t_ns))
             }
             Record::Lost { events } => paint(
                 &format!("LOST {events} events: what follows may miss some moves"),
@@ -72,12 +103,18 @@ impl Clock {
                 state,
                 page_size,
                 flags,
+                mapped,
                 node,
                 verdict,
                 ..
-            } => run_line(
-                *va, *pages, *state, *page_size, flags, *node, *verdict, colour,
-            ),
+            } => {
+                let notes = Notes {
+                    flags,
+                    mapped: *mapped,
+                    node: *node,
+                };
+                run_line(*va, *pages, *state, *page_size, notes, *verdict, colour)
+            }
             Record::Level {
                 level,
                 index,
@@ -131,7 +168,7 @@ impl Clock {
                 )
             }
             // Moves have lines of their own, for many; the demo tells its story step by step.
-            Record::Move { .. } | Record::Demo { .. } => String::new(),
+            Record::Move { .. } | Record::Write(_) | Record::Demo { .. } => String::new(),
         }
     }
 }
@@ -163,14 +200,19 @@ fn start(pid: u32, kernel: &str, hooks: &[String], missing: &[String], colour: b
     text
 }
 
-#[expect(clippy::too_many_arguments, reason = "the fields of one record")]
+/// What is said of a page's frame.
+struct Notes<'a> {
+    flags: &'a [&'static str],
+    mapped: Option<u32>,
+    node: Option<u32>,
+}
+
 fn run_line(
     va: Hex,
     pages: u64,
     state_: PageState,
     page_size: Option<u64>,
-    flags: &[&str],
-    node: Option<u32>,
+    notes: Notes<'_>,
     verdict: Verdict,
     colour: bool,
 ) -> String {
@@ -186,12 +228,15 @@ fn run_line(
     line.push(' ');
     column::left(&mut line, 3, size_name(page_size));
     line.push(' ');
-    for (i, flag) in flags.iter().enumerate() {
+    for (i, flag) in notes.flags.iter().enumerate() {
         line.push_str(if i > 0 { "," } else { "" });
         line.push_str(flag);
     }
-    if let Some(node) = node {
-        // A String takes everything.
+    // A String takes everything.
+    if let Some(mapped) = notes.mapped {
+        let _ = write!(line, "  mapped {mapped}x");
+    }
+    if let Some(node) = notes.node {
         let _ = write!(line, "  node {node}");
     }
     match verdict {
@@ -236,7 +281,10 @@ fn totals_line(
         line.push_str(&format!("; left out, since pagemap ends below: {names}"));
     }
     if route == "both" {
-        let differ = format!("; {} disagree, {} moved", totals.disagree, totals.moved);
+        let mut differ = format!("; {} disagree, {} moved", totals.disagree, totals.moved);
+        if totals.single > 0 {
+            let _ = write!(differ, ", {} told by one route alone", totals.single);
+        }
         let tone = if totals.disagree > 0 {
             Colour::Bad
         } else {

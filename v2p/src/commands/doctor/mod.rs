@@ -20,27 +20,29 @@ use crate::{
         self,
         check::{Access, Check, Errno, Id},
         facts::{Facts, Target},
-        movable::{self, PageFacts},
+        movable,
+        page::PageFacts,
         predict::predict,
         tracing::Tracing,
         verdict::Verdict,
         witness::Witness,
     },
     exit::Failure,
-    kernel::{self, lockdown::Lockdown},
+    kernel::{self, lockdown::Lockdown, privileges::MOUNT_PROC},
     page::OwnPage,
-    process::{Pagemap, Process, frame_flags, frame_mapcount, maps},
+    process::{Pagemap, Process, frame_flags, frame_mapcount, maps, raise_open_files},
     render::{DoctorText, Output},
 };
 
 /// Goes through every check, tries what may be tried, and says whether the two agree; gives the exit code.
 ///
 /// # Errors
-/// Exit code 1 where there is no such process or no frame behind the address, 3 where it may not be looked at.
+/// Exit code 1 where there is no such process or nothing mapped at the address, 3 where it may not be looked at.
 pub fn run(args: &cli::Doctor, output: &mut Output) -> Result<u8> {
     let asked = Asked::new(args).context("doctor")?;
-    let facts = Facts::gather();
-    let mut tracing = Tracing::probe(&facts);
+    raise_open_files();
+    let (facts, layout) = Facts::gather_with_layout();
+    let mut tracing = Tracing::probe(&facts, layout, asked.threads());
     let mut witness = Witness::new(
         tracing.programs.take(),
         std::mem::take(&mut tracing.watched),
@@ -56,15 +58,19 @@ pub fn run(args: &cli::Doctor, output: &mut Output) -> Result<u8> {
     report.start(&kernel::release(), &asked.name(&target))?;
     let checks = doctor::checks(&facts, &target);
     report.checks("on the way to /dev/mem", &checks)?;
-    report.checks("for tracing", &tracing.checks)?;
+    report.tracing(&tracing.checks, tracing.lost.as_deref())?;
     report.checks("for reading without /dev/mem", &[kcore(&facts)])?;
     let movers = movable::movers();
-    report.movable(&movable::check(&movers), &movers, asked.page().as_ref())?;
+    let page = asked.page();
+    report.movable(&movable::check(&movers), &movers, page.as_ref())?;
 
     let is_device = doctor::address::may_be_device(&facts, &target);
     let predicted = predict(&checks, Access::Read);
     let trial = trial::run(&target, is_device, predicted, &mut witness).context("doctor")?;
-    let verdict = Verdict::new(&checks, &trial, &witness.said, target.pa, is_device);
+    let mut verdict = Verdict::new(&checks, &trial, witness.testimony(), target.pa, is_device);
+    if let Some(why) = page.as_ref().and_then(PageFacts::no_page) {
+        verdict.without_a_page(&why);
+    }
     report.verdict(&verdict, witness.is_live())?;
     Ok(verdict.exit_code())
 }
@@ -99,22 +105,21 @@ impl Asked {
         let word = Pagemap::of(pid)?
             .word(va)?
             .ok_or_else(|| Failure::no(format!("process {pid} has no address space")))?;
-        let nothing = match word.state() {
-            PagemapState::Present(_) | PagemapState::Hidden => None,
-            PagemapState::SwapEntry { .. } => Some("it is swapped out, or being moved"),
-            PagemapState::Guard => Some("it is a guard region"),
-            PagemapState::Absent => Some("nothing is there yet, or a device's memory"),
-        };
-        if let Some(why) = nothing {
-            let what = format!("process {pid} has no page in RAM at {:#x}: {why}", va.0);
-            return Err(Failure::no(what).into());
-        }
         Ok(Self::Process {
             pid,
             va,
             word,
             mapping: mapping.name.clone(),
         })
+    }
+
+    /// Threads of the process that is asked about; our own where none is.
+    fn threads(&self) -> u64 {
+        let pid = match self {
+            Self::Process { pid, .. } => *pid,
+            _ => std::process::id(),
+        };
+        Process::open(pid).map_or(0, |process| process.threads().len() as u64)
     }
 
     fn target(&self) -> Result<Target> {
@@ -132,8 +137,16 @@ impl Asked {
             }
             Self::Physical(pa) => (Some(*pa), None),
         };
+        let state = match self {
+            Self::Process { word, .. } => Some(word.state()),
+            _ => None,
+        };
         Ok(Target {
             pa,
+            is_hidden: match state {
+                Some(state) => state == PagemapState::Hidden,
+                None => pa.is_none(),
+            },
             is_page: !matches!(self, Self::Physical(_)),
             is_own: matches!(self, Self::OwnPage),
             mapping,
@@ -143,9 +156,11 @@ impl Asked {
     }
 
     fn name(&self, target: &Target) -> String {
-        let at = target
-            .pa
-            .map_or_else(|| "hidden".to_owned(), |pa| format!("{:#x}", pa.0));
+        let at = match target.pa {
+            Some(pa) => format!("{:#x}", pa.0),
+            None if target.is_hidden => "hidden".to_owned(),
+            None => "none".to_owned(),
+        };
         match self {
             Self::OwnPage => "a page of our own".to_owned(),
             Self::Process { pid, va, .. } => {
@@ -196,14 +211,15 @@ fn kcore(facts: &Facts) -> Check {
     };
     let errno = Errno::of(&what).map_or_else(|| what.to_string(), |errno| errno.to_string());
     let evidence = format!("{path}: {errno}");
-    let confidential = |lockdown: &&Lockdown| lockdown.mode == "confidentiality";
-    let mend = match (what.kind(), facts.lockdown.as_ref().filter(confidential)) {
-        (io::ErrorKind::NotFound, _) if !Path::new("/proc/self").exists() => {
-            "mount -t proc proc /proc"
-        }
+    let is_confidential = facts
+        .lockdown
+        .as_ref()
+        .is_some_and(Lockdown::is_confidential);
+    let mend = match (what.kind(), is_confidential) {
+        (io::ErrorKind::NotFound, _) if !Path::new("/proc/self").exists() => MOUNT_PROC,
         (io::ErrorKind::Other, _) => "run it on the host: a container masks it",
         (io::ErrorKind::NotFound, _) => "use a kernel with CONFIG_PROC_KCORE=y",
-        (_, Some(_)) => "boot without lockdown=confidentiality",
+        (_, true) => "boot without lockdown=confidentiality",
         _ => "run it as root, with CAP_SYS_RAWIO",
     };
     Check::limits(Id::Kcore, "RAM cannot be read that way either", evidence).mend(mend)

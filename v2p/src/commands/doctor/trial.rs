@@ -40,7 +40,11 @@ pub(super) fn run(
         Err(e) => return Ok(Trial::all(&Outcome::NotOpened(Errno::of(&e)))),
     };
     let Some(pa) = target.pa else {
-        return Ok(Trial::all(&not_tried("the kernel hides the frame")));
+        let why = match target.is_hidden {
+            true => "the kernel hides the frame",
+            false => "no page is there",
+        };
+        return Ok(Trial::all(&not_tried(why)));
     };
     let read = match is_device {
         true => not_tried("it may be a device, whose state reading may change"),

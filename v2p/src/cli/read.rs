@@ -1,0 +1,246 @@
+//! What words on the command line mean: pure.
+
+use std::{num::NonZeroU64, time::Duration};
+
+use v2p_common::{Pfn, PhysAddr, VirtAddr};
+
+use super::Bytes;
+use crate::process::maps::{Asked, Range, USER_END};
+
+const PAGE: u64 = v2p_common::PAGE_SIZE;
+
+/// A physical address in hex with `0x`, or `pfn:N`.
+pub(crate) fn frame(s: &str) -> Result<Pfn, String> {
+    let bad = || format!("{s:?} is neither a physical address in hex with 0x, nor pfn:N");
+    let pfn = match (s.strip_prefix("pfn:"), s.strip_prefix("0x")) {
+        (Some(n), _) => Pfn(n.parse().map_err(|_| bad())?),
+        (_, Some(digits)) => PhysAddr(u64::from_str_radix(digits, 16).map_err(|_| bad())?).pfn(),
+        _ => return Err(bad()),
+    };
+    // x86-64 has at most 52 physical bits.
+    if pfn.0 >> 40 != 0 {
+        return Err(format!("{s:?} is beyond what x86-64 can address"));
+    }
+    Ok(pfn)
+}
+
+pub(crate) fn user_address(s: &str) -> Result<VirtAddr, String> {
+    let va = address(s)?;
+    match va < USER_END {
+        true => Ok(VirtAddr(va)),
+        false => Err("it is not in the user's half of the address space".into()),
+    }
+}
+
+/// Two hex digits a byte, with or without `0x`.
+pub(super) fn bytes_in_hex(s: &str) -> Result<Bytes, String> {
+    let digits = s.strip_prefix("0x").unwrap_or(s).as_bytes();
+    if let Some(other) = s
+        .strip_prefix("0x")
+        .unwrap_or(s)
+        .chars()
+        .find(|c| !c.is_ascii_hexdigit())
+    {
+        return Err(format!("{other:?} is no hex digit"));
+    }
+    if !digits.len().is_multiple_of(2) {
+        let n = digits.len();
+        return Err(format!("{n} digits are an odd number: a byte has two"));
+    }
+    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = digits.chunks_exact(2).map(byte).collect();
+    bytes.map(Bytes).ok_or_else(|| "not hex".to_owned())
+}
+
+pub(super) fn pid(s: &str) -> Result<u32, String> {
+    match s {
+        "self" => Ok(std::process::id()),
+        _ => s
+            .parse()
+            .map_err(|_| "neither a number nor `self`".to_owned()),
+    }
+}
+
+/// What starts with `0x`, or has nothing in it that a range cannot have, is a range; all else the name of a mapping.
+pub(crate) fn asked(s: &str) -> Result<Asked, String> {
+    // A range has two dots or none.
+    let is_name = |s: &str| {
+        s.contains(|c: char| !"0123456789abcdefABCDEFxKMG+.".contains(c))
+            || s.replacen("..", "", 1).contains('.')
+    };
+    if s.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    if !s.starts_with("0x") && is_name(s) {
+        return Ok(Asked::Name(s.to_owned()));
+    }
+    pages(s).map(Asked::Range)
+}
+
+pub(crate) fn seconds(s: &str) -> Result<Duration, String> {
+    let seconds: f64 = s
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
+
+/// Reads `ADDR`, `ADDR+LEN` or `ADDR..ADDR`, and widens it to whole pages.
+fn pages(s: &str) -> Result<Range, String> {
+    const BEYOND: &str = "it goes beyond the last address";
+    let (start, end) = if let Some((start, end)) = s.split_once("..") {
+        (address(start)?, address(end)?)
+    } else if let Some((start, len)) = s.split_once('+') {
+        let start = address(start)?;
+        (start, start.checked_add(length(len)?.get()).ok_or(BEYOND)?)
+    } else {
+        let start = address(s)?;
+        (start, start.checked_add(1).ok_or(BEYOND)?)
+    };
+    if end <= start {
+        return Err("it ends before it starts".into());
+    }
+    let end = end.checked_next_multiple_of(PAGE).ok_or(BEYOND)?;
+    let start = start & !(PAGE - 1);
+    Ok(Range { start, end })
+}
+
+fn address(s: &str) -> Result<u64, String> {
+    // Without the prefix only what is as long as an address: `$(pidof ...)` gives several numbers too.
+    let digits = match s.strip_prefix("0x") {
+        _ if s.is_empty() => return Err("an address is missing".to_owned()),
+        Some(digits) => digits,
+        None if s.len() >= 8 => s,
+        None => return Err(format!("{s:?} is not an address: write 0x{s} if it is one")),
+    };
+    u64::from_str_radix(digits, 16).map_err(|_| format!("{s:?} is not an address in hex"))
+}
+
+fn length(s: &str) -> Result<NonZeroU64, String> {
+    let bad = || format!("{s:?} is not a length");
+    let unit = s.chars().last().ok_or_else(bad)?;
+    let (digits, shift) = match unit {
+        'K' => (s.strip_suffix('K').unwrap_or(s), 10),
+        'M' => (s.strip_suffix('M').unwrap_or(s), 20),
+        'G' => (s.strip_suffix('G').unwrap_or(s), 30),
+        _ => (s, 0),
+    };
+    let n = match digits.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => digits.parse(),
+    }
+    .map_err(|_| bad())?;
+    let bytes = n
+        .checked_mul(1 << shift)
+        .ok_or_else(|| format!("{s:?} is too long"))?;
+    NonZeroU64::new(bytes).ok_or_else(|| "the length is 0".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_in_their_three_forms() {
+        let r = |start, end| Ok(Range { start, end });
+        assert_eq!(
+            pages("0x7f0000001234"),
+            r(0x7f00_0000_1000, 0x7f00_0000_2000)
+        );
+        assert_eq!(
+            pages("7f0000001000+8K"),
+            r(0x7f00_0000_1000, 0x7f00_0000_3000)
+        );
+        assert_eq!(pages("0x1000..0x3000"), r(0x1000, 0x3000));
+        assert_eq!(pages("0x1000+0x10"), r(0x1000, 0x2000));
+    }
+
+    #[test]
+    fn frames_are_addresses_or_numbers() {
+        assert_eq!(frame("0x11ac00123"), Ok(Pfn(0x11_ac00)));
+        assert_eq!(frame("pfn:7"), Ok(Pfn(7)));
+        for bad in [
+            "",
+            "7",
+            "pfn:",
+            "pfn:x",
+            "pfn:-1",
+            "0x",
+            "0xg",
+            "0xffffffffffffffff",
+            "pfn:18446744073709551615",
+        ] {
+            assert!(frame(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hex_has_two_digits_a_byte_and_nothing_else() {
+        assert_eq!(bytes_in_hex("0a0B"), Ok(Bytes(vec![10, 11])));
+        assert_eq!(bytes_in_hex("0x00ff"), Ok(Bytes(vec![0, 255])));
+        assert_eq!(bytes_in_hex(""), Ok(Bytes(Vec::new())));
+        for bad in [
+            "0",
+            "abc",
+            "0x0",
+            "zz",
+            "+1",
+            "0 ",
+            "\u{e4}\u{e4}",
+            "0x0x00",
+        ] {
+            assert!(bytes_in_hex(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_told_from_ranges() {
+        let name = |s: &str| Ok(Asked::Name(s.to_owned()));
+        for s in [
+            "[heap]",
+            "libc.so.6",
+            "/usr/bin/a b",
+            "my file (deleted)",
+            "7z.so",
+            "dead.beef",
+            "1240-5000",
+        ] {
+            assert_eq!(asked(s), name(s), "{s}");
+        }
+        assert!(matches!(asked("7f0012340000+4K"), Ok(Asked::Range(_))));
+        assert!(matches!(asked("cafe00000"), Ok(Asked::Range(_))));
+        assert!(asked("1240").is_err());
+        assert!(asked("0x12zz").is_err());
+        assert!(asked("").is_err());
+    }
+
+    #[test]
+    fn ranges_that_mean_nothing_are_refused() {
+        for bad in [
+            "",
+            "+",
+            "x",
+            "0x",
+            "0x1000+",
+            "0x1000+0",
+            "0x1000+8KK",
+            "1240",
+            "0x2000..0x1000",
+            "0x1000..",
+            "..",
+            "0xffffffffffffffff",
+            "0xffffffffffff0000+1G",
+            "0x1000+99999999999999999999",
+            "0x1000+20000000000G",
+        ] {
+            assert!(pages(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn seconds_may_be_fractions_but_not_nonsense() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for bad in ["", "x", "-1", "nan", "inf", "1e30"] {
+            assert!(seconds(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! JSON of the records that come by the million, put together by hand: a fault, a move. The same bytes as serde's, which the
+//! test holds it to.
+
+use crate::{
+    record::{By, Hex, Move, Record},
+    state::{PageState, SwapPlace},
+};
+
+/// Appends `record` as one line of JSON. False: it is none of those, and nothing was appended.
+pub(super) fn put(line: &mut Vec<u8>, record: &Record) -> bool {
+    let mut json = Json(line);
+    match record {
+        Record::Fault {
+            pid,
+            seq,
+            t_ns,
+            tid,
+            va,
+            pfn,
+            major,
+            access,
+        } => {
+            json.text(r#"{"type":"fault""#).process(*pid);
+            json.text(r#","seq":"#).number(*seq);
+            json.text(r#","t_ns":"#).number(*t_ns);
+            json.text(r#","tid":"#).number((*tid).into());
+            json.text(r#","va":"#).hex(*va);
+            json.text(r#","pfn":"#).number_or_null(*pfn);
+            json.text(r#","major":"#);
+            json.text(if *major { "true" } else { "false" });
+            match access {
+                Some(access) => json.text(r#","access":""#).text(access.name()).text("\""),
+                None => json.text(r#","access":null"#),
+            };
+        }
+        Record::Move { pid, one, .. } => json.moved(*pid, one),
+        _ => return false,
+    }
+    json.text("}\n");
+    true
+}
+
+/// JSON, piece by piece.
+struct Json<'a>(&'a mut Vec<u8>);
+
+impl Json<'_> {
+    fn text(&mut self, text: &str) -> &mut Self {
+        self.0.extend_from_slice(text.as_bytes());
+        self
+    }
+
+    fn number(&mut self, mut number: u64) {
+        let mut digits = [0; 20];
+        let mut used = 0;
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+            used += 1;
+            if number == 0 {
+                break;
+            }
+        }
+        self.0.extend(digits.iter().skip(digits.len() - used));
+    }
+
+    fn number_or_null(&mut self, number: Option<u64>) {
+        match number {
+            Some(number) => self.number(number),
+            None => {
+                self.text("null");
+            }
+        }
+    }
+
+    fn process(&mut self, pid: Option<u32>) {
+        if let Some(pid) = pid {
+            self.text(r#","pid":"#).number(pid.into());
+        }
+    }
+
+    fn hex(&mut self, Hex(number): Hex) {
+        let digits = (64 - number.leading_zeros()).div_ceil(4).max(1);
+        self.text("\"0x");
+        let digit = |place: u32| match (number >> (4 * place) & 0xf) as u8 {
+            low @ 0..=9 => b'0' + low,
+            high => b'a' + high - 10,
+        };
+        self.0.extend((0..digits).rev().map(digit));
+        self.text("\"");
+    }
+
+    /// A string that only the kernel or we have made: it may hold anything.
+    fn string(&mut self, text: &str) {
+        let plain = |b: &u8| (0x20..0x7f).contains(b) && *b != b'"' && *b != b'\\';
+        if text.as_bytes().iter().all(plain) {
+            self.text("\"").text(text).text("\"");
+        } else if let Ok(escaped) = serde_json::to_string(text) {
+            self.text(&escaped);
+        }
+    }
+
+    fn state(&mut self, state: PageState) {
+        let (name, pfn) = match state {
+            PageState::Present { pfn } => ("present", Some(pfn)),
+            PageState::Migrating { pfn } => ("migrating", Some(pfn)),
+            PageState::Device { pfn } => ("device", Some(pfn)),
+            PageState::Swapped { swap } => {
+                self.text(r#"{"state":"swapped","swap":"#);
+                match swap {
+                    Some(SwapPlace { device, offset }) => {
+                        self.text(r#"{"device":"#).number(device.into());
+                        self.text(r#","offset":"#).number(offset);
+                        self.text("}}");
+                    }
+                    None => {
+                        self.text("null}");
+                    }
+                }
+                return;
+            }
+            PageState::Zero => ("zero", None),
+            PageState::Poisoned => ("poisoned", None),
+            PageState::Guard => ("guard", None),
+            PageState::Hidden => ("hidden", None),
+            PageState::Absent => ("absent", None),
+        };
+        self.text(r#"{"state":""#).text(name).text("\"");
+        if let Some(pfn) = pfn {
+            self.text(r#","pfn":"#).number(pfn.0);
+        }
+        self.text("}");
+    }
+
+    fn moved(&mut self, pid: Option<u32>, one: &Move) {
+        let Move {
+            seq,
+            t_ns,
+            va,
+            pages,
+            from,
+            to,
+            cause,
+            reason,
+            by,
+            proof,
+        } = one;
+        self.text(r#"{"type":"move""#).process(pid);
+        self.text(r#","seq":"#).number_or_null(*seq);
+        self.text(r#","t_ns":"#).number(*t_ns);
+        self.text(r#","va":"#).hex(*va);
+        self.text(r#","pages":"#).number(*pages);
+        self.text(r#","from":"#).state(*from);
+        self.text(r#","to":"#).state(*to);
+        self.text(r#","cause":""#).text(cause.name());
+        self.text(r#"","reason":"#);
+        match reason {
+            Some(reason) => self.string(reason),
+            None => {
+                self.text("null");
+            }
+        }
+        self.text(r#","by":"#);
+        match by {
+            Some(By { tid, comm }) => {
+                self.text(r#"{"tid":"#).number((*tid).into());
+                self.text(r#","comm":"#).string(&comm.text());
+                self.text("}");
+            }
+            None => {
+                self.text("null");
+            }
+        }
+        self.text(r#","proof":""#).text(proof.name()).text("\"");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Access, Cause, Comm, Proof};
+    use v2p_common::Pfn;
+
+    fn same(record: &Record) {
+        let mut line = Vec::new();
+        assert!(put(&mut line, record));
+        let wanted = serde_json::to_string(record).unwrap() + "\n";
+        assert_eq!(String::from_utf8(line).unwrap(), wanted);
+    }
+
+    #[test]
+    fn a_fault_is_the_json_of_serde() {
+        let all = [Access::Read, Access::Write, Access::Exec];
+        for (number, pfn, major, access) in [
+            (0, None, false, None),
+            (9, Some(0), true, Some(all[0])),
+            (10, Some(10), false, Some(all[1])),
+            (u64::MAX, Some(u64::MAX), true, Some(all[2])),
+            (0x7ead_beef_d000, Some(1_158_144), false, None),
+        ] {
+            same(&Record::Fault {
+                pid: pfn.map(|_| u32::MAX),
+                seq: number,
+                t_ns: number / 3,
+                tid: u32::try_from(number >> 32).unwrap(),
+                va: Hex(number),
+                pfn,
+                major,
+                access,
+            });
+        }
+    }
+
+    #[test]
+    fn a_move_is_the_json_of_serde_in_every_state_cause_and_name() {
+        let pfn = Pfn(0x123);
+        let swap = Some(SwapPlace {
+            device: 255,
+            offset: 1 << 49,
+        });
+        let states = [
+            PageState::Absent,
+            PageState::Zero,
+            PageState::Present { pfn },
+            PageState::Migrating { pfn },
+            PageState::Device { pfn },
+            PageState::Swapped { swap },
+            PageState::Swapped { swap: None },
+            PageState::Poisoned,
+            PageState::Guard,
+            PageState::Hidden,
+        ];
+        let names: [&[u8; 16]; 5] = [
+            b"kcompactd0\0\0\0\0\0\0",
+            b"a \"quoted\\name\0\0",
+            b"bell\x07tab\tdel\x7f\0\0\0",
+            b"\xff\xfe\xc3\xa4 umlaut\0\0\0\0\0",
+            b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        ];
+        let mut number = 0;
+        for cause in Cause::ALL {
+            for from in states {
+                for comm in names {
+                    number += 1;
+                    let to = states[number % states.len()];
+                    same(&Record::Move {
+                        pid: (number % 2 > 0).then_some(7),
+                        mapping: "not in it".to_owned(),
+                        one: Move {
+                            seq: (number % 3 > 0).then_some(number as u64),
+                            t_ns: 7,
+                            va: Hex(0x7f00 << (number % 40)),
+                            pages: 512,
+                            from,
+                            to,
+                            cause,
+                            reason: [None, Some("compaction")][number % 2],
+                            by: (number % 5 > 0).then_some(By {
+                                tid: 3,
+                                comm: Comm(*comm),
+                            }),
+                            proof: [Proof::Event, Proof::Reconciled][number % 2],
+                        },
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn other_records_are_left_to_serde() {
+        let mut line = Vec::new();
+        assert!(!put(&mut line, &Record::Lost { events: 1 }));
+        assert!(line.is_empty());
+    }
+}

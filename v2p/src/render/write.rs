@@ -1,0 +1,223 @@
+//! A guarded write as a story, told while it happens.
+
+use std::{cell::RefCell, time::Duration};
+
+use anyhow::Result;
+use v2p_common::VirtAddr;
+
+use super::{Colour, Output, printable, text::state};
+use crate::{
+    exit,
+    guard::Guard,
+    record::{HexBytes, Verdict, Write},
+};
+
+/// Bytes that are shown of what was there before.
+const SHOWN: usize = 16;
+
+/// Says the steps of a write as text; nothing where the form is JSON.
+pub struct WriteText<'a>(RefCell<&'a mut Output>);
+
+impl<'a> WriteText<'a> {
+    /// Text on `output`.
+    pub const fn new(output: &'a mut Output) -> Self {
+        Self(RefCell::new(output))
+    }
+
+    /// A step, and what came of it.
+    ///
+    /// # Errors
+    /// Those of [`Output::text`], as for all of these.
+    pub(super) fn say(&self, what: &str, text: &str) -> Result<()> {
+        self.line(&format!("  {what:<10} {text}"))
+    }
+
+    /// A line, heard or not: the write goes on when nobody reads it.
+    pub(super) fn line(&self, line: &str) -> Result<()> {
+        match self.0.borrow_mut().text(line) {
+            Err(e) if exit::is_closed_stdout(&e) => Ok(()),
+            said => said,
+        }
+    }
+
+    pub(super) fn coloured(&self, text: &str, colour: Colour) -> String {
+        self.0.borrow().coloured(text, colour)
+    }
+
+    /// What is to be done.
+    ///
+    /// # Errors
+    /// As for all of these.
+    pub fn start(&self, guard: &Guard, va: VirtAddr, bytes: &[u8]) -> Result<()> {
+        let (pid, len) = (guard.process().pid, bytes.len());
+        let va = va.0;
+        self.line(&format!(
+            "v2p write: {len} bytes to {va:#x} of process {pid}\n"
+        ))?;
+        let live = guard.tracer().live().len();
+        self.say("tracer", &format!("{live} hooks live"))?;
+        for missing in guard.tracer().missing() {
+            self.say("", &format!("missing: {}: {}", missing.hook, missing.why))?;
+        }
+        Ok(())
+    }
+
+    /// The injected move.
+    ///
+    /// # Errors
+    /// As for all of these.
+    pub fn injected(&self, how: &str) -> Result<()> {
+        self.say(
+            "inject",
+            &format!("the page was moved on purpose, by {how}"),
+        )
+    }
+
+    /// What was done, and seen.
+    ///
+    /// # Errors
+    /// As for all of these.
+    pub fn write(&self, write: &Write) -> Result<()> {
+        let Write {
+            pa,
+            pfn,
+            before,
+            window_ns,
+            moves,
+            lost,
+            verdict,
+            denied,
+            not_pinned,
+            pinned,
+            stopped,
+            written,
+            len,
+            parts,
+            ..
+        } = write;
+        let pa = pa.map_or_else(|| "?".to_owned(), |pa| pa.to_string());
+        if let Some(pfn) = pfn {
+            self.say("frame", &format!("{pa}  pfn {pfn}"))?;
+        }
+        match (pinned, not_pinned, stopped) {
+            (true, ..) => self.say("pinned", "as a buffer of an io_uring")?,
+            (_, Some(why), false) => self.say("not pinned", why)?,
+            (_, Some(why), true) => {
+                self.say("not pinned", &format!("{why}; the process was stopped"))?;
+            }
+            _ => {}
+        }
+        match window_ns {
+            Some(ns) if parts.is_empty() => self.say(
+                "write",
+                &format!(
+                    "{written} bytes by pwrite on /dev/mem at {pa}, done {} after the last look-up began",
+                    time(*ns)
+                ),
+            )?,
+            Some(_) => {
+                for part in parts {
+                    let what = format!(
+                        "{} bytes by pwrite on /dev/mem at {}, done {} after the last look-up began: {}",
+                        part.len,
+                        part.pa,
+                        time(part.window_ns),
+                        word(part.verdict)
+                    );
+                    self.say("write", &what)?;
+                }
+                if written < len {
+                    let rest = len - written;
+                    self.say("", &format!("{rest} bytes were not written"))?;
+                }
+            }
+            None => self.say("write", "nothing was written")?,
+        }
+        if let Some(denial) = denied {
+            self.say("denied", &format!("{}: {}", denial.check, denial.what))?;
+            self.say("evidence", &denial.evidence)?;
+            self.say("mend", &denial.mend)?;
+        }
+        for (i, m) in moves.iter().enumerate() {
+            let what = if i == 0 { "moved" } else { "" };
+            let who = m.by.as_ref().map_or_else(String::new, |by| {
+                format!(", by {} ({})", printable(&by.comm.to_string()), by.tid)
+            });
+            self.say(what, &format!("{} -> {}{who}", state(m.from), state(m.to)))?;
+        }
+        if window_ns.is_some() {
+            let what = between(*verdict);
+            self.say("tracer", &format!("{what}, {lost} events lost"))?;
+        }
+        match (verdict, before) {
+            (Verdict::Strayed | Verdict::Unproven, Some(before)) if window_ns.is_some() => self
+                .say(
+                    "hit",
+                    &format!("{pa}, where there was {} before", shown(before)),
+                ),
+            _ => Ok(()),
+        }
+    }
+
+    /// The end of it.
+    ///
+    /// # Errors
+    /// As for all of these.
+    pub fn verdict(&self, write: &Write) -> Result<()> {
+        if let Some(why) = &write.why {
+            self.say("because", why)?;
+        }
+        let colour = match write.verdict {
+            Verdict::Landed | Verdict::Allowed => Colour::Good,
+            _ => Colour::Bad,
+        };
+        let word = self.coloured(&word(write.verdict), colour);
+        self.line(&format!("\nverdict: {word}"))
+    }
+}
+
+/// What is known of the time between look-up and write, where something was written. What ended it before a later page was
+/// written says nothing against those that were: they had landed.
+const fn between(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Strayed => "the page moved between look-up and write",
+        Verdict::Unproven => "cannot tell whether the page moved between look-up and write",
+        Verdict::Moved => {
+            "no page that was written moved between look-up and write; the next one moved before"
+        }
+        Verdict::Landed | Verdict::Allowed | Verdict::Denied | Verdict::Refused => {
+            "no move of the page between look-up and write"
+        }
+    }
+}
+
+fn word(verdict: Verdict) -> String {
+    format!("{verdict:?}").to_lowercase()
+}
+
+fn time(ns: u64) -> String {
+    format!("{} us", Duration::from_nanos(ns).as_micros())
+}
+
+/// The first bytes.
+fn shown(HexBytes(bytes): &HexBytes) -> String {
+    let (first, rest) = bytes.split_at(bytes.len().min(SHOWN));
+    let first = HexBytes(first.to_vec());
+    match rest.len() {
+        0 => first.to_string(),
+        n => format!("{first} and {n} bytes more (--json has all)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_move_before_a_later_page_is_not_told_of_those_that_landed() {
+        let told = between(Verdict::Moved);
+        assert!(told.starts_with("no page that was written moved"), "{told}");
+        assert!(between(Verdict::Unproven).starts_with("cannot tell"));
+        assert!(between(Verdict::Refused).starts_with("no move"));
+    }
+}
