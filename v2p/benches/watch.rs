@@ -1,5 +1,5 @@
 //! What a watch costs: the time that is added to a minor fault of the target, beside perf's; what a process pays that is not
-//! watched; how soon the hooks are live.
+//! watched, while v2p or perf looks at another; how soon the hooks are live; and a burst: one compaction of a punched GiB.
 //!
 //! As root: `cargo bench -p v2p --bench watch`, or `cargo xtask bench`. perf and bpftrace are rows where they are installed.
 
@@ -21,7 +21,11 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 use serde_json::{Value, json};
-use v2p::kernel;
+use v2p::{
+    common::{VirtAddr, pagemap::PagemapWord},
+    kernel,
+    process::Pagemap,
+};
 
 const PAGE: usize = 4096;
 /// Faults of one round.
@@ -30,10 +34,27 @@ const FAULTS: usize = 1_000_000;
 const AT_ONCE: usize = 100_000;
 const ROUNDS: usize = 7;
 const WORKLOAD: &str = "V2P_BENCH_WORKLOAD";
+/// The workload that has memory with holes in it.
+const PUNCHED: &str = "punched";
+/// As `perf record`, of every fault with its address.
+const PERF: [&str; 9] = [
+    "record",
+    "-q",
+    "-e",
+    "page-faults",
+    "-c",
+    "1",
+    "-d",
+    "-o",
+    "/dev/null",
+];
+const GIB: usize = 1 << 30;
 
 fn main() {
-    if std::env::var_os(WORKLOAD).is_some() {
-        return workload();
+    match std::env::var_os(WORKLOAD) {
+        Some(kind) if kind == PUNCHED => return punched(),
+        Some(_) => return workload(),
+        None => {}
     }
     if !rustix::process::geteuid().is_root() {
         println!("skipped: it needs root");
@@ -65,21 +86,10 @@ fn main() {
         };
         add("no tracer", Workload::start().round());
         if perf {
-            let arguments = [
-                "record",
-                "-q",
-                "-e",
-                "page-faults",
-                "-c",
-                "1",
-                "-d",
-                "-o",
-                "/dev/null",
-            ];
-            add(
-                "perf record -e page-faults -c 1 -d",
-                under("perf", &arguments),
-            );
+            add("perf record -e page-faults -c 1 -d", under("perf", &PERF));
+        }
+        if perf {
+            add("not watched, while perf records another", beside_perf());
         }
         let (ns, live_ms) = watched();
         add("v2p watch --faults --json", ns);
@@ -123,6 +133,110 @@ fn main() {
         "hooks live after {:.0} ms (median), {low:.0} at least, {high:.0} at most",
         median(&lives)
     ));
+    let burst = burst();
+    if json {
+        let row = json!({"type": "burst", "row": "compaction of a punched GiB", "kernel": kernel::release(),
+            "elsewhere": burst.elsewhere, "moves": burst.moves, "lost": burst.lost, "ms": burst.ms});
+        println!("{row}");
+    }
+    table(format!(
+        "compaction of a punched GiB: {} pages lie elsewhere after it, {} moves told, {} events lost; {:.0} ms, {:.0} moves a second",
+        burst.elsewhere,
+        burst.moves,
+        burst.lost,
+        burst.ms,
+        burst.moves as f64 / burst.ms * 1000.0
+    ));
+}
+
+/// One compaction of all memory, as told of a process with holes in its own.
+struct Burst {
+    /// Pages whose frame is another one afterwards, by pagemap.
+    elsewhere: usize,
+    /// Moves by compaction that were told: more, where a page moved twice.
+    moves: u64,
+    lost: u64,
+    /// From the order to its end.
+    ms: f64,
+}
+
+fn burst() -> Burst {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .env(WORKLOAD, PUNCHED)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    said.read_line(&mut line).unwrap();
+    let start: u64 = line.trim().parse().unwrap();
+    let (mut v2p, out, _) = watch(child.id());
+    let reader = std::thread::spawn(move || {
+        let (mut moves, mut last) = (0, String::new());
+        for line in out.lines().map_while(Result::ok) {
+            if line.contains(r#""cause":"migration""#) {
+                let one: Value = serde_json::from_str(&line).unwrap();
+                moves += one["pages"].as_u64().unwrap();
+            }
+            last = line;
+        }
+        let end: Value = serde_json::from_str(&last).unwrap();
+        (moves, end["lost"].as_u64().unwrap())
+    });
+    let before = frames(child.id(), start);
+    let begin = Instant::now();
+    std::fs::write("/proc/sys/vm/compact_memory", "1").unwrap();
+    let ms = begin.elapsed().as_secs_f64() * 1000.0;
+    let after = frames(child.id(), start);
+    interrupt(&mut v2p);
+    let (moves, lost) = reader.join().unwrap();
+    // It ends with its input.
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    assert_eq!(before.len(), after.len());
+    let elsewhere = before.iter().zip(&after).filter(|(a, b)| a != b).count();
+    assert!(
+        moves + lost >= elsewhere as u64,
+        "{moves} {lost} {elsewhere}"
+    );
+    Burst {
+        elsewhere,
+        moves,
+        lost,
+        ms,
+    }
+}
+
+/// The frames of the GiB at `start`, hole or not.
+fn frames(pid: u32, start: u64) -> Vec<Option<u64>> {
+    let mut frames = Vec::new();
+    let each = |_, word: PagemapWord| frames.push(word.pfn().map(|pfn| pfn.0));
+    let end = VirtAddr(start + GIB as u64);
+    assert!(
+        Pagemap::of(pid)
+            .unwrap()
+            .words(VirtAddr(start), end, each)
+            .unwrap()
+    );
+    frames
+}
+
+/// The child's side: a GiB of base pages, every second one given back, until its input ends.
+fn punched() {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping, written page by page, of which single pages are given back.
+    unsafe {
+        let start = mmap_anonymous(ptr::null_mut(), GIB, access, MapFlags::PRIVATE).unwrap();
+        madvise(start, GIB, Advice::LinuxNoHugepage).unwrap();
+        let pages = (0..GIB / PAGE).map(|i| start.cast::<u8>().add(i * PAGE));
+        pages.clone().for_each(|page| page.write_volatile(1));
+        for page in pages.skip(1).step_by(2) {
+            madvise(page.cast(), PAGE, Advice::LinuxDontNeed).unwrap();
+        }
+        println!("{}", start as u64);
+    }
+    let _ = std::io::stdin().read(&mut [0]);
 }
 
 fn extremes(all: &[f64]) -> (f64, f64) {
@@ -204,9 +318,26 @@ fn interrupt(tracer: &mut Child) {
 /// A round while `tracer` runs; it is told the workload by `-p`.
 fn under(tracer: &str, arguments: &[&str]) -> f64 {
     let mut workload = Workload::start();
-    let mut tracer = Command::new(tracer)
+    let mut tracer = start_tracer(tracer, arguments, workload.child.id());
+    let ns = workload.round();
+    interrupt(&mut tracer);
+    ns
+}
+
+/// A round of a workload that nobody watches, while perf records an idle process: what any tracer of page faults makes
+/// others pay.
+fn beside_perf() -> f64 {
+    let idle = Workload::start();
+    let mut perf = start_tracer("perf", &PERF, idle.child.id());
+    let ns = Workload::start().round();
+    interrupt(&mut perf);
+    ns
+}
+
+fn start_tracer(tracer: &str, arguments: &[&str], pid: u32) -> Child {
+    let tracer = Command::new(tracer)
         .args(arguments)
-        .args(["-p", &workload.child.id().to_string()])
+        .args(["-p", &pid.to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -214,9 +345,7 @@ fn under(tracer: &str, arguments: &[&str]) -> f64 {
         .unwrap();
     // They do not say when they are ready.
     std::thread::sleep(std::time::Duration::from_secs(2));
-    let ns = workload.round();
-    interrupt(&mut tracer);
-    ns
+    tracer
 }
 
 /// v2p at the workload, and how many milliseconds it took until the hooks were live.

@@ -49,6 +49,7 @@ impl Space {
         Mapping {
             start: self.start as u64,
             end: self.start as u64 + self.len as u64,
+            writable: true,
             name: String::new(),
         }
     }

@@ -20,6 +20,7 @@ use v2p::{
 };
 
 use crate::{
+    kin,
     memory::FILE_BASE,
     target::{PAGE, write_to},
 };
@@ -53,6 +54,7 @@ pub(crate) fn obey(command: &str, rest: &str) -> Option<u64> {
             }
             1
         }
+        ("shuttle", [start, pages, seconds]) => shuttle(*start, *pages, *seconds),
         ("touch", [start]) => {
             // SAFETY: the test has mapped it.
             unsafe { ptr::read_volatile(*start as *const u8) };
@@ -64,9 +66,11 @@ pub(crate) fn obey(command: &str, rest: &str) -> Option<u64> {
         ("shared-memory", [pages]) => shared_memory(*pages),
         ("page-out", [va]) => until_gone(*va),
         ("spin", [va, seconds]) => spin(*va, *seconds),
-        ("fork", _) => fork(),
+        ("fork", _) => fork(false),
+        ("fork-twice", _) => fork(true),
+        ("bury", _) => bury(),
         ("child", [va]) => have_child_write(*va),
-        _ => return None,
+        (command, words) => return kin::obey(command, words),
     })
 }
 
@@ -81,6 +85,46 @@ fn call(number: u64, arguments: &[u64]) -> u64 {
         result => result,
     };
     result.cast_unsigned()
+}
+
+/// Moves the pages from node 0 to node 1 and back for so long; gives how many came where they were not before.
+fn shuttle(start: u64, pages: u64, seconds: u64) -> u64 {
+    const MPOL_MF_MOVE: u64 = 1 << 1;
+    let places: Vec<u64> = (0..pages).map(|i| start + i * PAGE).collect();
+    let mut status = vec![-1i32; places.len()];
+    let place = |p: *const i32| p as u64;
+    let number = libc::SYS_move_pages.cast_unsigned();
+    // Without nodes it says where they are.
+    let ask = [
+        0,
+        pages,
+        places.as_ptr() as u64,
+        0,
+        place(status.as_ptr()),
+        0,
+    ];
+    assert_eq!(call(number, &ask), 0);
+    let (mut moved, mut node) = (0, 0);
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < end {
+        node ^= 1;
+        let nodes = vec![node; places.len()];
+        let before = status.clone();
+        let arguments = [
+            0,
+            pages,
+            places.as_ptr() as u64,
+            place(nodes.as_ptr()),
+            place(status.as_mut_ptr()),
+            MPOL_MF_MOVE,
+        ];
+        call(number, &arguments);
+        let came = before.iter().zip(&status);
+        moved += came
+            .filter(|(was, is)| **is == node && **was != node)
+            .count() as u64;
+    }
+    moved
 }
 
 fn scratch(words: &[u64]) -> u64 {
@@ -155,18 +199,37 @@ fn spin(va: u64, seconds: u64) -> u64 {
 }
 
 /// A child that writes where it is told to, until there are no more orders. It makes system calls and writes to memory only:
-/// other threads are not in it.
-fn fork() -> u64 {
+/// other threads are not in it. Gives its number. `twice`: it is a child of a child, which waits for it.
+fn fork(twice: bool) -> u64 {
     let (orders, our_orders) = pipe().unwrap();
     let (our_news, news) = pipe().unwrap();
     // SAFETY: see above.
     let child = unsafe { libc::fork() };
     assert!(child >= 0);
     if child != 0 {
-        *CHILD.lock().unwrap() = Some((our_orders.into(), our_news.into()));
-        return u64::try_from(child).unwrap();
+        let mut number = child.to_ne_bytes();
+        let mut our_news = std::fs::File::from(our_news);
+        if twice {
+            drop((orders, news));
+            our_news.read_exact(&mut number).unwrap();
+        }
+        *CHILD.lock().unwrap() = Some((our_orders.into(), our_news));
+        return u64::try_from(i32::from_ne_bytes(number)).unwrap();
     }
     drop((our_orders, our_news));
+    if twice {
+        // SAFETY: see above.
+        let child = unsafe { libc::fork() };
+        if child != 0 {
+            drop(orders);
+            let _ = rustix::io::write(&news, &child.to_ne_bytes());
+            // SAFETY: no status is asked for; ends this process.
+            unsafe {
+                libc::waitpid(child, ptr::null_mut(), 0);
+                libc::_exit(0)
+            }
+        }
+    }
     let mut va = [0; 8];
     while rustix::io::read(&orders, &mut va) == Ok(8) {
         write_to(u64::from_ne_bytes(va));
@@ -174,6 +237,13 @@ fn fork() -> u64 {
     }
     // SAFETY: ends this process, at once.
     unsafe { libc::_exit(0) }
+}
+
+/// The child ends, since nobody orders it about any more.
+fn bury() -> u64 {
+    *CHILD.lock().unwrap() = None;
+    // SAFETY: no status is asked for.
+    u64::from(unsafe { libc::waitpid(-1, ptr::null_mut(), 0) } > 0)
 }
 
 fn have_child_write(va: u64) -> u64 {

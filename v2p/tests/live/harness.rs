@@ -1,10 +1,12 @@
 //! Running v2p, and reading what it says.
 
 use std::{
+    fs::File,
     io::{BufRead as _, BufReader},
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt as _},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::mpsc::{Receiver, channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
     time::{Duration, Instant},
 };
@@ -108,8 +110,14 @@ impl Watching {
 
     /// Waits for its own end; gives every record and its exit status.
     pub(crate) fn finish(mut self) -> (Vec<Value>, ExitStatus) {
-        while let Ok(record) = self.records.recv_timeout(PATIENCE) {
-            self.seen.push(record);
+        loop {
+            match self.records.recv_timeout(PATIENCE) {
+                Ok(record) => self.seen.push(record),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("the watch neither tells anything nor ends")
+                }
+            }
         }
         let status = self.child.wait().unwrap();
         (std::mem::take(&mut self.seen), status)
@@ -122,6 +130,24 @@ impl Drop for Watching {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A terminal: the side of the person who looks at it, and that of the program. Or why there is none.
+pub(crate) fn terminal() -> Result<(OwnedFd, File), String> {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let opened = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)
+        .and_then(|master| grantpt(&master).map(|()| master))
+        .and_then(|master| unlockpt(&master).map(|()| master))
+        .and_then(|master| Ok((ptsname(&master, Vec::new())?, master)));
+    let opened = opened.map_err(std::io::Error::from);
+    let both = opened.and_then(|(name, master)| {
+        let mut options = File::options();
+        let slave = options.read(true).write(true);
+        // Else it might become this program's own.
+        let slave = slave.custom_flags(libc::O_NOCTTY);
+        Ok((master, slave.open(&*name.to_string_lossy())?))
+    });
+    both.map_err(|e| format!("there are no terminals here: {e}"))
 }
 
 /// An address as v2p prints it, as a number.

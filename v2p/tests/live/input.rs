@@ -1,211 +1,174 @@
-//! What `v2p translate` and `v2p who` say to what cannot be: one table of bad processes, bad addresses and missing rights.
+//! What v2p says to what cannot be: one table for all commands of who asks, where, with which arguments; and the exit code and the
+//! words that belong to it. Whatever it is: one line, at most one hint, and nothing left behind.
 
-use std::{
-    fs::File,
-    io,
-    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
-    process::{Command, Output, Stdio},
-};
+mod case;
+
+use std::{io, process::Stdio};
 
 use libtest_mimic::Trial;
-use rustix::{
-    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
-    process::{Pid, WaitIdOptions},
-    thread::{CapabilitySet, UnshareFlags, remove_capability_from_bounding_set, unshare_unsafe},
-};
+use rustix::process::{Pid, WaitIdOptions};
 
+use self::case::Ran;
 use crate::{
-    Done, harness,
+    Done, harness, leavings,
     target::{Target, va},
-    trial,
+    trial, trial_for_all,
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial("every_bad_input_is_one_line_with_its_exit_code", bad_input),
+        trial_for_all("every_bad_input_is_one_line_with_its_exit_code", bad_input),
         trial("without_cap_sys_admin_frames_are_hidden", hidden_frames),
         trial("a_reader_that_goes_away_ends_it_quietly", closed_stdout),
     ]
 }
 
-/// Who asks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum As {
-    Root,
-    /// A user who may do nothing.
-    Nobody,
-    /// The same, where /proc shows nothing of others.
-    NobodyWithHidepid,
-    /// Root, who may not see frames.
-    WithoutSysAdmin,
+/// Who asks | where | with which arguments | the exit code, or those that kernels differ in | what is said: a part of the first line of
+/// stderr (`+`: when something was said on stdout already); after `>` of stdout; `-`: nothing on stderr; `?`: it is not looked at.
+/// @PID is a target, @THREAD one of its threads, @ZOMBIE one that has ended and @GONE one that is no more; @PAGE is an address of the
+/// target's, @OUT a file where the place has it; kthreadd has number 2 on every kernel.
+/// Who and where: see [`case`].
+const TABLES: [&str; 9] = [
+    include_str!("input/common.txt"),
+    include_str!("input/demo.txt"),
+    include_str!("input/watch.txt"),
+    include_str!("input/top.txt"),
+    include_str!("input/translate.txt"),
+    include_str!("input/map.txt"),
+    include_str!("input/who.txt"),
+    include_str!("input/write.txt"),
+    include_str!("input/doctor.txt"),
+];
+
+/// A row of the table.
+struct Row<'a> {
+    who: &'a str,
+    place: &'a str,
+    arguments: Vec<String>,
+    codes: Vec<i32>,
+    says: String,
+    /// As it stands in the table.
+    line: &'a str,
 }
 
-impl As {
-    fn of(name: &str) -> Self {
-        match name {
-            "root" => Self::Root,
-            "nobody" => Self::Nobody,
-            "hidden" => Self::NobodyWithHidepid,
-            "fewer" => Self::WithoutSysAdmin,
-            _ => panic!("{name:?}"),
+impl<'a> Row<'a> {
+    fn of(line: &'a str, names: &[(&str, String)]) -> Self {
+        let fields: Vec<_> = line.splitn(5, '|').map(str::trim).collect();
+        let [who, place, arguments, code, says] = fields[..] else {
+            panic!("{line}");
+        };
+        let fill = |text: &str| {
+            let fill = |text: String, (name, value): &(&str, String)| text.replace(name, value);
+            names.iter().fold(text.to_owned(), fill)
+        };
+        Self {
+            who,
+            place,
+            arguments: words(arguments).iter().map(|word| fill(word)).collect(),
+            codes: code.split(' ').map(|code| code.parse().unwrap()).collect(),
+            says: fill(says),
+            line,
+        }
+    }
+
+    /// Whether anybody can try it: he is nobody, and is kept away from nothing that is there for root alone.
+    fn wants_no_root(&self) -> bool {
+        self.who == "nobody" && self.place != "hidepid" && !self.line.contains('@')
+    }
+
+    /// What is wrong with how it ended.
+    fn judge(&self, ran: &Ran) -> Result<(), String> {
+        let output = &ran.output;
+        let ended = output.status.code();
+        let (said, errors) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        let held = |is_so: bool, what: &str| match is_so {
+            true => Ok(()),
+            false => Err(format!("{what}: {:?}\n{errors}{said:.200}", output.status)),
+        };
+        held(
+            ended.is_some_and(|code| self.codes.contains(&code)),
+            "exit code",
+        )?;
+        held(!errors.contains("panicked"), "a panic")?;
+        held(ran.left.is_empty(), &format!("left behind: {:?}", ran.left))?;
+        match self.says.as_str() {
+            "?" => Ok(()),
+            "-" => held(errors.is_empty(), "it is quiet"),
+            says => match says.strip_prefix("> ") {
+                Some(says) => {
+                    held(errors.is_empty(), "it is no error")?;
+                    held(said.contains(says), "what is said")
+                }
+                None => {
+                    let begun = says.strip_prefix("+ ");
+                    let says = begun.unwrap_or(says);
+                    let mut lines = errors.lines();
+                    let first = lines.next().unwrap_or_default();
+                    held(first.starts_with("v2p: "), "a line of v2p's")?;
+                    held(first.contains(says), "what is said")?;
+                    let rest: Vec<_> = lines.collect();
+                    held(rest.len() <= 1, "one line, and one hint")?;
+                    held(rest.iter().all(|l| l.starts_with("hint: ")), "a hint")?;
+                    held(said.is_empty() || begun.is_some(), "an answer")
+                }
+            },
         }
     }
 }
 
-/// Runs v2p as `who`. An error: this machine does not let us prepare it.
-fn run(who: As, arguments: &[&str]) -> io::Result<Output> {
-    // Through a descriptor: a user need not be able to reach the folder that the build lies in.
-    let program = File::open(harness::v2p().get_program())?;
-    rustix::io::fcntl_setfd(&program, rustix::io::FdFlags::empty())?;
-    let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
-    command.args(arguments).stdin(Stdio::null());
-    let before = move || match who {
-        As::Root => Ok(()),
-        As::Nobody => become_nobody(),
-        As::NobodyWithHidepid => hide_processes().and_then(|()| become_nobody()),
-        As::WithoutSysAdmin => {
-            let dropped = remove_capability_from_bounding_set(CapabilitySet::SYS_ADMIN);
-            Ok(dropped?)
+/// The words of a command line; what stands in quotes is one, also where it is empty.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted) = (Vec::new(), None, false);
+    for c in line.chars() {
+        match c {
+            '\'' => {
+                quoted = !quoted;
+                word.get_or_insert_with(String::new);
+            }
+            ' ' if !quoted => words.extend(word.take()),
+            c => word.get_or_insert_with(String::new).push(c),
         }
-    };
-    // SAFETY: `before` makes a few system calls and allocates nothing.
-    unsafe { command.pre_exec(before) };
-    command.output()
-}
-
-fn become_nobody() -> io::Result<()> {
-    const NOBODY: u32 = 65534;
-    // SAFETY: three system calls with plain numbers, in a process of one thread.
-    let done = unsafe {
-        libc::setgroups(0, std::ptr::null()) == 0
-            && libc::setgid(NOBODY) == 0
-            && libc::setuid(NOBODY) == 0
-    };
-    if done {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
     }
+    words.extend(word);
+    words
 }
 
-/// In a mount namespace of its own, a /proc that shows a user his own processes alone.
-fn hide_processes() -> io::Result<()> {
-    // SAFETY: between fork and exec, where there is one thread and nothing is shared yet.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change(c"/", private)?;
-    Ok(mount(
-        c"proc",
-        c"/proc",
-        c"proc",
-        MountFlags::empty(),
-        Some(c"hidepid=2"),
-    )?)
-}
-
-/// One line, perhaps a hint, nothing on stdout, and the exit code.
-fn assert_refused(who: As, arguments: &[&str], output: &Output, code: i32, says: &str) {
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let case = format!("{who:?} {arguments:?}: {errors}");
-    assert_eq!(output.status.code(), Some(code), "{case}");
-    let mut lines = errors.lines();
-    let first = lines.next().unwrap_or_default();
-    assert!(first.starts_with("v2p: ") && first.contains(says), "{case}");
-    let rest: Vec<_> = lines.collect();
-    assert!(
-        rest.len() <= 1 && rest.iter().all(|l| l.starts_with("hint: ")),
-        "{case}"
-    );
-    assert!(output.stdout.is_empty(), "{case}");
-}
-
-/// Who asks | with which arguments | the exit code | what is said. PID is a target, THREAD one of its threads, ZOMBIE one that has
-/// ended and GONE one that is no more; PAGE is an address of the target's; kthreadd has number 2 on every kernel.
-const TABLE: &str = r#"
-root   | translate --pid PID 0x1000+              | 2 | is not a length
-root   | translate --pid PID 0x1000+0             | 2 | the length is 0
-root   | translate --pid PID 0x1000+1T            | 2 | is not a length
-root   | translate --pid PID 0x1000+-1            | 2 | is not a length
-root   | translate --pid PID 0x1000..             | 2 | an address is missing
-root   | translate --pid PID ..0x1000             | 2 | an address is missing
-root   | translate --pid PID 0x                   | 2 | is not an address in hex
-root   | translate --pid PID 0x1000-0x2000        | 2 | is not an address in hex
-root   | translate --pid PID 0x10000000000000000  | 2 | is not an address in hex
-root   | translate --pid PID 4096                 | 2 | write 0x4096 if it is one
-root   | translate --pid PID 0x2000..0x1000       | 2 | it ends before it starts
-root   | translate --pid PID 0x1000..0x1000       | 2 | it ends before it starts
-root   | translate --pid PID 0x0+99999999999999999999 | 2 | is not a length
-root   | translate --pid PID 0x0+17179869184G     | 2 | is too long
-root   | translate --pid PID 0xffffffffffff0000+1G | 2 | beyond the last address
-root   | translate --pid PID 0xffffffffffffffff   | 2 | beyond the last address
-root   | translate --pid PID 0xffff888000000000   | 2 | is an address of the kernel's
-root   | translate --pid PID 0xffffffff81000000+2M | 2 | is an address of the kernel's
-root   | translate --pid PID 0x8000000000000000   | 2 | is beyond the process's addresses, which end at 0x
-root   | translate --pid PID 0x200000000000000    | 2 | is beyond the process's addresses, which end at 0x
-root   | translate --pid PID 0x0..0x200000000000000 | 2 | goes beyond the process's addresses
-root   | translate --pid PID [nothing]            | 1 | no mapping is called "[nothing]"
-root   | translate --pid PID nothing.so           | 1 | no mapping is called "nothing.so"
-root   | translate --pid PID --levels             | 2 | --levels wants one address
-root   | translate --pid PID [stack] --levels     | 2 | --levels wants one address
-root   | translate --pid PID 0x1000+2M --levels   | 2 | --levels wants one address
-root   | translate --pid PID PAGE --levels --route pagemap | 2 | --route pagemap does not walk
-root   | translate --pid 0                        | 2 | 0 is not the number of a process
-root   | translate --pid -1                       | 2 | neither a number nor `self`
-root   | translate --pid x                        | 2 | neither a number nor `self`
-root   | translate --pid 4294967295               | 2 | is not the number of a process
-root   | translate --pid 4294967296               | 2 | neither a number nor `self`
-root   | translate --pid GONE                     | 1 | there is none
-root   | translate --pid THREAD                   | 2 | is a thread of process PID
-root   | translate --pid ZOMBIE                   | 1 | has ended: it is a zombie
-root   | translate --pid 2                        | 1 | process 2 is a kernel thread: it has no address space
-root   | who pfn:                                 | 2 | neither a physical address
-root   | who 0x1000000000000000                   | 2 | beyond what x86-64 can address
-nobody | translate --pid PID                      | 3 | process PID: Permission denied
-nobody | translate --pid THREAD                   | 2 | is a thread of process PID
-nobody | translate --pid ZOMBIE                   | 1 | has ended: it is a zombie
-nobody | translate --pid GONE                     | 1 | there is none
-nobody | translate --pid 2                        | 3 | process 2: Permission denied
-nobody | translate --pid self --route both        | 3 | v2p: translate:
-nobody | translate --pid self --route walk        | 3 | v2p: translate:
-nobody | who pfn:1                                | 3 | CAP_SYS_ADMIN is missing
-fewer  | who pfn:1                                | 3 | CAP_SYS_ADMIN is missing
-hidden | translate --pid PID                      | 3 | process PID: it exists, but this /proc does not show it
-hidden | translate --pid THREAD                   | 2 | is a thread, not a process
-hidden | translate --pid ZOMBIE                   | 1 | has ended
-hidden | translate --pid GONE                     | 1 | there is none
-"#;
-
+/// Without root, the rows that want none.
 fn bad_input() -> Done {
+    let is_root = rustix::process::geteuid().is_root();
     let target = Target::start();
     let zombie = zombie();
     let names = [
-        ("PID", target.pid().to_string()),
-        ("THREAD", target.a_thread().to_string()),
-        ("ZOMBIE", zombie.pid().to_string()),
-        ("GONE", Target::start().pid().to_string()),
-        ("PAGE", format!("{:#x}", va(0))),
+        ("@PID", target.pid().to_string()),
+        ("@THREAD", target.a_thread().to_string()),
+        ("@ZOMBIE", zombie.pid().to_string()),
+        ("@GONE", Target::start().pid().to_string()),
+        ("@PAGE", format!("{:#x}", va(0))),
+        ("@OUT", format!("{}/out", case::COVERED)),
     ];
-    let fill = |text: &str| {
-        let text = text.trim().to_owned();
-        let fill = |text: String, (name, value): &(&str, String)| text.replace(name, value);
-        names.iter().fold(text, fill)
-    };
-    for row in TABLE.lines().filter(|row| !row.is_empty()) {
-        let [who, arguments, code, says] = row.split('|').collect::<Vec<_>>()[..] else {
-            panic!("{row}");
+    let pins = leavings::pins();
+    let lines = TABLES.iter().flat_map(|table| table.lines());
+    let rows: Vec<_> = lines.map(|line| Row::of(line, &names)).collect();
+    assert!(rows.len() > 200, "{}", rows.len());
+    let mut wrong = Vec::new();
+    for row in rows.iter().filter(|row| is_root || row.wants_no_root()) {
+        let arguments: Vec<_> = row.arguments.iter().map(String::as_str).collect();
+        let judged = match case::run(row.who, row.place, &arguments) {
+            Ok(ran) => row.judge(&ran),
+            Err(e) => Err(format!("it cannot be tried: {e}")),
         };
-        let who = As::of(who.trim());
-        let (arguments, says) = (fill(arguments), fill(says));
-        let arguments: Vec<_> = arguments.split(' ').collect();
-        let output = run(who, &arguments).unwrap_or_else(|e| panic!("{row}: {e}"));
-        assert_refused(
-            who,
-            &arguments,
-            &output,
-            code.trim().parse().unwrap(),
-            &says,
-        );
+        wrong.extend(judged.err().map(|why| format!("{}\n    {why}", row.line)));
     }
+    assert!(
+        wrong.is_empty(),
+        "{} rows:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+    assert_eq!(leavings::pins(), pins);
     Done::Passed
 }
 
@@ -233,7 +196,7 @@ fn hidden_frames() -> Done {
             &pid,
             range,
         ];
-        let output = run(As::WithoutSysAdmin, &arguments).unwrap();
+        let output = case::run("fewer", "plain", &arguments).unwrap().output;
         assert_eq!(String::from_utf8_lossy(&output.stderr), "");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         (output.status.code(), harness::last_json(&output), text)

@@ -46,17 +46,31 @@ pub(crate) fn load_module(name: &str) {
     let _ = Command::new("modprobe").arg(name).output();
 }
 
+/// Bytes of memory, and of what is free of it.
+pub(crate) fn free_memory() -> (u64, u64) {
+    let text = fs::read_to_string("/proc/meminfo").unwrap();
+    let field = |name: &str| {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap();
+        let kib: u64 = line.split_whitespace().next().unwrap().parse().unwrap();
+        kib * 1024
+    };
+    (field("MemTotal:"), field("MemFree:"))
+}
+
 /// Compressed memory as a swap device, the first of this guest. Stays.
 pub(crate) fn swap_on_zram() -> Result<(), String> {
     const DISK: &str = "/dev/zram0";
-    const PAGES: u32 = 4096;
+    const PAGES: u32 = 16384;
     only_in_guests("changes the machine's swap")?;
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
     if swaps.contains(DISK) {
         return Ok(());
     }
     load_module("zram");
-    fs::write("/sys/block/zram0/disksize", "16M")
+    fs::write("/sys/block/zram0/disksize", "64M")
         .map_err(|e| format!("this kernel has no zram: {e}"))?;
     // union swap_header of include/linux/swap.h: version 1 and the last page at 1024, the magic at the page's end.
     let mut header = [0u8; 4096];

@@ -12,50 +12,96 @@
     reason = "a test fails by panicking"
 )]
 
+mod burst;
 mod deeds;
 mod delivery;
 mod demo;
 mod doctor;
+mod examples;
+mod follow;
 mod harness;
 mod input;
+mod kin;
+mod leavings;
 mod machine;
+mod map;
 mod mechanism;
 mod memory;
 mod midway;
 mod secret;
+mod signals;
+mod soak;
 mod states;
 mod target;
+mod top;
+mod trace;
 mod translate;
 mod trouble;
 mod walk;
 mod watch;
+mod write;
+
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Trial};
 
 fn main() {
     if let Some(kind) = std::env::var_os(target::KIND) {
-        target::run(&kind);
+        match kind.to_str() {
+            Some("stopper") => write::stop_and_wait(),
+            Some("stop-once") => write::stop_once(),
+            Some("storm") => write::storm::run(),
+            Some("top-panics") => top::panic_in_view(),
+            Some("soak") => soak::run(),
+            _ => target::run(&kind),
+        }
         return;
+    }
+    // Whoever started us may ignore some (nohup, a shell's background), and what is ignored is inherited.
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: the default action needs no handler.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     let mut arguments = Arguments::from_args();
     // They move pages of the whole machine, and would move each other's.
     arguments.test_threads = Some(1);
-    let trials = [
-        demo::trials(),
-        doctor::trials(),
-        watch::trials(),
-        delivery::trials(),
-        mechanism::trials(),
-        walk::trials(),
-        translate::trials(),
-        states::trials(),
-        midway::trials(),
-        input::trials(),
-        trouble::trials(),
+    let families = [
+        ("demo", demo::trials()),
+        ("doctor", doctor::trials()),
+        ("boot", doctor::trials_of_a_boot()),
+        ("watch", watch::trials()),
+        ("follow", follow::trials()),
+        ("delivery", delivery::trials()),
+        ("burst", burst::trials()),
+        ("leavings", leavings::trials()),
+        ("mechanism", mechanism::trials()),
+        ("walk", walk::trials()),
+        ("translate", translate::trials()),
+        ("map", map::trials()),
+        ("top", top::trials()),
+        ("trace", trace::trials()),
+        ("examples", examples::trials()),
+        ("states", states::trials()),
+        ("midway", midway::trials()),
+        ("input", input::trials()),
+        ("trouble", trouble::trials()),
+        ("signals", signals::trials()),
+        ("write", write::trials()),
+        ("storm", write::storm::trials()),
+        ("soak", soak::trials()),
     ];
-    let trials = trials.into_iter().flatten().collect();
+    let named = |(family, trials): (&str, Vec<Trial>)| {
+        let family = family.to_owned();
+        trials
+            .into_iter()
+            .map(move |trial| trial.with_kind(family.clone()))
+    };
+    let trials = families.into_iter().flat_map(named).collect();
     libtest_mimic::run(&arguments, trials).exit();
 }
+
+/// A test that takes longer is told: they are what a run of all tests waits for.
+const SLOW: Duration = Duration::from_secs(5);
 
 /// How a test ends that did not fail.
 enum Done {
@@ -65,14 +111,36 @@ enum Done {
 
 /// A test, which is skipped without root.
 fn trial(name: &str, test: fn() -> Done) -> Trial {
+    make(name, test, true)
+}
+
+/// The same for what is more than a function.
+fn trial_with(name: &str, test: impl FnOnce() -> Done + Send + 'static) -> Trial {
+    make(name, test, true)
+}
+
+/// A test that is not.
+fn trial_for_all(name: &str, test: fn() -> Done) -> Trial {
+    make(name, test, false)
+}
+
+fn make(name: &str, test: impl FnOnce() -> Done + Send + 'static, wants_root: bool) -> Trial {
+    let told = name.to_owned();
     Trial::ignorable_test(name, move || {
         let ignored = |reason: String| Completion::Ignored {
             reason: Some(reason),
         };
-        if !rustix::process::geteuid().is_root() {
+        if wants_root && !rustix::process::geteuid().is_root() {
             return Ok(ignored("it needs root".to_owned()));
         }
-        match test() {
+        let start = Instant::now();
+        let done = test();
+        let took = start.elapsed();
+        if took > SLOW {
+            // stdout has libtest's lines, which others read.
+            eprintln!("slow: {:.1} s: {told}", took.as_secs_f64());
+        }
+        match done {
             Done::Passed => Ok(Completion::Completed),
             Done::Skipped(reason) => Ok(ignored(reason)),
         }

@@ -160,26 +160,9 @@ fn who_among_others() -> Done {
 }
 
 fn a_bar() -> Done {
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-    let opened = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)
-        .and_then(|master| grantpt(&master).map(|()| master))
-        .and_then(|master| unlockpt(&master).map(|()| master))
-        .and_then(|master| Ok((ptsname(&master, Vec::new())?, master)));
-    let slave = opened
-        .map_err(std::io::Error::from)
-        .and_then(|(name, master)| {
-            let path = name.to_string_lossy().into_owned();
-            Ok((
-                master,
-                std::fs::OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .open(path)?,
-            ))
-        });
-    let (master, slave) = match slave {
+    let (master, slave) = match harness::terminal() {
         Ok(pair) => pair,
-        Err(e) => return Done::Skipped(format!("there are no terminals here: {e}")),
+        Err(reason) => return Done::Skipped(reason),
     };
     // It takes more than a second since nobody reads what it says.
     let wait = || thread::sleep(Duration::from_millis(1100));
@@ -245,6 +228,7 @@ fn in_migration(target: &Target, addresses: &[u64]) -> Result<Page, String> {
     let mapping = Mapping {
         start,
         end,
+        writable: true,
         name: String::new(),
     };
     let frames = Mutex::new(HashSet::new());

@@ -4,7 +4,7 @@
 use std::{
     ffi::OsStr,
     io::{self, BufRead as _, BufReader, Write as _},
-    os::unix::process::CommandExt as _,
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     ptr,
     sync::mpsc::{Receiver, Sender, channel},
@@ -12,7 +12,11 @@ use std::{
 };
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-use v2p::{common::VirtAddr, inject, process::Pagemap};
+use v2p::{
+    common::{VirtAddr, pagemap::PagemapWord},
+    inject,
+    process::Pagemap,
+};
 
 use crate::{deeds, memory};
 
@@ -146,7 +150,12 @@ pub(crate) struct Target {
 impl Target {
     /// Starts one.
     pub(crate) fn start() -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        Self::of(Command::new(std::env::current_exe().unwrap()))
+    }
+
+    /// One that `program` makes, which is this program.
+    pub(crate) fn of(mut program: Command) -> Self {
+        let mut child = program
             .env(KIND, "memory")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -165,6 +174,13 @@ impl Target {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// A descriptor of it.
+    pub(crate) fn pidfd(&self) -> OwnedFd {
+        use rustix::process::{Pid, PidfdFlags, pidfd_open};
+        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
+        pidfd_open(pid, PidfdFlags::empty()).unwrap()
     }
 
     /// One of its threads that is not the main one.
@@ -216,6 +232,22 @@ impl Target {
         self.order(&format!("scratch {}", words.join(" ")))
     }
 
+    /// The same for a string, which ends in NUL then.
+    pub(crate) fn scratch_text(&mut self, text: &str) -> u64 {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.resize(bytes.len() / 8 * 8 + 8, 0);
+        let (words, _) = bytes.as_chunks::<8>();
+        let words: Vec<u64> = words.iter().map(|word| u64::from_ne_bytes(*word)).collect();
+        self.scratch(&words)
+    }
+
+    /// Has it open a file; gives the descriptor.
+    pub(crate) fn open(&mut self, path: &str) -> u64 {
+        let place = self.scratch_text(path);
+        let at = i64::from(libc::AT_FDCWD).cast_unsigned();
+        self.must(libc::SYS_openat, &[at, place, 0, 0])
+    }
+
     /// Has it write a byte to every page.
     pub(crate) fn fill(&mut self, start: u64, pages: u64) {
         self.order(&format!("fill {start} {pages}"));
@@ -229,6 +261,16 @@ impl Target {
     /// Has it make a child, which shares its pages; gives its number.
     pub(crate) fn fork(&mut self) -> u32 {
         u32::try_from(self.order("fork -")).unwrap()
+    }
+
+    /// The same, of a child of its child.
+    pub(crate) fn fork_twice(&mut self) -> u32 {
+        u32::try_from(self.order("fork-twice -")).unwrap()
+    }
+
+    /// Has its child end.
+    pub(crate) fn bury(&mut self) {
+        self.order("bury -");
     }
 
     /// Has its child write a byte.
@@ -271,10 +313,21 @@ impl Target {
         pfn(&Pagemap::of(self.pid()).unwrap(), i)
     }
 
-    fn order(&mut self, line: &str) -> u64 {
+    /// What its pagemap says of an address.
+    pub(crate) fn word(&self, va: u64) -> PagemapWord {
+        let word = Pagemap::of(self.pid()).unwrap().word(VirtAddr(va));
+        word.unwrap().unwrap()
+    }
+
+    pub(crate) fn order(&mut self, line: &str) -> u64 {
         let commands = self.commands.as_mut().expect("not ended yet");
         writeln!(commands, "{line}").unwrap();
         self.answer().parse().unwrap()
+    }
+
+    /// Has it move its pages between two nodes for so long; gives how often a page came to the other.
+    pub(crate) fn shuttle(&mut self, start: u64, pages: u64, seconds: u64) -> u64 {
+        self.order(&format!("shuttle {start} {pages} {seconds}"))
     }
 
     /// Moves its page `i`, from outside; gives the frame that the page then has.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     Done,
     harness::{self, PATIENCE, address, last_json},
+    mechanism::move_to_other_node,
     target::{PAGES, Target, va},
     trial,
 };
@@ -22,7 +23,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
         trial("levels_lead_to_the_frame_of_the_run", levels),
         trial("a_terabyte_that_is_reserved_costs_nothing", a_terabyte),
+        trial("the_node_of_a_page_is_told_where_there_are_two", nodes),
+        trial("how_often_a_page_is_mapped_is_told_page_by_page", mapped),
         trial("who_finds_every_process_that_maps_a_frame", who),
+        trial("who_finds_the_zero_page_where_it_is_mapped", who_of_zero),
         trial(
             "a_process_whose_main_thread_has_ended_is_one",
             without_main_thread,
@@ -148,6 +152,16 @@ fn every_process() -> Done {
         }
         let end = last_json(&output);
         assert_eq!(end["disagree"], 0, "process {pid}: {end}");
+        // Pagemap cannot tell of the kernel's half; of all else no frame is told that was not compared.
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        for line in text
+            .lines()
+            .filter(|line| line.contains(r#""state":"present""#))
+        {
+            let run: Value = serde_json::from_str(line).unwrap();
+            let compared = run["verdict"] != "single" || run["mapping"] == "[vsyscall]";
+            assert!(compared, "process {pid}: {run}");
+        }
         seen += end["present"].as_u64().unwrap();
     }
     assert!(seen > 1000, "{seen} pages");
@@ -256,6 +270,61 @@ fn who() -> Done {
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains("no process maps it"), "{text}");
     }
+    Done::Passed
+}
+
+/// Every process has it at other places; the target, where it was read alone.
+fn who_of_zero() -> Done {
+    let mut target = Target::start();
+    target.tell("read", 9);
+    let Some(zero) = v2p::page::zero_pfn().unwrap() else {
+        return Done::Skipped("the zero page's frame is not known here".to_owned());
+    };
+    let output = harness::run(&["who", "--json", &format!("pfn:{zero}")]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let records = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let ours: Vec<_> = records
+        .filter(|r| r["type"] == "mapping" && r["pid"] == target.pid())
+        .map(|r| address(&r["va"]))
+        .filter(|at| (va(0)..va(PAGES)).contains(at))
+        .collect();
+    assert_eq!(ours, [va(9)], "{text}");
+    Done::Passed
+}
+
+fn nodes() -> Done {
+    if v2p::process::Nodes::read().is_single() {
+        return Done::Skipped("one NUMA node".to_owned());
+    }
+    let mut target = Target::start();
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        target.tell("write", 5);
+        let there = move_to_other_node(&mut target, va(5));
+        let (records, _) = translate(&target, &[&format!("{:#x}", va(5))]);
+        assert_eq!(runs(&records)[0]["node"], there, "{records:?}");
+        told.push(there);
+    }
+    assert_ne!(told[0], told[1]);
+    Done::Passed
+}
+
+fn mapped() -> Done {
+    let mut target = Target::start();
+    target.tell("write", 5);
+    let page = format!("{:#x}", va(5));
+    let count = |target: &Target, more: &[&str]| {
+        let (records, _) = translate(target, &[&[page.as_str()], more].concat());
+        runs(&records)[0]["mapped"].clone()
+    };
+    assert_eq!(count(&target, &["--each"]), 1);
+    // It would cut runs.
+    assert_eq!(count(&target, &[]), Value::Null);
+    target.fork();
+    assert_eq!(count(&target, &["--each"]), 2);
     Done::Passed
 }
 

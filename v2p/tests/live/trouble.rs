@@ -12,7 +12,11 @@ use rustix::{
     thread::{CapabilitySet, UnshareFlags, remove_capability_from_bounding_set, unshare_unsafe},
 };
 
-use crate::{Done, harness, target::Target, trial};
+use crate::{
+    Done, doctor, harness,
+    target::{Target, va},
+    trial,
+};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -26,6 +30,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             "without_cap_sys_rawio_the_demo_names_it",
             without_cap_sys_rawio,
         ),
+        trial("commands_give_up_what_they_do_not_need", what_is_given_up),
         trial("in_a_user_namespace_it_is_unsupported", in_a_user_namespace),
         trial("a_watch_of_nothing_says_so", a_watch_of_nothing),
         trial(
@@ -36,7 +41,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// Runs v2p after `before` has changed the child.
-fn after(arguments: &[&str], before: fn() -> io::Result<()>) -> Output {
+pub(crate) fn after(arguments: &[&str], before: fn() -> io::Result<()>) -> Output {
     let mut command: Command = harness::v2p();
     command.args(arguments);
     // SAFETY: `before` makes a few system calls and allocates nothing.
@@ -61,14 +66,23 @@ fn assert_unsupported(output: &Output, says: &str) {
 }
 
 /// In a mount namespace of its own, hides what is under `place`.
-fn hide(place: &std::ffi::CStr) -> io::Result<()> {
+pub(crate) fn hide(place: &std::ffi::CStr) -> io::Result<()> {
+    cover(place, None)
+}
+
+/// As [`hide`], by a file system that has room for one page.
+pub(crate) fn hide_small(place: &std::ffi::CStr) -> io::Result<()> {
+    cover(place, Some(c"size=4k"))
+}
+
+fn cover(place: &std::ffi::CStr, options: Option<&std::ffi::CStr>) -> io::Result<()> {
     // SAFETY: between fork and exec, where there is one thread and nothing is shared yet.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
     mount_change(
         c"/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )?;
-    mount(c"none", place, c"tmpfs", MountFlags::empty(), None)?;
+    mount(c"none", place, c"tmpfs", MountFlags::empty(), options)?;
     Ok(())
 }
 
@@ -114,6 +128,74 @@ fn without_cap_sys_rawio() -> Done {
     Done::Passed
 }
 
+/// The capabilities that a process has or could take, as /proc shows them.
+fn capabilities(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let set = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        u64::from_str_radix(line?.trim(), 16).ok()
+    };
+    Some(set("CapEff:")? | set("CapPrm:")?)
+}
+
+/// Whatever bug they have, they cannot open /dev/mem, load a module, or change a file's owner.
+fn what_is_given_up() -> Done {
+    const CHOWN: u64 = 1;
+    const SYS_MODULE: u64 = 1 << 16;
+    const SYS_RAWIO: u64 = 1 << 17;
+    const SYS_PTRACE: u64 = 1 << 19;
+    const BY_WRITERS: u64 = CHOWN | SYS_MODULE;
+    const BY_OTHERS: u64 = BY_WRITERS | SYS_RAWIO;
+    let ours = capabilities(std::process::id()).unwrap();
+    if ours & SYS_PTRACE == 0 || ours & BY_OTHERS != BY_OTHERS {
+        return Done::Skipped("we have nothing to give up ourselves".to_owned());
+    }
+    let target = Target::start();
+    let pid = target.pid().to_string();
+    let (master, slave) = match harness::terminal() {
+        Ok(pair) => pair,
+        Err(reason) => return Done::Skipped(reason),
+    };
+    // Somebody looks at it, all the while: it holds little that nobody has seen.
+    std::thread::spawn(move || io::copy(&mut std::fs::File::from(master), &mut io::sink()));
+    let va = format!("{:#x}", va(0));
+    let commands: [(&[&str], u64); 7] = [
+        (&["translate", "--pid", &pid], BY_OTHERS),
+        (&["map", "--pid", &pid, "-o", "/dev/null"], BY_OTHERS),
+        (&["who", "pfn:1"], BY_OTHERS),
+        (&["top", "--pid", &pid, "--for", "0.2"], BY_OTHERS),
+        (&["watch", "--pid", &pid, "--for", "0.2"], BY_OTHERS),
+        (&["demo"], BY_WRITERS),
+        (
+            &["write", "--pid", &pid, &va, "--hex", "00", "--dry-run"],
+            BY_WRITERS,
+        ),
+    ];
+    for (command, lost) in commands {
+        let mut v2p = harness::v2p();
+        v2p.args(command);
+        if command[0] == "top" {
+            let slave = |_| slave.try_clone().unwrap();
+            v2p.stdin(slave(0)).stdout(slave(1));
+        } else {
+            v2p.stdout(std::process::Stdio::null());
+        }
+        let mut child = v2p.spawn().unwrap();
+        // What is given up does not come back as long as it runs.
+        let mut given_up = false;
+        while child.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_micros(200));
+            let Some(has) = capabilities(child.id()) else {
+                continue;
+            };
+            assert!(!given_up || has & lost == 0, "{command:?}: {has:#x}");
+            given_up |= has & lost == 0 && has & SYS_PTRACE != 0;
+        }
+        assert!(given_up, "{command:?}");
+    }
+    Done::Passed
+}
+
 fn in_a_user_namespace() -> Done {
     let output = after(&["demo", "--json"], || {
         // SAFETY: as in `hide`.
@@ -153,18 +235,56 @@ fn under_confidentiality() -> Done {
     if harness::expected_devmem().as_deref() != Some("confidentiality") {
         return Done::Skipped("this kernel is not locked down to confidentiality".to_owned());
     }
+    const WHY: &str = "hint: the kernel is locked down, eBPF may not read its memory: none integrity [confidentiality]";
     let pid = std::process::id().to_string();
+    let report = doctor::Report::of(&harness::run(&["doctor", "--json"]));
+    let address = format!("{:#x}", std::ptr::from_ref(&pid) as u64);
     for command in [
         &["demo", "--json"][..],
         &["watch", "--pid", &pid],
+        &["watch", "--", "true"],
         &["translate", "--pid", &pid, "--route", "both"],
+        &["translate", "--pid", &pid, "--route", "walk"],
+        &["translate", "--pid", &pid, &address, "--levels"],
+        &["map", "--pid", &pid, "--route", "walk", "-o", "/dev/null"],
+        &["who", "pfn:1", "--json"],
+        &["write", "--pid", &pid, &address, "--text", "x", "--dry-run"],
     ] {
         let output = harness::run(command);
-        assert_unsupported(
-            &output,
-            "hint: the kernel is locked down, eBPF may not read its memory: none integrity [confidentiality]",
-        );
+        assert_unsupported(&output, WHY);
+        assert!(output.stdout.is_empty(), "{command:?}");
+        doctor::assert_same_hint(&output, &report, "bpf-tracepoint");
     }
+    // It wants a terminal first.
+    if let Ok((_master, slave)) = harness::terminal() {
+        let top = harness::v2p()
+            .args(["top", "--pid", &pid])
+            .stdin(slave.try_clone().unwrap())
+            .stdout(slave)
+            .stderr(std::process::Stdio::piped())
+            .output()
+            .unwrap();
+        assert_unsupported(&top, WHY);
+    }
+    // What does without eBPF works as ever.
+    for command in [
+        &["translate", "--pid", &pid, "--route", "pagemap"][..],
+        &["map", "--pid", &pid, "-o", "/dev/null"],
+    ] {
+        let output = harness::run(command);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{command:?}: {}",
+            errors(&output)
+        );
+        assert!(!text.is_empty() && output.stderr.is_empty(), "{command:?}");
+    }
+    let doctor = harness::run(&["doctor"]);
+    let report = String::from_utf8_lossy(&doctor.stdout);
+    assert_eq!(doctor.status.code(), Some(1), "{report}");
+    assert!(report.contains("  NO  lockdown"), "{report}");
     let output = harness::run(&["translate", "--json", "--pid", &pid]);
     let end = harness::last_json(&output);
     assert_eq!(

@@ -12,7 +12,7 @@ use v2p::{
         pagemap::PagemapWord,
         pte::{Entry, EntryState, Level},
     },
-    kernel::{self, direct_map::DirectMap},
+    kernel::{self},
     process::Pagemap,
     translate::{Agreement, Both},
 };
@@ -46,7 +46,7 @@ struct World {
     // Keeps the programs attached.
     _programs: Programs,
     carrier: Carrier,
-    direct_map: DirectMap,
+    direct_map: v2p::direct_map::DirectMap,
 }
 
 /// `None`: this kernel does not let eBPF read its memory.
@@ -61,7 +61,7 @@ fn world() -> Result<World, String> {
         return Err("locked down: eBPF may not read kernel memory".to_owned());
     }
     let mut carrier = Carrier::new(&mut programs).unwrap();
-    let direct_map = kernel::direct_map::learn(&mut carrier).unwrap();
+    let direct_map = v2p::direct_map::learn(&mut carrier).unwrap();
     Ok(World {
         _programs: programs,
         carrier,

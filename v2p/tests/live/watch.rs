@@ -21,6 +21,7 @@ use crate::{
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
+        trial("a_watch_gives_up_raw_io", raw_io_is_given_up),
         trial(
             "every_first_touch_is_a_fault_with_the_frame_it_brought",
             first_touches,
@@ -44,6 +45,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_target_that_ends_takes_its_pages_with_it", a_zombie),
         trial("a_watch_ends_after_its_time", a_watch_ends),
         trial("faults_of_every_thread_are_told", every_thread),
+        trial("a_fault_says_what_the_cpu_wanted", accesses),
+        trial("faults_are_told_on_where_an_exec_gave_other_rights", setuid),
         trial(
             "a_fault_is_told_once_though_a_thread_is_attached_twice",
             attached_twice,
@@ -115,6 +118,63 @@ fn first_touches() -> Done {
     }
     assert_eq!(end_of(&records)["why"], "signal");
     assert!(status.success());
+    Done::Passed
+}
+
+/// What is not known is null, and never another kind.
+fn accesses() -> Done {
+    let mut target = Target::start();
+    let watching = watch(&target, &["--faults"]);
+    let kind = |i: u64| if i.is_multiple_of(2) { "read" } else { "write" };
+    for i in 0..PAGES {
+        target.tell(kind(i), i);
+    }
+    let (records, _) = watching.interrupt();
+    let faults = of_kind(&records, "fault");
+    assert_eq!(faults.len() as u64, PAGES);
+    let mut known = [0; 2];
+    for fault in faults {
+        let i = (address(&fault["va"]) - va(0)) / 4096;
+        let access = &fault["access"];
+        assert!(access == kind(i) || access.is_null(), "{i}: {fault}");
+        known[usize::from(kind(i) == "write")] += u64::from(!access.is_null());
+    }
+    assert!(known.iter().all(|n| *n > PAGES / 4), "{known:?}");
+    Done::Passed
+}
+
+/// The kernel takes perf events off a process that executes a setuid program.
+fn setuid() -> Done {
+    use std::os::unix::{fs::PermissionsExt, process::CommandExt as _};
+    let folder = std::env::temp_dir().join(format!("v2p-setuid-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let mode = |path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode));
+    mode(folder.clone(), 0o755).unwrap();
+    let program = folder.join("live");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    mode(program.clone(), 0o4755).unwrap();
+    let mut nobody = std::process::Command::new(&program);
+    nobody.uid(65534).current_dir("/");
+    let mut target = Target::of(nobody);
+    let is_set = std::fs::read_to_string(format!("/proc/{}/status", target.pid()));
+    let is_set = is_set.unwrap().contains("Uid:\t65534\t0\t0\t0");
+    if !is_set {
+        std::fs::remove_dir_all(&folder).unwrap();
+        return Done::Skipped(format!("{} is mounted nosuid", folder.display()));
+    }
+    let watching = watch(&target, &["--faults"]);
+    target.tell("write", 1);
+    target.execute();
+    // By then the watch has seen the exec.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let pfn = target.tell("write", 5);
+    let (records, _) = watching.interrupt();
+    std::fs::remove_dir_all(&folder).unwrap();
+    let faults = of_kind(&records, "fault");
+    let there = |i: u64| faults.iter().find(|f| address(&f["va"]) == va(i));
+    assert!(there(1).is_some(), "{faults:?}");
+    let fault = there(5).unwrap_or_else(|| panic!("{faults:?}"));
+    assert_eq!(fault["pfn"], pfn);
     Done::Passed
 }
 
@@ -217,6 +277,35 @@ fn the_end_of_the_target() -> Done {
     Done::Passed
 }
 
+/// What a watch cannot need, it cannot do by mistake.
+fn raw_io_is_given_up() -> Done {
+    const SYS_RAWIO: u64 = 1 << 17;
+    const SYS_PTRACE: u64 = 1 << 19;
+    let sets = |pid: u32| -> Vec<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let set = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
+        };
+        vec![set("CapEff:"), set("CapPrm:")]
+    };
+    let ours = sets(std::process::id());
+    if ours[0] & (SYS_RAWIO | SYS_PTRACE) != SYS_RAWIO | SYS_PTRACE {
+        return Done::Skipped("we have no CAP_SYS_RAWIO or CAP_SYS_PTRACE ourselves".into());
+    }
+    let mut target = Target::start();
+    let watching = watch(&target, &[]);
+    for set in sets(watching.pid()) {
+        assert_eq!(set & SYS_RAWIO, 0, "{set:#x}");
+        assert_eq!(set & SYS_PTRACE, SYS_PTRACE, "{set:#x}");
+    }
+    // It still sees what it is there for.
+    let pfn = target.tell("write", 0);
+    let (records, _) = watching.interrupt();
+    assert_eq!(of_kind(&records, "move")[0]["to"]["pfn"], pfn);
+    Done::Passed
+}
+
 /// A zombie has maps that are empty, and a pagemap that gives nothing.
 fn a_zombie() -> Done {
     let mut target = Target::start();
@@ -289,7 +378,7 @@ fn attached_twice() -> Done {
     let mut target = Target::start();
     let mut programs = Programs::load(kernel::layout::learn).unwrap();
     let mut carrier = Carrier::new(&mut programs).unwrap();
-    kernel::direct_map::learn(&mut carrier).unwrap();
+    v2p::direct_map::learn(&mut carrier).unwrap();
     let pagemap = Pagemap::of(target.pid()).unwrap();
     let mm = Both::ask(&mut carrier, &pagemap, VirtAddr(4096))
         .unwrap()
@@ -301,6 +390,8 @@ fn attached_twice() -> Done {
         mm,
         range: va(0)..va(PAGES),
         follow_exec: false,
+        follow_forks: false,
+        access: false,
     };
     let mut tracer = Tracer::start(&mut programs, &process, &traced, Wanted::Migrations).unwrap();
     programs

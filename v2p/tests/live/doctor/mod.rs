@@ -1,9 +1,14 @@
 //! `v2p doctor`: each cause is made on purpose, and must be the one that is named, with the errno that the trial gives.
 
 mod address;
+mod container;
+mod hints;
+mod own;
+mod page;
 mod path;
+mod tracing;
 
-use std::{fs, io, os::unix::process::CommandExt as _, path::Path, sync::OnceLock};
+use std::{fs, io, os::unix::process::CommandExt as _, sync::OnceLock};
 
 use libtest_mimic::Trial;
 use serde_json::Value;
@@ -14,27 +19,42 @@ use crate::{
     trial,
 };
 
+pub(crate) use hints::assert_same_hint;
+
 pub(crate) fn trials() -> Vec<Trial> {
-    let own = vec![
-        trial("the_doctor_agrees_with_the_kernel", agrees),
-        trial("under_confidentiality_the_doctor_names_it", confidentiality),
-        trial("the_doctor_names_what_is_missing_here", names_the_driver),
-        trial("the_doctor_watches_or_says_why_not", watches),
-        trial("the_doctor_s_text_ends_with_the_mend", text),
-    ];
-    own.into_iter()
-        .chain(path::trials())
-        .chain(address::trials())
+    path::trials()
+        .into_iter()
+        .chain(own::trials())
+        .chain(container::trials())
+        .chain(tracing::trials())
+        .chain(page::trials())
+        .chain(hints::trials())
         .collect()
 }
 
-struct Report {
+/// Those that a kernel or its command line makes a difference to; the others are about who asks.
+pub(crate) fn trials_of_a_boot() -> Vec<Trial> {
+    let own = vec![
+        trial("the_doctor_agrees_with_the_kernel", agrees),
+        trial("the_doctor_names_pat", pat),
+        trial("under_confidentiality_the_doctor_names_it", confidentiality),
+        trial("the_doctor_agrees_with_what_it_watches", watches),
+        trial("the_doctor_s_text_ends_with_the_mend", text),
+    ];
+    own.into_iter()
+        .chain(address::trials())
+        .chain(tracing::trials_of_a_boot())
+        .collect()
+}
+
+/// What the doctor said.
+pub(crate) struct Report {
     lines: Vec<Value>,
     code: Option<i32>,
 }
 
 impl Report {
-    fn of(output: &std::process::Output) -> Self {
+    pub(crate) fn of(output: &std::process::Output) -> Self {
         let text = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(!text.is_empty(), "{errors}");
@@ -72,8 +92,48 @@ impl Report {
         for field in ["what", "evidence", "mend"] {
             assert!(!check[field].as_str().unwrap().is_empty(), "{check}");
         }
+        // Where the kernel's functions were heard, they name that one too.
+        for way in verdict["ways"].as_array().unwrap() {
+            assert!(
+                way["watched"].is_null() || way["watched"] == way["check"],
+                "{verdict:#}"
+            );
+        }
+    }
+
+    /// Whether functions take programs here.
+    fn hears(&self) -> bool {
+        let fentry = self.check("bpf-fentry");
+        let evidence = fentry["evidence"].as_str().unwrap();
+        fentry["status"] != "unknown" && !evidence.contains("of a fexit program: ")
+    }
+
+    /// What the kernel's function answered to that call of ours, where it was called.
+    fn said(&self, call: &str, function: &str) -> Option<i64> {
+        let watched = self.verdict()["watched"].as_array().unwrap();
+        let mut said = watched.iter();
+        let said = said.find(|said| said["call"] == call && said["function"] == function)?;
+        Some(said["answer"].as_i64().unwrap())
+    }
+
+    /// Where functions take programs, that is what was seen.
+    #[track_caller]
+    fn assert_watched(&self, call: &str, function: &str, answer: i64) {
+        if self.hears() {
+            let said = self.said(call, function);
+            let fentry = self.check("bpf-fentry");
+            let verdict = self.verdict();
+            assert_eq!(
+                said,
+                Some(answer),
+                "{call}, {function}: {verdict:#} {fentry}"
+            );
+        }
     }
 }
+
+const EPERM: i64 = -(libc::EPERM as i64);
+const EFAULT: i64 = -(libc::EFAULT as i64);
 
 fn doctor(arguments: &[&str]) -> Report {
     Report::of(&harness::run(&[&["doctor", "--json"], arguments].concat()))
@@ -87,8 +147,16 @@ fn plain() -> &'static Report {
 
 /// After `before` has changed the child.
 fn doctor_after(before: impl FnMut() -> io::Result<()> + Send + Sync + 'static) -> Report {
+    doctor_of_after(&[], before)
+}
+
+/// The same, of something else than a page of its own.
+fn doctor_of_after(
+    arguments: &[&str],
+    before: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
+) -> Report {
     let mut command = harness::v2p();
-    command.args(["doctor", "--json"]);
+    command.args(["doctor", "--json"]).args(arguments);
     // SAFETY: `before` makes a few system calls and allocates nothing.
     unsafe { command.pre_exec(before) };
     Report::of(&command.output().expect("v2p runs"))
@@ -134,12 +202,8 @@ fn agrees() -> Done {
             let is_opened = is_opened(report);
             // Of a kernel that does not do what its configuration says, that is said.
             assert_eq!(verdict["agrees"], !is_opened, "{verdict:#}");
-            let mmap = report.way("mmap");
-            if !is_opened && !is_booted_with("nopat") {
-                assert_eq!(mmap["met_errno"], "EINVAL", "{verdict:#}");
-                assert_eq!(mmap["check"], "pat");
-            } else {
-                assert_eq!(mmap["met"], "allowed", "{verdict:#}");
+            if is_opened || is_booted_with("nopat") {
+                assert_eq!(report.way("mmap")["met"], "allowed", "{verdict:#}");
             }
         }
         Some("strict-devmem") => report.assert_denied("strict-devmem", "EPERM"),
@@ -147,6 +211,25 @@ fn agrees() -> Done {
         Some(other) => panic!("{other}"),
         None => assert_eq!(verdict["agrees"], true, "{verdict:#}"),
     }
+    Done::Passed
+}
+
+/// What other tools meet that map RAM, where the kernel was built to let them: 6.1 and 6.12.
+fn pat() -> Done {
+    if !is_expected("open") || is_opened(plain()) {
+        return skipped("this kernel was not built without STRICT_DEVMEM");
+    }
+    if is_booted_with("nopat") {
+        return skipped("PAT is off");
+    }
+    let report = plain();
+    let mmap = report.way("mmap");
+    assert_eq!(mmap["met_errno"], "EINVAL", "{mmap}");
+    assert_eq!(mmap["check"], "pat", "{mmap}");
+    assert_eq!(mmap["agrees"], true, "{mmap}");
+    report.assert_watched("mmap", "phys_mem_access_prot_allowed", 0);
+    let mend = report.check("pat")["mend"].as_str().unwrap();
+    assert!(mend.contains("nopat"), "{mend}");
     Done::Passed
 }
 
@@ -163,52 +246,47 @@ fn confidentiality() -> Done {
     Done::Passed
 }
 
-fn names_the_driver() -> Done {
-    if expected_devmem().is_some() || Path::new("/dev/mem").exists() {
-        return skipped("this kernel has /dev/mem");
-    }
-    let report = plain();
-    report.assert_denied("config-devmem", "ENOENT");
-    assert_eq!(report.check("devmem-node")["status"], "denies");
-    // securityfs need not be mounted for this.
-    assert_ne!(report.check("lockdown")["status"], "unknown");
-    Done::Passed
-}
-
+/// What the kernel's functions answered to each call of ours, in full where functions take programs.
 fn watches() -> Done {
     let report = plain();
-    let fentry = report.check("bpf-fentry");
     let watched = report.verdict()["watched"].as_array().unwrap();
+    if !report.hears() {
+        assert!(watched.is_empty(), "{watched:#?}");
+        return Done::Passed;
+    }
     let answer = |call: &str, function: &str| {
-        let said = watched
-            .iter()
-            .find(|said| said["call"] == call && said["function"] == function);
-        said.map(|said| said["answer"].as_i64().unwrap())
+        let said = report.said(call, function);
+        said.unwrap_or_else(|| panic!("{call}, {function}: {watched:#?}"))
     };
-    match fentry["status"].as_str().unwrap() {
-        "ok" => {
-            let eperm = i64::from(-libc::EPERM);
-            match expected_devmem().as_deref() {
-                Some("open") => {
-                    assert_eq!(answer("open", "open_port"), Some(0));
-                    assert_eq!(answer("pwrite", "write_mem"), Some(64), "{watched:#?}");
-                }
-                Some("strict-devmem") => {
-                    assert_eq!(answer("pread", "devmem_is_allowed"), Some(0));
-                    assert_eq!(answer("pread", "read_mem"), Some(eperm));
-                    assert_eq!(answer("pwrite", "write_mem"), Some(eperm));
-                }
-                Some("lockdown") => {
-                    assert_eq!(answer("open", "security_locked_down"), Some(eperm));
-                    assert_eq!(answer("open", "open_port"), Some(eperm));
-                }
-                _ => {}
+    let was_called = |function: &str| watched.iter().any(|said| said["function"] == function);
+    match expected_devmem().as_deref() {
+        Some("open") => {
+            for function in ["open_port", "security_locked_down", "memory_open"] {
+                assert_eq!(answer("open", function), 0, "{function}");
+            }
+            // 64 bytes each, all of them copied.
+            assert_eq!(answer("pread", "read_mem"), 64);
+            assert_eq!(answer("pwrite", "write_mem"), 64);
+            for call in ["pread", "pwrite"] {
+                assert_eq!(answer(call, "valid_phys_addr_range"), 1, "{call}");
             }
         }
-        _ => {
-            assert!(watched.is_empty(), "{watched:#?}");
-            assert!(!fentry["evidence"].as_str().unwrap().is_empty());
+        Some("strict-devmem") => {
+            assert_eq!(answer("open", "open_port"), 0);
+            for (call, function) in [("pread", "read_mem"), ("pwrite", "write_mem")] {
+                assert_eq!(answer(call, "devmem_is_allowed"), 0, "{call}");
+                assert_eq!(answer(call, function), EPERM, "{call}");
+            }
+            assert_eq!(answer("mmap", "devmem_is_allowed"), 0);
+            // RAM is refused before anybody asks for claims.
+            assert!(!was_called("iomem_is_exclusive"), "{watched:#?}");
         }
+        Some("lockdown") => {
+            assert_eq!(answer("open", "security_locked_down"), EPERM);
+            assert_eq!(answer("open", "open_port"), EPERM);
+            assert!(!was_called("read_mem") && !was_called("write_mem"));
+        }
+        other => panic!("{other:?}: {watched:#?}"),
     }
     Done::Passed
 }
@@ -227,13 +305,43 @@ fn text() -> Done {
     for check in json.lines.iter().filter(|line| line["type"] == "check") {
         assert!(text.contains(check["id"].as_str().unwrap()), "{text}");
     }
+    // A kernel that does not do what its configuration says is told loudly, once for each way; another is not.
+    let disagree = "DISAGREES with the prediction: denied by strict-devmem: EPERM";
+    let ways = match is_opened(json) {
+        true => 3,
+        false => 0,
+    };
+    assert_eq!(text.matches(disagree).count(), ways, "{text}");
+    assert_eq!(text.matches("DISAGREES").count(), ways, "{text}");
+    if let (Some("open"), 0) = (expected_devmem().as_deref(), ways) {
+        assert!(
+            text.contains("\n  read   allowed, as predicted\n"),
+            "{text}"
+        );
+    }
+    let nothing = "watched\n  nothing: functions take no programs here (bpf-fentry); the evidence is from files and calls\n";
+    assert_eq!(text.contains(nothing), !json.hears(), "{text}");
+    // What a watch loses is told under what it lacks.
+    for id in ["bpf-tracepoint", "bpf-fentry"] {
+        for lost in json.check(id)["lost"].as_array().into_iter().flatten() {
+            for field in ["what", "then"] {
+                assert!(
+                    text.contains(lost[field].as_str().unwrap()),
+                    "{lost}: {text}"
+                );
+            }
+        }
+    }
+    let note = text.contains("\n  note     what was tried counts");
+    assert_eq!(note, verdict["agrees"] == false, "{text}");
     let last = text.lines().last().unwrap();
     match verdict["first"].as_str() {
         Some(first) => {
             let mend = json.check(first)["mend"].as_str().unwrap();
             assert_eq!(last.trim_start(), format!("mend     {mend}"));
         }
-        None => assert!(last.starts_with("verdict: ")),
+        None if note => assert!(last.starts_with("  note "), "{text}"),
+        None => assert!(last.starts_with("verdict: "), "{text}"),
     }
     assert!(!text.contains('\x1b'), "no colours in a pipe");
     Done::Passed

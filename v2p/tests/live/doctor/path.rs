@@ -1,16 +1,18 @@
-//! Causes on the way to an open /dev/mem: privileges, namespaces, the node, the device cgroup.
+//! Causes on the way to an open /dev/mem: privileges, a user namespace, the node.
 
-use std::{ffi::CStr, fs, io, os::unix::process::CommandExt as _, path::PathBuf};
+use std::{ffi::CStr, io, os::unix::process::CommandExt as _};
 
 use libtest_mimic::Trial;
 use rustix::{
     fs::{CWD, FileType, Mode, makedev, mknodat},
-    mount::{MountFlags, MountPropagationFlags, mount, mount_change, unmount},
+    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
     thread::{CapabilitySet, UnshareFlags, remove_capability_from_bounding_set, unshare_unsafe},
 };
 use serde_json::Value;
 
-use super::{DOES_NOT_OPEN, Report, doctor_after, opens, skipped};
+use super::{
+    DOES_NOT_OPEN, EPERM, Report, address::bus, doctor_after, doctor_of_after, opens, skipped,
+};
 use crate::{
     Done,
     harness::{self, expected_devmem},
@@ -32,7 +34,10 @@ pub(super) fn trials() -> Vec<Trial> {
             "the_doctor_tells_a_mode_for_reading_alone",
             mode_for_reading,
         ),
-        trial("the_doctor_names_a_device_cgroup", device_cgroup),
+        trial(
+            "the_doctor_tells_a_mode_for_reading_a_device_alone",
+            mode_for_reading_a_device,
+        ),
     ]
 }
 
@@ -46,6 +51,9 @@ fn cap_sys_rawio() -> Done {
         )?)
     });
     report.assert_denied("cap-sys-rawio", "EPERM");
+    // Lockdown would be asked after it.
+    report.assert_watched("open", "open_port", EPERM);
+    assert_eq!(report.said("open", "security_locked_down"), None);
     Done::Passed
 }
 
@@ -96,19 +104,26 @@ fn user_namespace() -> Done {
     Done::Passed
 }
 
-/// In a mount namespace of its own, puts an empty file system on /dev.
-fn empty_dev(flags: MountFlags) -> io::Result<()> {
+/// A mount namespace of its own, whose mounts nobody else sees.
+pub(super) fn own_mounts() -> io::Result<()> {
     // SAFETY: as in `user_namespace`.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
-    mount_change(
-        c"/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    Ok(mount_change(c"/", private)?)
+}
+
+/// In one, puts an empty file system on /dev.
+pub(super) fn empty_dev(flags: MountFlags) -> io::Result<()> {
+    own_mounts()?;
     Ok(mount(c"none", c"/dev", c"tmpfs", flags, None)?)
 }
 
-fn make_node(mode: u32, minor: u32) -> io::Result<()> {
-    let place: &CStr = c"/dev/mem";
+pub(super) fn make_node(mode: u32, minor: u32) -> io::Result<()> {
+    make_node_at(c"/dev/mem", mode, minor)
+}
+
+/// A node of one of the memory devices: 1 is /dev/mem, 3 is /dev/null.
+pub(super) fn make_node_at(place: &CStr, mode: u32, minor: u32) -> io::Result<()> {
     let device = makedev(1, minor);
     let mode = Mode::from_raw_mode(mode);
     Ok(mknodat(
@@ -165,8 +180,8 @@ fn nodev() -> Done {
 }
 
 /// /dev/mem with this mode, which counts for root too.
-fn doctor_with_mode(mode: u32) -> Report {
-    doctor_after(move || {
+fn doctor_with_mode(mode: u32, of: &[&str]) -> Report {
+    doctor_of_after(of, move || {
         empty_dev(MountFlags::empty())?;
         make_node(mode, 1)?;
         remove_capability_from_bounding_set(CapabilitySet::DAC_READ_SEARCH)?;
@@ -177,7 +192,7 @@ fn doctor_with_mode(mode: u32) -> Report {
 }
 
 fn mode_for_reading() -> Done {
-    let report = doctor_with_mode(0o400);
+    let report = doctor_with_mode(0o400, &[]);
     let (read, write) = (report.way("read"), report.way("write"));
     assert_eq!(
         (&write["check"], &write["met_errno"], &write["agrees"]),
@@ -190,62 +205,35 @@ fn mode_for_reading() -> Done {
     Done::Passed
 }
 
-fn file_mode() -> Done {
-    let report = doctor_with_mode(0);
-    report.assert_denied("devmem-node", "EACCES");
-    let evidence = report.check("devmem-node")["evidence"].as_str().unwrap();
-    assert!(evidence.contains("mode 0000"), "{evidence}");
+/// A device is reached by mmap(2), and written only where /dev/mem opens for it.
+fn mode_for_reading_a_device() -> Done {
+    if !opens() {
+        return skipped(DOES_NOT_OPEN);
+    }
+    let Some(pa) = bus() else {
+        return skipped("there is no PCI bus");
+    };
+    let pa = format!("{pa:#x}");
+    let report = doctor_with_mode(0o400, &["--pa", &pa]);
+    let verdict = report.verdict();
+    assert_eq!(
+        (&verdict["by"], &verdict["read"], &verdict["write"]),
+        (&"mmap".into(), &"allowed".into(), &"denied".into()),
+        "{verdict:#}"
+    );
+    assert_eq!(verdict["first"], "devmem-node", "{verdict:#}");
+    assert_eq!(verdict["errno"], "EACCES", "{verdict:#}");
+    assert_eq!(report.code, Some(1));
+    let both = doctor_with_mode(0o600, &["--pa", &pa]);
+    assert_eq!(both.verdict()["write"], "allowed", "{:#}", both.verdict());
+    assert_eq!(both.code, Some(0));
     Done::Passed
 }
 
-/// The device controller of cgroup v1, mounted where nobody else looks, with one group that may not use /dev/mem.
-struct DeviceGroup {
-    root: PathBuf,
-}
-
-impl DeviceGroup {
-    fn new() -> io::Result<Self> {
-        let root = std::env::temp_dir().join("v2p-test-devices");
-        fs::create_dir_all(&root)?;
-        mount(c"none", &root, c"cgroup", MountFlags::empty(), c"devices")?;
-        let made = Self { root };
-        fs::create_dir_all(made.group())?;
-        fs::write(made.group().join("devices.deny"), "c 1:1 rwm")?;
-        Ok(made)
-    }
-
-    fn group(&self) -> PathBuf {
-        self.root.join("v2p-test")
-    }
-}
-
-impl Drop for DeviceGroup {
-    fn drop(&mut self) {
-        // What is left of a failure shows in the next run, which fails at the mount.
-        let _ = fs::remove_dir(self.group());
-        let _ = unmount(&self.root, rustix::mount::UnmountFlags::empty());
-        let _ = fs::remove_dir(&self.root);
-    }
-}
-
-fn device_cgroup() -> Done {
-    if expected_devmem().is_none() {
-        return skipped(DOES_NOT_OPEN);
-    }
-    let group = match DeviceGroup::new() {
-        Ok(group) => group,
-        Err(e) => return Done::Skipped(format!("no device controller of cgroup v1: {e}")),
-    };
-    let tasks = fs::OpenOptions::new()
-        .write(true)
-        .open(group.group().join("tasks"))
-        .unwrap();
-    let report = doctor_after(move || {
-        rustix::io::write(&tasks, b"0")?;
-        Ok(())
-    });
-    report.assert_denied("container", "EPERM");
-    let what = report.check("container")["what"].as_str().unwrap();
-    assert!(what.starts_with("a device cgroup"), "{what}");
+fn file_mode() -> Done {
+    let report = doctor_with_mode(0, &[]);
+    report.assert_denied("devmem-node", "EACCES");
+    let evidence = report.check("devmem-node")["evidence"].as_str().unwrap();
+    assert!(evidence.contains("mode 0000"), "{evidence}");
     Done::Passed
 }

@@ -1,38 +1,42 @@
 //! Huge pages: faults, collapse, split, hugetlb.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, os::fd::AsRawFd as _, thread, time::Duration};
 
 use libtest_mimic::Trial;
 
-use super::scene::Scene;
+use super::{
+    migration,
+    scene::{Again, Scene},
+    tid, trial,
+};
 use crate::{
     Done,
     machine::Setting,
     memory::{FILE_BASE, HUGE, HUGE_BASE},
     target::{PAGE, Target},
-    trial,
 };
 
 const AREA: (u64, u64) = (HUGE_BASE, 512);
 const MADV_HUGEPAGE: u64 = 14;
 const MADV_NOHUGEPAGE: u64 = 15;
 const MADV_COLLAPSE: u64 = 25;
-const POOL: &str = "/proc/sys/vm/nr_hugepages";
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("mechanism_huge_page_fault", huge_page_fault),
         trial("mechanism_madv_collapse", madv_collapse),
+        trial("mechanism_process_madvise_collapse", collapse_from_outside),
         trial("mechanism_khugepaged", khugepaged),
         trial(
             "mechanism_collapse_of_shared_memory",
             collapse_of_shared_memory,
         ),
+        trial(
+            "mechanism_khugepaged_of_shared_memory",
+            khugepaged_of_shared,
+        ),
         trial("mechanism_huge_page_split_is_no_move", split_is_no_move),
         trial("mechanism_huge_page_migration", huge_page_migration),
-        trial("mechanism_hugetlb_fault", hugetlb_fault),
-        trial("mechanism_hugetlb_unmap", hugetlb_unmap),
-        trial("mechanism_hugetlb_cow", hugetlb_cow),
     ]
 }
 
@@ -88,6 +92,40 @@ fn madv_collapse() -> Done {
     Done::Passed
 }
 
+fn collapse_from_outside() -> Done {
+    if let Err(skipped) = thp() {
+        return skipped;
+    }
+    let mut scene = Scene::new(&[AREA], base_pages);
+    scene.act(|target| target.must(libc::SYS_madvise, &[HUGE_BASE, HUGE, MADV_HUGEPAGE]));
+    let process = scene.target.pidfd();
+    let part = [HUGE_BASE, HUGE];
+    // SAFETY: a struct iovec of the target's memory, as the call wants it.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_process_madvise,
+            process.as_raw_fd(),
+            part.as_ptr(),
+            1,
+            MADV_COLLAPSE,
+            0,
+        )
+    };
+    if done != HUGE.cast_signed() {
+        let e = std::io::Error::last_os_error();
+        return Done::Skipped(format!("process_madvise(MADV_COLLAPSE): {e}"));
+    }
+    let told = scene.end();
+    told.only(AREA, &["collapse"]);
+    // It is woken by the advice.
+    if told.moves.iter().any(|m| m["by"]["comm"] == "khugepaged") {
+        std::panic::panic_any(Again("khugepaged came first".to_owned()));
+    }
+    told.by("collapse", tid())
+        .by_event("process_madvise(MADV_COLLAPSE)");
+    Done::Passed
+}
+
 fn khugepaged() -> Done {
     if let Err(skipped) = thp() {
         return skipped;
@@ -103,7 +141,8 @@ fn khugepaged() -> Done {
     if told.causes_of(HUGE_BASE).is_empty() {
         return Done::Skipped("khugepaged did not come by in 20 s".to_owned());
     }
-    told.only(AREA, &["collapse"]);
+    told.only(AREA, &["collapse"])
+        .by_name("collapse", "khugepaged");
     told.by_event("khugepaged");
     Done::Passed
 }
@@ -138,6 +177,46 @@ fn collapse_of_shared_memory() -> Done {
     Done::Passed
 }
 
+fn khugepaged_of_shared() -> Done {
+    if let Err(skipped) = thp() {
+        return skipped;
+    }
+    let folder = "/sys/kernel/mm/transparent_hugepage";
+    let area = (FILE_BASE, 512);
+    let mut scene = Scene::new(&[area], |target| {
+        target.shared_memory(512);
+        target.fill(FILE_BASE, 512);
+    });
+    let Some(_shared) = Setting::change(&format!("{folder}/shmem_enabled"), "advise") else {
+        return Done::Skipped("no huge pages of shared memory here".to_owned());
+    };
+    let _often = Setting::change(&format!("{folder}/khugepaged/scan_sleep_millisecs"), "10");
+    let _soon = Setting::change(&format!("{folder}/khugepaged/alloc_sleep_millisecs"), "10");
+    scene.act(|target| target.must(libc::SYS_madvise, &[FILE_BASE, HUGE, MADV_HUGEPAGE]));
+    scene.target.spin(FILE_BASE, 10);
+    thread::sleep(Duration::from_millis(300));
+    let told = scene.end();
+    let causes = told.causes_of(FILE_BASE);
+    if causes.is_empty() {
+        return Done::Skipped("khugepaged did not come by in 10 s".to_owned());
+    }
+    // Who uses the page meanwhile has it mapped again, which is a fault of its own.
+    let fine = ["collapse", "first-touch"];
+    assert!(
+        causes.iter().all(|c| fine.contains(&c.as_str())),
+        "{causes:?}"
+    );
+    assert!(causes.iter().any(|c| c == "collapse"), "{causes:?}");
+    let others = told
+        .moves
+        .iter()
+        .filter(|m| !fine.contains(&m["cause"].as_str().unwrap()));
+    assert_eq!(others.count(), 0, "{:#?}", told.moves);
+    told.by_name("collapse", "khugepaged");
+    told.in_part("khugepaged, shared memory");
+    Done::Passed
+}
+
 fn split_is_no_move() -> Done {
     if let Err(skipped) = thp() {
         return skipped;
@@ -157,8 +236,8 @@ fn huge_page_migration() -> Done {
     if let Err(skipped) = thp() {
         return skipped;
     }
-    if !fs::exists("/sys/devices/system/node/node1").unwrap_or(false) {
-        return Done::Skipped("one NUMA node".to_owned());
+    if let Err(skipped) = migration::two_nodes() {
+        return skipped;
     }
     let mut given = 0;
     let mut scene = Scene::new(&[AREA], |target| given = target.tell("thp", 0));
@@ -166,9 +245,7 @@ fn huge_page_migration() -> Done {
         return Done::Skipped("the kernel gave no huge page".to_owned());
     }
     let status = scene.act(|target| {
-        let place = target.scratch(&[HUGE_BASE, 0, 0]);
-        target.must(libc::SYS_move_pages, &[0, 1, place, 0, place + 16, 0]);
-        let node = 1 - (target.peek(place + 16) & 1);
+        let node = migration::other_node(target, HUGE_BASE);
         let place = target.scratch(&[HUGE_BASE, node, 0]);
         target.must(
             libc::SYS_move_pages,
@@ -184,60 +261,5 @@ fn huge_page_migration() -> Done {
     told.reason("migration", "syscall")
         .by_event("huge page migrated");
     assert_eq!(told.moves.len(), 1, "one move of 512 pages");
-    Done::Passed
-}
-
-/// A pool that both can have a page of, and one more for a copy.
-fn pool() -> Result<Setting, Done> {
-    let none = || Done::Skipped("no huge pages could be set aside".to_owned());
-    let pool = Setting::change(POOL, "4").ok_or_else(none)?;
-    let got = fs::read_to_string(POOL).unwrap_or_default();
-    if got.trim() == "4" {
-        Ok(pool)
-    } else {
-        Err(none())
-    }
-}
-
-fn hugetlb_fault() -> Done {
-    let _pool = match pool() {
-        Ok(pool) => pool,
-        Err(skipped) => return skipped,
-    };
-    let mut scene = Scene::new(&[AREA], |_| {});
-    assert_eq!(scene.act(|target| target.tell("hugetlb", 0)), 1);
-    let told = scene.end();
-    told.only(AREA, &["first-touch"])
-        .by("first-touch", told.pid);
-    told.by_event("hugetlb fault");
-    Done::Passed
-}
-
-fn hugetlb_unmap() -> Done {
-    let _pool = match pool() {
-        Ok(pool) => pool,
-        Err(skipped) => return skipped,
-    };
-    let mut scene = Scene::new(&[AREA], |target| assert_eq!(target.tell("hugetlb", 0), 1));
-    scene.act(|target| target.must(libc::SYS_munmap, &[HUGE_BASE, HUGE]));
-    let told = scene.end();
-    told.only(AREA, &["unmap"]).by("unmap", told.pid);
-    told.by_event("hugetlb unmapped");
-    Done::Passed
-}
-
-fn hugetlb_cow() -> Done {
-    let _pool = match pool() {
-        Ok(pool) => pool,
-        Err(skipped) => return skipped,
-    };
-    let mut scene = Scene::new(&[AREA], |target| {
-        assert_eq!(target.tell("hugetlb", 0), 1);
-        target.fork();
-    });
-    scene.act(|target| target.fill(HUGE_BASE, 1));
-    let told = scene.end();
-    told.only(AREA, &["cow"]).by("cow", told.pid);
-    told.by_event("hugetlb copy-on-write");
     Done::Passed
 }

@@ -2,12 +2,11 @@
 
 use libtest_mimic::Trial;
 
-use super::scene::Scene;
+use super::{scene::Scene, trial};
 use crate::{
     Done,
     memory::FILE_BASE,
     target::{BASE, PAGE, PAGES, va},
-    trial,
 };
 
 const ALL: (u64, u64) = (BASE, PAGES);

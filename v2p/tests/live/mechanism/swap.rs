@@ -4,12 +4,11 @@ use std::{ffi::CString, thread, time::Duration};
 
 use libtest_mimic::Trial;
 
-use super::scene::Scene;
+use super::{scene::Scene, trial};
 use crate::{
     Done,
     machine::swap_on_zram,
     target::{BASE, PAGES, Target, va},
-    trial,
 };
 
 const ALL: (u64, u64) = (BASE, PAGES);
@@ -18,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("mechanism_swap_out", swap_out),
         trial("mechanism_swap_in", swap_in),
+        trial("mechanism_swap_in_from_the_cache", swap_in_from_the_cache),
         trial("mechanism_swap_out_and_in_at_once", out_and_in),
         trial("mechanism_swapoff", swapoff),
     ]
@@ -45,14 +45,34 @@ fn swap_in() -> Done {
     if let Err(reason) = swap_on_zram() {
         return Done::Skipped(reason);
     }
-    let mut scene = Scene::new(&[ALL], |target| {
+    let mut scene = Scene::showing_faults(&[ALL], |target| {
         written(target);
         target.page_out(va(4));
     });
     scene.act(|target| target.tell("write", 4));
     let told = scene.end();
     told.only((va(4), 1), &["swap-in"]).by("swap-in", told.pid);
+    told.one_fault(va(4), true);
     told.by_event("swap-in");
+    Done::Passed
+}
+
+/// The child, which has the same page in swap, brings it into memory; the parent finds it there.
+fn swap_in_from_the_cache() -> Done {
+    if let Err(reason) = swap_on_zram() {
+        return Done::Skipped(reason);
+    }
+    let mut scene = Scene::showing_faults(&[ALL], |target| {
+        written(target);
+        target.page_out(va(4));
+        target.fork();
+    });
+    scene.act(|target| target.have_child_write(va(4)));
+    scene.act(|target| target.touch(va(4)));
+    let told = scene.end();
+    told.only((va(4), 1), &["swap-in"]).by("swap-in", told.pid);
+    told.one_fault(va(4), false);
+    told.by_event("swap-in, from the swap cache");
     Done::Passed
 }
 

@@ -1,0 +1,150 @@
+//! The examples of every help text, run as they stand: only `sudo` is left out, and process 1234 is one that there is.
+
+use std::{
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use clap::CommandFactory as _;
+use libtest_mimic::Trial;
+
+use crate::{Done, harness, top::Showing, trial};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![trial("the_examples_of_every_help_text_run", all)]
+}
+
+/// The lines of a help text's examples.
+fn examples(command: &clap::Command) -> Vec<String> {
+    let help = command.get_after_help().map(ToString::to_string);
+    let lines = help.iter().flat_map(|help| help.lines());
+    lines
+        .filter_map(|line| line.trim().strip_prefix("sudo "))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Exit codes that an example may have: the answer of some depends on the machine.
+fn expected(line: &str) -> &'static [i32] {
+    match line.split_whitespace().nth(1) {
+        // /dev/mem may be denied, and what is checked may not be known.
+        Some("demo" | "doctor" | "write") => &[0, 1, 3],
+        // Nobody need have that frame.
+        Some("who") => &[0, 1],
+        // Nor need there be anything at that address.
+        Some("translate") if line.contains("--levels") => &[0, 1],
+        _ => &[0],
+    }
+}
+
+/// A process like most: linked dynamically, with the mappings that the examples name. These tests may be static.
+struct Shell(Child);
+
+impl Shell {
+    fn start() -> Self {
+        let mut sh = Command::new("sh");
+        let child = sh.args(["-c", "read line"]).stdin(Stdio::piped()).spawn();
+        let shell = Self(child.unwrap());
+        let maps = format!("/proc/{}/maps", shell.0.id());
+        let is_there = || {
+            let maps = std::fs::read_to_string(&maps).unwrap();
+            ["libc.so.6", "[heap]"]
+                .iter()
+                .all(|name| maps.contains(name))
+        };
+        while !is_there() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        shell
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        // At the end of its input it ends.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+fn all() -> Done {
+    if !has("sh") || !has("timeout") {
+        return Done::Skipped("there is no shell here".to_owned());
+    }
+    let cli = v2p::cli::Cli::command();
+    let commands = cli.get_subcommands();
+    let own = examples(&cli);
+    assert!(own.len() >= 3, "v2p --help has no examples");
+    let mut lines = own;
+    for command in commands.filter(|command| command.get_name() != "help") {
+        let some = examples(command);
+        assert!(!some.is_empty(), "{}: no examples", command.get_name());
+        lines.extend(some);
+    }
+    let folder = std::env::temp_dir().join(format!("v2p-examples-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("patch.bin"), "Hello").unwrap();
+    let shell = Shell::start();
+    for line in lines {
+        let real = line.replace("--pid 1234", &format!("--pid {}", shell.0.id()));
+        if real.starts_with("v2p top") {
+            top(&real);
+            continue;
+        }
+        if real.contains("| jq") && !has("jq") {
+            eprintln!("not tried: there is no jq: {line}");
+            continue;
+        }
+        run(&real, &line, &folder);
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    Done::Passed
+}
+
+fn run(real: &str, line: &str, folder: &std::path::Path) {
+    // A watch without an end gets a Ctrl-C after some seconds, by which it has long begun.
+    let program = harness::v2p();
+    let program = program.get_program().to_str().unwrap().to_owned();
+    let endless = line.starts_with("v2p watch --pid") && !line.contains("--for");
+    let before = match endless {
+        true => format!("timeout --preserve-status --signal=INT 4 {program}"),
+        false => program,
+    };
+    let script = real.replacen("v2p", &before, 1);
+    let output = Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let code = output.status.code().unwrap();
+    assert!(
+        expected(line).contains(&code),
+        "{line}: exit code {code}: {errors}"
+    );
+    let is_quiet = line.contains('>') || line.contains("| jq");
+    let says = match code {
+        0 => &output.stdout,
+        // A no may be an error's line.
+        _ => &[output.stdout, output.stderr.clone()].concat(),
+    };
+    assert!(is_quiet || !says.is_empty(), "{line}: says nothing");
+}
+
+fn top(real: &str) {
+    let arguments: Vec<_> = real.split_whitespace().skip(2).collect();
+    let mut showing = match Showing::start(&arguments) {
+        Ok(showing) => showing,
+        Err(reason) => return eprintln!("not tried: {reason}: {real}"),
+    };
+    showing.wait_for(|shown| shown.contains("MAPPING"));
+    showing.type_keys("q");
+    showing.finish(0);
+}
