@@ -4,11 +4,17 @@ mod bench;
 mod build;
 mod cache;
 mod demo;
+mod deny;
+mod dist;
 mod ebpf;
+mod fresh;
+mod guests;
 mod lab;
 mod matrix;
+mod perfetto;
 mod setup;
 mod shell;
+mod soak;
 mod test;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -33,11 +39,21 @@ enum Task {
     Lab(LabArgs),
     /// Make the eBPF object v2p/v2p.bpf.o from v2p-ebpf
     Ebpf(EbpfArgs),
-    /// Which way of moving a page is seen on which kernel, as a table
-    Matrix,
+    /// Run every test there is, and print what works on which kernel as tables
+    Matrix(MatrixArgs),
     /// Measure, on this machine's kernel as root: ratios to a reference in the same run
     Bench(BenchArgs),
-    /// Fetch what `ebpf` and `lab` need: rust-src, bpf-linker, QEMU
+    /// Hand every parser made-up bytes for longer than the unit tests do
+    Fuzz(FuzzArgs),
+    /// A long watch over a storm in a two-node guest: memory, losses, drift
+    Soak(SoakArgs),
+    /// Check what is built in: licences, sources, duplicates, advisories
+    Deny,
+    /// The README's commands on a Debian that has nothing but what the README asks for
+    Fresh(FreshArgs),
+    /// Make a Debian package: the static binary, man pages, completions
+    Dist(DistArgs),
+    /// Fetch what `ebpf`, `lab` and a test need: rust-src, bpf-linker, QEMU, Perfetto's schema
     Setup,
 }
 
@@ -104,10 +120,45 @@ struct TestArgs {
 }
 
 #[derive(Args)]
+struct MatrixArgs {
+    /// Only where the title has this in it
+    #[arg(long, value_name = "WHERE")]
+    on: Option<String>,
+}
+
+#[derive(Args)]
+struct FreshArgs {
+    /// `cargo xtask test` only where the title has this in it
+    #[arg(long, value_name = "WHERE")]
+    on: Option<String>,
+}
+
+#[derive(Args)]
+struct FuzzArgs {
+    /// How long each parser is tried
+    #[arg(long = "for", value_name = "SECONDS", default_value_t = 60)]
+    seconds: u64,
+}
+
+#[derive(Args)]
+struct SoakArgs {
+    /// How long
+    #[arg(long = "for", value_name = "SECONDS", default_value_t = 1800)]
+    seconds: u64,
+}
+
+#[derive(Args)]
 struct BenchArgs {
     /// One JSON object a line on stdout instead of the table
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Args)]
+struct DistArgs {
+    /// The folder for the package: target/dist where it is not given
+    #[arg(long, value_name = "FOLDER")]
+    to: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -150,8 +201,17 @@ fn run(task: Task) -> Result<u8> {
         Task::Ebpf(args) if args.check => ebpf::check().map(|()| 0),
         Task::Ebpf(args) if args.log => ebpf::with_log().map(|()| 0),
         Task::Ebpf(_) => ebpf::make().map(|()| 0),
-        Task::Matrix => matrix::run(),
+        Task::Matrix(args) => matrix::run(args.on.as_deref().unwrap_or_default()),
         Task::Bench(args) => bench::run(args.json).map(|()| 0),
+        Task::Fuzz(args) => test::fuzz(args.seconds).map(|()| 0),
+        Task::Soak(args) => soak::run(args.seconds),
+        Task::Deny => deny::run().map(|()| 0),
+        Task::Fresh(args) => fresh::run(args.on.as_deref()).map(|()| 0),
+        Task::Dist(args) => {
+            let to = args.to.unwrap_or_else(|| root().join("target/dist"));
+            println!("{}", dist::run(&to)?.display());
+            Ok(0)
+        }
         Task::Setup => setup::all().map(|()| 0),
     }
 }

@@ -1,129 +1,306 @@
-//! Which way of moving a page is seen on which kernel, and how: a table of what the tests of mechanisms print.
+//! What v2p does on which kernel: a table a family of what the live tests say.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use anyhow::Result;
 
-use crate::test;
+use crate::{
+    guests::{self, Guest},
+    test::{self, Run},
+};
 
-/// Prints the table as Markdown; 1 where a test failed.
-pub(crate) fn run() -> Result<u8> {
-    let outputs = test::outputs_of_mechanisms()?;
-    let columns: Vec<_> = outputs
-        .iter()
-        .map(|(kernel, output)| (kernel.as_str(), cells(output)))
-        .collect();
-    let (table, reasons) = table(&columns);
-    println!("{table}\n{reasons}");
-    let failed = |cells: &Cells| cells.values().any(|cell| *cell == Cell::Failed);
-    Ok(u8::from(
-        columns
-            .iter()
-            .any(|(_, cells)| cells.is_empty() || failed(cells)),
-    ))
+/// Families whose tests are a row each: what a user asks of v2p on a kernel. The others hold it to bad input, trouble and load.
+const SHOWN: [&str; 9] = [
+    "demo",
+    "translate",
+    "states",
+    "walk",
+    guests::MECHANISMS,
+    "write",
+    "doctor",
+    "boot",
+    "trouble",
+];
+
+/// Ways of moving a page, and a cause of the doctor's, that no test makes, and why.
+const NOT_MADE: [(&str, &str); 6] = [
+    (
+        "demotion",
+        "it wants a slower tier of memory, which comes from an HMAT or a dax device; no guest has one",
+    ),
+    (
+        "contiguous allocation",
+        "no kernel here has CMA, and none found a gigabyte that it could clear for a huge page (tried on 6.1, 6.12, 7.3)",
+    ),
+    (
+        "DAX",
+        "it wants persistent memory and a file system on it; no guest has any",
+    ),
+    (
+        "HMM",
+        "it wants a device with memory of its own; no guest has one",
+    ),
+    (
+        "a driver's remapping of device memory",
+        "pagemap shows nothing of it, and no move is told",
+    ),
+    (
+        "PAT's refusal to map RAM on 6.1 and 7.3",
+        "it wants a kernel built without STRICT_DEVMEM, which is 6.12 alone here",
+    ),
+];
+
+/// Kinds of guests that are not there, and why.
+const NOT_THERE: &str = "Opened kernels have four levels of page tables: they are booted as vmlinux by PVH, and it is the part of a bzImage \
+     before it that turns five on. Five levels are had with built-6.12, and with stock kernels";
+
+/// Runs every live test where the title has `on` in it, and prints the tables as Markdown; 1 where a test failed.
+pub(crate) fn run(on: &str) -> Result<u8> {
+    let (code, runs) = test::for_the_matrix(on)?;
+    println!("\n{}\n{}", guests(&runs), tables(&runs));
+    println!("{NOT_THERE}.");
+    let not_made = NOT_MADE.map(|(name, why)| format!("{name} ({why})"));
+    println!("No test makes: {}.", not_made.join("; "));
+    Ok(code)
 }
 
-/// By the test's name without its family.
-type Cells<'a> = BTreeMap<&'a str, Cell<'a>>;
+/// By family and test.
+type Cells<'a> = BTreeMap<(&'a str, &'a str), Cell<'a>>;
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// In the order in which they count, where a kernel ran a test twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Cell<'a> {
-    Told(&'a str),
     Skipped(&'a str),
+    Told(&'a str),
     Failed,
 }
 
-/// What one run says of each mechanism.
+/// What became of each guest: one that did not boot has no tests to tell of it.
+fn guests(runs: &[Run]) -> String {
+    let mut table = "| where | result |\n| --- | --- |\n".to_owned();
+    for run in runs {
+        let result = match run.ended() {
+            true => run.count.to_string(),
+            false => "FAILED: it did not come to its end".to_owned(),
+        };
+        // A String takes everything.
+        let _ = writeln!(table, "| {} | {result} |", run.title);
+    }
+    table
+}
+
+/// What a kernel said.
+struct Column<'a> {
+    kernel: &'a str,
+    cells: Cells<'a>,
+    /// Guests of it that did not come to their end: what their families have not told has failed.
+    broken: Vec<&'static Guest>,
+}
+
+impl Column<'_> {
+    fn has(&self, family: &str) -> bool {
+        self.failed(family) || self.cells.keys().any(|(known, _)| *known == family)
+    }
+
+    fn failed(&self, family: &str) -> bool {
+        self.broken.iter().any(|guest| guest.runs(family))
+    }
+}
+
+/// What one run says of each test.
 fn cells(output: &str) -> Cells<'_> {
     let lines = output.lines().filter_map(|line| {
-        let rest = line.trim().strip_prefix("test mechanism_")?;
+        let (family, rest) = line.trim().strip_prefix("test [")?.split_once("] ")?;
         let (name, said) = rest.split_once(" ... ")?;
         let cell = if let Some(told) = said.strip_prefix("matrix: ") {
             Cell::Told(told.rsplit_once(": ").map_or(told, |(_, proof)| proof))
         } else if let Some(reason) = said.strip_prefix("ignored (") {
             Cell::Skipped(reason.trim_end_matches(')'))
+        } else if said == "ok" {
+            Cell::Told("yes")
         } else {
             Cell::Failed
         };
-        Some((name.trim(), cell))
+        Some(((family, name.trim()), cell))
     });
     lines.collect()
 }
 
-/// The table, and the reasons of what was skipped, by number.
-fn table(columns: &[(&str, Cells<'_>)]) -> (String, String) {
-    let mut reasons: Vec<&str> = Vec::new();
-    let names: Vec<_> = columns
-        .iter()
-        .flat_map(|(_, cells)| cells.keys().copied())
-        .collect::<std::collections::BTreeSet<_>>()
-        .into_iter()
-        .collect();
-    let kernels: Vec<_> = columns.iter().map(|(kernel, _)| *kernel).collect();
-    let mut table = format!(
-        "| mechanism | {} |\n|{}\n",
-        kernels.join(" | "),
-        " --- |".repeat(kernels.len() + 1)
-    );
-    let mut skipped = 0;
-    for name in names {
-        let row = columns.iter().map(|(_, cells)| match cells.get(name) {
-            Some(Cell::Told(proof)) => (*proof).to_owned(),
-            Some(Cell::Failed) => "FAILED".to_owned(),
-            Some(Cell::Skipped(reason)) => {
-                skipped += 1;
-                let known = reasons.iter().position(|r| r == reason);
-                let number = known.unwrap_or_else(|| {
-                    reasons.push(reason);
-                    reasons.len() - 1
-                });
-                format!("({})", number + 1)
-            }
-            None => String::new(),
-        });
-        let row: Vec<_> = row.collect();
-        table.push_str(&format!(
-            "| {} | {} |\n",
-            name.replace('_', " "),
-            row.join(" | ")
-        ));
+/// A table a family, and the reasons of what was skipped, by number.
+fn tables(runs: &[Run]) -> String {
+    let mut columns: Vec<Column<'_>> = Vec::new();
+    for run in runs {
+        let known = columns.iter().position(|c| c.kernel == run.column);
+        let at = known.unwrap_or(columns.len());
+        if known.is_none() {
+            columns.push(Column {
+                kernel: &run.column,
+                cells: Cells::new(),
+                broken: Vec::new(),
+            });
+        }
+        let Some(column) = columns.get_mut(at) else {
+            continue;
+        };
+        for (test, cell) in cells(&run.output) {
+            let known = column.cells.entry(test).or_insert(cell);
+            *known = cell.max(*known);
+        }
+        if !run.ended() {
+            column.broken.extend(run.guest);
+        }
     }
-    let listed = reasons
+    let mut reasons = Reasons::default();
+    let tables: Vec<_> = SHOWN
         .iter()
-        .enumerate()
-        .map(|(i, reason)| format!("({}) {reason}", i + 1));
-    let listed: Vec<_> = listed.collect();
-    (table, format!("{skipped} skipped: {}", listed.join("; ")))
+        .filter_map(|family| table(family, &columns, &mut reasons))
+        .collect();
+    format!("{}\n{}", tables.join("\n"), reasons.told())
+}
+
+/// Why tests were skipped, each with its number.
+#[derive(Default)]
+struct Reasons<'a> {
+    known: Vec<&'a str>,
+    skipped: u32,
+}
+
+impl<'a> Reasons<'a> {
+    fn number(&mut self, reason: &'a str) -> usize {
+        self.skipped += 1;
+        let known = self.known.iter().position(|r| *r == reason);
+        known.unwrap_or_else(|| {
+            self.known.push(reason);
+            self.known.len() - 1
+        }) + 1
+    }
+
+    fn told(&self) -> String {
+        let listed = self.known.iter().enumerate();
+        let listed: Vec<_> = listed
+            .map(|(i, reason)| format!("({}) {reason}", i + 1))
+            .collect();
+        format!("{} skipped: {}\n", self.skipped, listed.join("; "))
+    }
+}
+
+/// The kernels on which the family ran, and its tests there; none where it ran nowhere.
+fn table<'a>(family: &str, columns: &[Column<'a>], reasons: &mut Reasons<'a>) -> Option<String> {
+    let columns: Vec<_> = columns.iter().filter(|c| c.has(family)).collect();
+    let told = columns.iter().flat_map(|column| column.cells.keys());
+    let mut names: BTreeSet<_> = told
+        .filter(|(f, _)| *f == family)
+        .map(|(_, name)| *name)
+        .collect();
+    if columns.is_empty() {
+        return None;
+    }
+    if names.is_empty() {
+        // All of its guests are broken.
+        names.insert("all tests");
+    }
+    let kernels: Vec<_> = columns.iter().map(|column| column.kernel).collect();
+    let rule = " --- |".repeat(kernels.len() + 1);
+    let mut table = format!("| {family} | {} |\n|{rule}\n", kernels.join(" | "));
+    for name in names {
+        let shown = name.strip_prefix(family).unwrap_or(name).replace('_', " ");
+        // A String takes everything.
+        let _ = write!(table, "| {} |", shown.trim());
+        for column in &columns {
+            let cell = column.cells.get(&(family, name));
+            let _ = match cell {
+                None if column.failed(family) => write!(table, " FAILED |"),
+                Some(Cell::Told(proof)) => write!(table, " {proof} |"),
+                Some(Cell::Failed) => write!(table, " FAILED |"),
+                Some(Cell::Skipped(reason)) => write!(table, " ({}) |", reasons.number(reason)),
+                None => write!(table, "  |"),
+            };
+        }
+        table.push('\n');
+    }
+    Some(table)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test::Count;
+
+    const CLOSING: &str =
+        "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";
 
     const OUTPUT: &str = "\
-test mechanism_munmap    ... matrix: munmap: event
+test [mechanism] mechanism_munmap    ... matrix: munmap: event
 ok
-test mechanism_swap_out  ... ignored (no swap (here))
-test mechanism_ksm_merge ... FAILED
-test another             ... ok
+test [mechanism] mechanism_swap_out  ... ignored (no swap (here))
+test [mechanism] mechanism_ksm_merge ... FAILED
+test [demo]      it_lands            ... ok
+test another                         ... ok
 ";
 
     #[test]
     fn what_a_run_says_becomes_cells() {
         let cells = cells(OUTPUT);
-        assert_eq!(cells.len(), 3);
-        assert_eq!(cells.get("munmap"), Some(&Cell::Told("event")));
-        assert_eq!(cells.get("swap_out"), Some(&Cell::Skipped("no swap (here")));
-        assert_eq!(cells.get("ksm_merge"), Some(&Cell::Failed));
+        let cell = |name| cells.get(&("mechanism", name)).copied();
+        assert_eq!(cells.len(), 4);
+        assert_eq!(cell("mechanism_munmap"), Some(Cell::Told("event")));
+        assert_eq!(
+            cell("mechanism_swap_out"),
+            Some(Cell::Skipped("no swap (here"))
+        );
+        assert_eq!(cell("mechanism_ksm_merge"), Some(Cell::Failed));
+    }
+
+    fn run(kernel: &str, output: &str) -> Run {
+        Run {
+            title: kernel.to_owned(),
+            column: kernel.to_owned(),
+            guest: None,
+            count: Count::default(),
+            output: format!("{output}{CLOSING}"),
+        }
     }
 
     #[test]
-    fn the_table_has_a_row_a_mechanism_and_the_reasons_below() {
-        let (table, reasons) = table(&[("6.1", cells(OUTPUT)), ("6.12", Cells::new())]);
-        assert!(table.contains("| mechanism | 6.1 | 6.12 |"));
-        assert!(table.contains("| munmap | event |  |"));
-        assert!(table.contains("| swap out | (1) |  |"));
-        assert!(table.contains("| ksm merge | FAILED |  |"));
-        assert_eq!(reasons, "1 skipped: (1) no swap (here");
+    fn each_family_has_its_table_and_the_reasons_stand_below() {
+        let told = "test [mechanism] mechanism_swap_out ... matrix: swap out: event\n";
+        let tables = tables(&[run("6.1", OUTPUT), run("6.12", told), run("7.3", "")]);
+        for row in [
+            "| demo | 6.1 |\n| --- | --- |\n| it lands | yes |\n",
+            "| mechanism | 6.1 | 6.12 |\n",
+            "| munmap | event |  |\n",
+            "| swap out | (1) | event |\n",
+            "| ksm merge | FAILED |  |\n",
+            "1 skipped: (1) no swap (here\n",
+        ] {
+            assert!(tables.contains(row), "{row}: {tables}");
+        }
+    }
+
+    #[test]
+    fn what_a_kernel_skipped_in_one_guest_and_did_in_another_it_did() {
+        let skipped = "test [demo] it_lands ... ignored (denied)\n";
+        let done = "test [demo] it_lands ... ok\n";
+        for outputs in [[skipped, done], [done, skipped]] {
+            let tables = tables(&outputs.map(|output| run("6.1", output)));
+            assert!(tables.contains("| it lands | yes |"), "{tables}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_did_not_boot_has_failed_at_all_that_runs_there() {
+        let guest = guests::GUESTS.iter().find(|g| g.runs("write"));
+        let broken = Run {
+            guest,
+            output: String::new(),
+            ..run("7.3", "")
+        };
+        let done = run("6.1", "test [write] it_lands ... ok\n");
+        let tables = tables(&[done, broken]);
+        assert!(tables.contains("| it lands | yes | FAILED |"), "{tables}");
+        assert!(tables.contains("| all tests | FAILED |"), "{tables}");
     }
 }

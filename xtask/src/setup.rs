@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{cache, lab::apt, shell};
+use crate::{cache, lab::apt, perfetto, shell};
 
 /// The compiler that made the committed object; another makes other bytes.
 pub(crate) const RUSTC: &str = "1.95.0";
@@ -21,7 +21,7 @@ pub(crate) fn all() -> Result<()> {
     rust_src()?;
     bpf_linker()?;
     packages(&[("qemu-system-x86_64", "qemu-system-x86")])?;
-    Ok(())
+    perfetto::package()
 }
 
 /// The compiler's version, such as `1.95.0`.

@@ -5,6 +5,8 @@ use std::{
     io::{self, Write as _},
     path::PathBuf,
     process::{Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -12,110 +14,27 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     build::{self, Executable},
-    lab::{self, Job, Options},
+    guests::{FOR_THE_MATRIX, GUESTS, Guest},
+    lab::{self, Job, Kernel},
     root, shell,
 };
 
+/// What a test of cargo's own harness prints where it cannot be done here, with the reason.
+const SKIPPED: &str = "skipped: ";
 /// The suite that runs on every kernel.
 const LIVE: &str = "live";
-
-/// A guest, and what is known of it beforehand.
-struct Guest {
-    kernel: &'static str,
-    append: &'static str,
-    numa: bool,
-    /// MiB of memory.
-    memory: u32,
-    /// What a write of RAM through /dev/mem meets there: `open`, or the check that denies.
-    devmem: &'static str,
-    /// Levels of page tables, where that is known.
-    levels: Option<&'static str>,
-    /// How often the injected move is tried.
-    inject: &'static str,
-    /// Families of tests that are left out there, since they run on that kernel in another guest: by the start of their
-    /// names.
-    skips: &'static [&'static str],
-}
-
-/// Each of its runs attaches and detaches a dozen programs: once a kind of kernel is enough.
-const DOCTOR: &str = "doctor";
-/// They want two nodes and room, and take a minute or two.
-pub(crate) const MECHANISMS: &str = "mechanism";
-
-const fn guest(kernel: &'static str, append: &'static str, devmem: &'static str) -> Guest {
-    Guest {
-        kernel,
-        append,
-        numa: false,
-        memory: lab::MEMORY,
-        devmem,
-        levels: None,
-        inject: "1",
-        skips: &[MECHANISMS],
-    }
-}
-
-/// What rare kinds of memory need: a page of a gigabyte, `[vsyscall]` in its fullest form, and two nodes to move pages between.
-const fn with_rare_memory(kernel: &'static str) -> Guest {
-    Guest {
-        numa: true,
-        memory: 4096,
-        skips: &[DOCTOR],
-        ..guest(
-            kernel,
-            "no5lvl vsyscall=emulate hugepagesz=1G hugepages=1",
-            "open",
-        )
-    }
-}
-
-/// Two nodes, and all that moves pages between them.
-const fn with_mechanisms(guest: Guest) -> Guest {
-    Guest {
-        numa: true,
-        skips: &[],
-        ..guest
-    }
-}
-
-const fn with_levels(levels: &'static str, guest: Guest) -> Guest {
-    Guest {
-        levels: Some(levels),
-        ..guest
-    }
-}
-
-/// Opened kernels are booted without the part that turns five levels on, so they have four in any case; built and stock
-/// ones have five unless they are told otherwise.
-const GUESTS: [Guest; 15] = [
-    with_levels("4", guest("opened-6.1", "secretmem.enable=1", "open")),
-    with_levels("4", with_rare_memory("opened-6.1")),
-    with_levels("4", guest("opened-6.12", "", "open")),
-    with_levels("4", with_rare_memory("opened-6.12")),
-    with_levels("4", guest("opened-7.3", "", "open")),
-    with_levels("4", with_rare_memory("opened-7.3")),
-    with_levels("5", with_mechanisms(guest("built-6.12", "", "open"))),
-    with_levels("4", guest("built-6.12", "no5lvl nopat", "open")),
-    with_levels("5", guest("stock-6.1", "", "strict-devmem")),
-    with_levels("5", guest("stock-6.12", "", "strict-devmem")),
-    with_levels(
-        "4",
-        guest("stock-6.12", "no5lvl iomem=relaxed", "strict-devmem"),
-    ),
-    with_levels("5", guest("stock-7.3", "", "strict-devmem")),
-    guest("opened-6.12", "lockdown=integrity", "lockdown"),
-    guest("stock-6.12", "lockdown=confidentiality", "confidentiality"),
-    Guest {
-        numa: true,
-        inject: "100",
-        skips: &[DOCTOR, MECHANISMS],
-        ..guest("opened-6.12", "", "open")
-    },
-];
+/// How long the soak is.
+pub(crate) const SOAK_SECONDS: &str = "V2P_SOAK_SECONDS";
+/// How many writes a row of the storm has.
+pub(crate) const STORM_WRITES: &str = "V2P_STORM_WRITES";
+/// How long the burst is.
+pub(crate) const BURST_SECONDS: &str = "V2P_BURST_SECONDS";
+/// What tests are told that shall be more than a glance.
+pub(crate) const LONGER: [&str; 3] = [STORM_WRITES, SOAK_SECONDS, BURST_SECONDS];
 
 /// Passed, failed, skipped.
 #[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
-struct Count {
+pub(crate) struct Count {
     passed: u64,
     failed: u64,
     skipped: u64,
@@ -128,20 +47,23 @@ impl Count {
         self.skipped += other.skipped;
     }
 
-    /// What a harness's output says; `None` where its closing line is missing: it crashed.
+    /// What a harness's output says; `None` where its closing line is missing: it crashed. A test of cargo's own harness cannot say that it was skipped,
+    /// and passes; it prints so.
     fn of(output: &str) -> Option<Self> {
         let line = output
             .lines()
             .rev()
             .find_map(|line| line.trim().strip_prefix("test result: "))?;
-        let number = |what: &str| {
+        let number = |what: &str| -> Option<u64> {
             let before = line.split(what).next()?;
             before.split_whitespace().next_back()?.parse().ok()
         };
+        let told = output.lines().filter(|line| line.starts_with(SKIPPED));
+        let told = told.count() as u64;
         Some(Self {
-            passed: number(" passed")?,
+            passed: number(" passed")?.saturating_sub(told),
             failed: number(" failed")?,
-            skipped: number(" ignored")?,
+            skipped: number(" ignored")? + told,
         })
     }
 }
@@ -158,58 +80,103 @@ impl fmt::Display for Count {
 
 /// Runs them, where the title has `on` in it; gives 1 where one failed.
 pub(crate) fn run(filter: Option<&str>, on: &str) -> Result<u8> {
+    everything(filter, on, GUESTS.iter()).map(|(code, _)| code)
+}
+
+/// The same, in the matrix's guests too; and what the live suite printed in each place.
+pub(crate) fn for_the_matrix(on: &str) -> Result<(u8, Vec<Run>)> {
+    everything(None, on, GUESTS.iter().chain(&FOR_THE_MATRIX))
+}
+
+fn everything(
+    filter: Option<&str>,
+    on: &str,
+    guests: impl Iterator<Item = &'static Guest>,
+) -> Result<(u8, Vec<Run>)> {
     let start = Instant::now();
     let executables = build::tests()?;
-    let mut total = Count::default();
+    let mut done = Done::default();
     for test in executables.iter().filter(|e| e.test) {
         let title = title_here(test);
         if title.contains(on) {
-            total.add(on_this_machine(&title, test, &executables, filter)?);
+            let (count, output) = on_this_machine(&title, test, &executables, filter)?;
+            done.total.add(count);
+            if test.name == LIVE {
+                done.runs.push(Run {
+                    title,
+                    column: this_kernel(),
+                    guest: None,
+                    count,
+                    output,
+                });
+            }
         }
     }
-    for guest in &GUESTS {
-        if shell::interrupted() {
-            anyhow::bail!("interrupted");
-        }
-        let title = guest.title();
-        if title.contains(on) {
-            total.add(in_guest(&title, guest, &executables, filter));
-        }
+    let guests: Vec<_> = guests.filter(|g| g.title().contains(on)).collect();
+    in_guests(&guests, &executables, filter, &mut done);
+    if shell::interrupted() {
+        anyhow::bail!("interrupted");
     }
     shell::step(&format!(
         "all tests: {:.0} s",
         start.elapsed().as_secs_f64()
     ));
+    let Done { total, runs } = done;
     println!("{total}");
-    Ok(u8::from(total.failed > 0))
+    Ok((u8::from(total.failed > 0), runs))
 }
 
-/// What the tests of mechanisms print, on this machine and in every guest that runs them, by kernel.
-pub(crate) fn outputs_of_mechanisms() -> Result<Vec<(String, String)>> {
-    let executables = build::tests()?;
-    let live = live(&executables)?;
-    let here = Command::new(&live.path)
-        .arg(MECHANISMS)
-        .env("V2P_BIN", &build::binary(&executables, "v2p")?.path)
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| live.path.display().to_string())?;
+/// What ran so far.
+#[derive(Default)]
+struct Done {
+    total: Count,
+    runs: Vec<Run>,
+}
+
+/// One run of the live suite.
+pub(crate) struct Run {
+    pub(crate) title: String,
+    /// Its column in the matrix.
+    pub(crate) column: String,
+    /// Where it ran; `None`: on this machine.
+    pub(crate) guest: Option<&'static Guest>,
+    pub(crate) count: Count,
+    pub(crate) output: String,
+}
+
+impl Run {
+    /// Whether it came to its end; else what it did not tell has failed.
+    pub(crate) fn ended(&self) -> bool {
+        Count::of(&self.output).is_some()
+    }
+}
+
+/// Such as `6.18.44 here`.
+fn this_kernel() -> String {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let short = release.split(['-', '+']).next().unwrap_or_default();
-    let mut outputs = vec![(
-        format!("{} here", short.trim()),
-        String::from_utf8_lossy(&here.stdout).into_owned(),
-    )];
-    for guest in GUESTS
-        .iter()
-        .filter(|g| !g.skips.contains(&MECHANISMS) && g.only().is_none())
-    {
-        shell::step(&format!("mechanisms on {}", guest.kernel));
-        let (output, _) = try_in_guest(guest, &executables, Some(MECHANISMS))?;
-        let levels = guest.levels.unwrap_or("?");
-        outputs.push((format!("{}, {levels} levels", guest.kernel), output));
+    format!("{} here", short.trim())
+}
+
+/// Hands every parser of bytes from outside made-up ones, each for so many seconds (v2p/src/outside.rs).
+pub(crate) fn fuzz(seconds: u64) -> Result<()> {
+    let executables = build::tests()?;
+    // The library's, and those of the program, which has none of its own.
+    let unit_tests = executables.iter().filter(|e| e.test && e.name == "v2p");
+    for test in unit_tests {
+        let mut fuzz = Command::new(&test.path);
+        fuzz.args(["outside::", "made_up::", "--test-threads"])
+            .arg(cores().to_string())
+            .env("V2P_FUZZ_SECONDS", seconds.to_string())
+            .current_dir(&test.package);
+        shell::run(&mut fuzz)?;
     }
-    Ok(outputs)
+    Ok(())
+}
+
+/// How much can run at a time.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn live(executables: &[Executable]) -> Result<&Executable> {
@@ -222,32 +189,6 @@ fn title_here(test: &Executable) -> String {
     format!("{} {} on this machine", package.display(), test.name)
 }
 
-impl Guest {
-    /// The tests that make sense there, where not all do.
-    fn only(&self) -> Option<&'static str> {
-        (self.devmem == "confidentiality").then_some("confidentiality")
-    }
-
-    /// What is left out there, unless it is asked for by name.
-    fn skipped(&self, filter: Option<&str>) -> Vec<String> {
-        if filter.is_some() {
-            return Vec::new();
-        }
-        let skip = |family: &&str| ["--skip".to_owned(), (*family).to_owned()];
-        self.skips.iter().flat_map(skip).collect()
-    }
-
-    fn title(&self) -> String {
-        let append = if self.append.is_empty() {
-            String::new()
-        } else {
-            format!(" {}", self.append)
-        };
-        let nodes = if self.numa { " with two nodes" } else { "" };
-        format!("v2p live on {}{append}{nodes}", self.kernel)
-    }
-}
-
 /// Says what a harness printed; its count, or one failure where it has none.
 fn tell(name: &str, took: Duration, output: &str, ended: &str) -> Count {
     let count = Count::of(output).unwrap_or(Count {
@@ -255,7 +196,7 @@ fn tell(name: &str, took: Duration, output: &str, ended: &str) -> Count {
         ..Count::default()
     });
     // What failed or was skipped is worth reading; what passed is a number.
-    let quiet = |line: &&str| line.ends_with("... ok") || line.is_empty();
+    let quiet = |line: &&str| line.ends_with("... ok") || *line == "ok" || line.is_empty();
     for line in output.lines().filter(|line| !quiet(line)) {
         println!("    {line}");
     }
@@ -273,54 +214,113 @@ fn on_this_machine(
     test: &Executable,
     executables: &[Executable],
     filter: Option<&str>,
-) -> Result<Count> {
+) -> Result<(Count, String)> {
     let start = Instant::now();
+    let mut arguments = arguments(filter);
+    if test.name != LIVE {
+        // Also of what passed.
+        arguments.push("--show-output".to_owned());
+    }
     let output = Command::new(&test.path)
-        .args(arguments(filter))
+        .args(arguments)
         .env("V2P_BIN", &build::binary(executables, "v2p")?.path)
         .current_dir(&test.package)
         .stdin(Stdio::null())
         .output()
         .with_context(|| test.path.display().to_string())?;
-    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut text = match String::from_utf8_lossy(&output.stdout) {
+        text if test.name == LIVE => text.into_owned(),
+        text => without_successes(&text),
+    };
     text.push_str(&String::from_utf8_lossy(&output.stderr));
     let ended = if output.status.success() {
         String::new()
     } else {
         format!(": {}", output.status)
     };
-    Ok(tell(title, start.elapsed(), &text, &ended))
+    Ok((tell(title, start.elapsed(), &text, &ended), text))
 }
 
-fn in_guest(title: &str, guest: &Guest, executables: &[Executable], filter: Option<&str>) -> Count {
-    let start = Instant::now();
-    match try_in_guest(guest, executables, filter) {
+/// What cargo's own harness printed; of tests that passed no more than that they were skipped.
+fn without_successes(text: &str) -> String {
+    let mut passed = false;
+    let kept = text.lines().filter(|line| {
+        match *line {
+            "successes:" => passed = true,
+            "failures:" => passed = false,
+            line if line.starts_with("test result: ") => passed = false,
+            _ => {}
+        }
+        !passed || line.starts_with(SKIPPED)
+    });
+    kept.map(|line| format!("{line}\n")).collect()
+}
+
+/// Boots them, as many at a time as this machine has cores: each keeps one busy.
+fn in_guests(
+    guests: &[&'static Guest],
+    executables: &[Executable],
+    filter: Option<&str>,
+    done: &mut Done,
+) {
+    // One after the other: packages are installed, and kernels built with all cores.
+    let prepared: Vec<_> = guests
+        .iter()
+        .map(|guest| (*guest, lab::prepare(&guest.options(), executables)))
+        .collect();
+    let queue = Mutex::new(prepared.into_iter());
+    let done = Mutex::new(done);
+    let next = || lock(&queue).next().filter(|_| !shell::interrupted());
+    let work = || {
+        while let Some((guest, kernel)) = next() {
+            let start = Instant::now();
+            let ended = kernel.and_then(|kernel| try_in_guest(guest, &kernel, executables, filter));
+            // Held while it is printed, so that no two guests' lines are mixed.
+            let mut done = lock(&done);
+            let (count, output) = tell_guest(guest, start.elapsed(), ended);
+            done.total.add(count);
+            done.runs.push(Run {
+                title: guest.title(),
+                column: guest.column(),
+                guest: Some(guest),
+                count,
+                output,
+            });
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..cores() {
+            scope.spawn(work);
+        }
+    });
+}
+
+/// Nothing that holds one can panic half way.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn tell_guest(guest: &Guest, took: Duration, ended: Result<(String, i32)>) -> (Count, String) {
+    let title = guest.title();
+    match ended {
         Ok((output, status)) => {
             let ended = if status == 0 {
                 String::new()
             } else {
                 format!(": exit {status}")
             };
-            tell(title, start.elapsed(), &output, &ended)
+            (tell(&title, took, &output, &ended), output)
         }
-        Err(e) => tell(title, start.elapsed(), "", &format!(": {e:#}")),
+        Err(e) => (tell(&title, took, "", &format!(": {e:#}")), String::new()),
     }
 }
 
 fn try_in_guest(
     guest: &Guest,
+    kernel: &Kernel,
     executables: &[Executable],
     filter: Option<&str>,
 ) -> Result<(String, i32)> {
-    let options = Options {
-        kernel: guest.kernel.to_owned(),
-        append: guest.append.to_owned(),
-        numa: guest.numa,
-        memory: guest.memory,
-        timeout: Duration::from_secs(900),
-        ..Options::default()
-    };
-    let kernel = lab::prepare(&options, executables)?;
     let live = live(executables)?;
     let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let mut environment = vec![
@@ -333,6 +333,10 @@ fn try_in_guest(
             .levels
             .map(|levels| variable("V2P_LAB_LEVELS", levels)),
     );
+    let longer = LONGER
+        .iter()
+        .filter_map(|name| Some(variable(name, &std::env::var(name).ok()?)));
+    environment.extend(longer);
     let file = |place: &str, path: PathBuf| (place.to_owned(), path);
     let job = Job {
         files: vec![
@@ -341,14 +345,14 @@ fn try_in_guest(
         ],
         command: [
             vec!["/bin/live".to_owned()],
-            arguments(filter.or(guest.only())),
+            arguments(filter.or(guest.only)),
             guest.skipped(filter),
         ]
         .concat(),
         environment,
     };
     let mut kept = lab::Kept::default();
-    let status = lab::run(&options, &kernel, executables, &job, &mut kept)?;
+    let status = lab::run(&guest.options(), kernel, executables, &job, &mut kept)?;
     let mut output = String::from_utf8_lossy(&kept.stdout).into_owned();
     output.push_str(&String::from_utf8_lossy(&kept.stderr));
     Ok((output, status))
@@ -368,6 +372,19 @@ mod tests {
         };
         assert_eq!(Count::of(output), Some(count));
         assert_eq!(count.to_string(), "12 passed, 1 failed, 3 skipped");
+    }
+
+    #[test]
+    fn what_was_skipped_and_passed_is_counted_as_skipped() {
+        let output = "test a ... ok\ntest b ... ok\n\nsuccesses:\n\n---- a stdout ----\nskipped: no root\n\n\nsuccesses:\n    a\n    b\n\n\
+                      test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        let kept = without_successes(output);
+        assert!(
+            !kept.contains("stdout") && !kept.contains("    a"),
+            "{kept}"
+        );
+        let count = Count::of(&kept).unwrap();
+        assert_eq!(count.to_string(), "1 passed, 0 failed, 1 skipped");
     }
 
     #[test]

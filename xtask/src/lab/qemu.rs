@@ -119,6 +119,8 @@ fn start(options: &Options, kernel: &Path, initrd: &Path, run: &Path) -> Result<
         "none",
         "-no-reboot",
     ])
+    // A device that a driver of every kernel claims memory of; it has no disk.
+    .args(["-device", "nvme,serial=v2p"])
     .arg("-serial")
     .arg(format!("file:{}", run.join(CONSOLE).display()))
     .arg("-serial")
