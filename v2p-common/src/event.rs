@@ -60,6 +60,20 @@ pub mod memory {
     pub const ANY: u64 = 2;
     /// A file's, and it is being collapsed into a huge page.
     pub const COLLAPSING: u64 = 3;
+    /// A file's, and it is taken also where it is locked (TTU_IGNORE_MLOCK), which reclaim never does.
+    pub const FORCED: u64 = 4;
+}
+
+/// The bits of `detail` for [`how::REMAP`].
+pub mod remap {
+    /// It is told at the end of a system call, and others may have changed the ranges since.
+    pub const LATE: u64 = 1;
+}
+
+/// The bits of `detail` for [`how::COLLAPSE`].
+pub mod collapse {
+    /// Not everywhere in the range, if at all.
+    pub const PERHAPS: u64 = 1;
 }
 
 /// The bits of `detail` for [`how::ZAP`].

@@ -53,6 +53,8 @@ pub struct KernelLayout {
     pub move_old_end: u64,
     /// `new_addr` in it.
     pub move_new_addr: u64,
+    /// TTU_IGNORE_MLOCK of `enum ttu_flags`. Optional.
+    pub ttu_ignore_mlock: u64,
     /// `mm_users` in `struct mm_struct`: 0 once it is being taken down.
     pub mm_users: u64,
     /// `private_data` in `struct file`.
@@ -122,6 +124,7 @@ impl KernelLayout {
         move_old_addr: 0,
         move_old_end: 0,
         move_new_addr: 0,
+        ttu_ignore_mlock: 0,
         mm_users: 0,
         file_private: 0,
         uffd_mm: 0,

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use v2p_common::{
     PAGE_SIZE,
-    event::{how, memory, zap},
+    event::{collapse, how, memory, remap},
     layout::KernelLayout,
 };
 
@@ -116,11 +116,12 @@ fn returned(regs: u64, result: u64) -> Option<()> {
     let (first, second) = (argument(regs, 0)?, argument(regs, 1)?);
     let failed = is_error(result);
     match number {
-        call::MUNMAP if !failed => look(space, how::ZAP, first, whole(second), zap::WHOLE | number),
+        // Not as all of it: another thread may have put something there since, before this one came to its exit.
+        call::MUNMAP if !failed => look(space, how::ZAP, first, whole(second), number),
         call::MMAP if !failed => {
             let flags = argument(regs, 3)?;
             if flags & flag::MAP_FIXED != 0 {
-                look(space, how::ZAP, result, whole(second), zap::WHOLE | number);
+                look(space, how::ZAP, result, whole(second), number);
             }
             if flags & flag::MAP_POPULATE_OR_LOCKED != 0 {
                 look(space, how::FILL, result, whole(second), 0);
@@ -130,11 +131,11 @@ fn returned(regs: u64, result: u64) -> Option<()> {
         call::MREMAP if !failed => {
             let (old_len, new_len) = (whole(second), whole(argument(regs, 2)?));
             if argument(regs, 3)? & flag::MREMAP_FIXED != 0 {
-                look(space, how::ZAP, result, new_len, zap::WHOLE | number);
+                look(space, how::ZAP, result, new_len, number);
             }
             if old_len > new_len {
                 let gone = old_len - new_len;
-                look(space, how::ZAP, first + new_len, gone, zap::WHOLE | number);
+                look(space, how::ZAP, first + new_len, gone, number);
             }
             remapped(space, regs, result)
         }
@@ -150,10 +151,11 @@ fn returned(regs: u64, result: u64) -> Option<()> {
                 flag::COLLAPSE => how::COLLAPSE,
                 _ => return None,
             };
-            let detail = if how == how::UNMAP_ONE {
-                memory::ANY
-            } else {
-                number
+            let detail = match how {
+                how::UNMAP_ONE => memory::ANY,
+                how::COLLAPSE if failed => collapse::PERHAPS,
+                how::COLLAPSE => 0,
+                _ => number,
             };
             look(space, how, first, whole(second), detail)
         }
@@ -169,7 +171,7 @@ fn remapped(space: Space, regs: u64, new: u64) -> Option<()> {
         return None;
     }
     let len = whole(argument(regs, 1)?.min(argument(regs, 2)?));
-    look_at_two(space, how::REMAP, old, len, new, 0)
+    look_at_two(space, how::REMAP, old, len, new, remap::LATE)
 }
 
 /// An ioctl of userfaultfd was served: its argument starts with destination and length, or for COPY and MOVE with
@@ -194,7 +196,7 @@ fn served(file: u64, command: u64, argument: u64) -> Option<()> {
             if moved >> 63 != 0 {
                 return None;
             }
-            look_at_two(space, how::REMAP, field(1)?, moved, field(0)?, 0)
+            look_at_two(space, how::REMAP, field(1)?, moved, field(0)?, remap::LATE)
         }
         _ => None,
     }

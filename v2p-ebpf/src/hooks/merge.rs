@@ -72,11 +72,12 @@ fn ksm_break(ctx: FExitContext) -> u32 {
     0
 }
 
+/// SCAN_SUCCEED of `enum scan_result` (mm/khugepaged.c, 6.1 to 7.3); 0 is SCAN_FAIL.
+const SUCCEED: i32 = 1;
+
 /// (mm, isolated, status, ...), 6.1 to 7.3: it does not say where.
 #[raw_tracepoint(tracepoint = "mm_collapse_huge_page")]
 fn mm_collapse_huge_page(ctx: RawTracePointContext) -> u32 {
-    /// SCAN_SUCCEED of `enum scan_result` (mm/khugepaged.c, 6.1 to 7.3); 0 is SCAN_FAIL.
-    const SUCCEED: i32 = 1;
     let status: i32 = ctx.arg(2);
     if let (SUCCEED, Some(space)) = (status, space_of(ctx.arg(0))) {
         let target = &space.control.target;
@@ -86,18 +87,31 @@ fn mm_collapse_huge_page(ctx: RawTracePointContext) -> u32 {
     0
 }
 
-/// (mm, folio or pfn, index, addr, ...), 6.12 to 7.3.
+/// (mm, folio or pfn, index, addr, is_shmem, file, nr, result), 6.12 to 7.3.
 #[raw_tracepoint(tracepoint = "mm_khugepaged_collapse_file")]
 fn mm_khugepaged_collapse_file(ctx: RawTracePointContext) -> u32 {
-    collapsed(ctx.arg(0), ctx.arg(3));
+    let result: i32 = ctx.arg(7);
+    if result == SUCCEED {
+        done_at(ctx.arg(0), ctx.arg(3), how::COLLAPSE);
+    }
     0
 }
 
-/// collapse_huge_page (mm, address, ...), mm/khugepaged.c, 6.1 to 7.3.
+/// collapse_huge_page (mm, address, ...), mm/khugepaged.c, 6.1 to 7.3. Before it gives up it may have brought pages from swap.
 #[fexit]
 fn collapse_anonymous(ctx: FExitContext) -> u32 {
-    collapsed(ctx.arg(0), ctx.arg(1));
+    let how = match has_succeeded(&ctx) {
+        true => how::COLLAPSE,
+        false => how::FILL,
+    };
+    done_at(ctx.arg(0), ctx.arg(1), how);
     0
+}
+
+/// Whether the function, which has returned a `enum scan_result`, did what it is for.
+#[inline(always)]
+fn has_succeeded(ctx: &FExitContext) -> bool {
+    ctx.ret().is_ok_and(|result: u64| result as i32 == SUCCEED)
 }
 
 /// collapse_file, before it takes the base pages out of all page tables that map them.
@@ -112,19 +126,24 @@ fn collapse_file_begins(_ctx: FEntryContext) -> u32 {
 #[fexit]
 fn collapse_file(ctx: FExitContext) -> u32 {
     let _ = maps::COLLAPSING.remove(task::tid());
-    collapsed(ctx.arg(0), ctx.arg(1));
+    if has_succeeded(&ctx) {
+        done_at(ctx.arg(0), ctx.arg(1), how::COLLAPSE);
+    }
     0
 }
 
 /// collapse_pte_mapped_thp (mm, addr, ...), mm/khugepaged.c, 6.1 to 6.18; try_collapse_pte_mapped_thp, the same, 7.x.
 #[fexit]
 fn collapse_mapped(ctx: FExitContext) -> u32 {
-    collapsed(ctx.arg(0), ctx.arg(1));
+    if has_succeeded(&ctx) {
+        done_at(ctx.arg(0), ctx.arg(1), how::COLLAPSE);
+    }
     0
 }
 
+/// In the 2 MiB that hold `va`.
 #[inline(always)]
-fn collapsed(mm: u64, va: u64) -> Option<()> {
+fn done_at(mm: u64, va: u64, how: u32) -> Option<()> {
     let first = va & !(BLOCK_BYTES - 1);
-    look(space_of(mm)?, how::COLLAPSE, first, BLOCK_BYTES, 0)
+    look(space_of(mm)?, how, first, BLOCK_BYTES, 0)
 }

@@ -64,7 +64,8 @@ fn is_whole(details: u64) -> bool {
         && kread::byte(details + layout.zap_skip_cows) == Some(0)
 }
 
-/// try_to_unmap_one (folio, vma, address, arg), mm/rmap.c, 6.1 to 7.3: swap-out, a file page dropped, poison.
+/// try_to_unmap_one (folio, vma, address, arg), mm/rmap.c, 6.1 to 7.3: swap-out, a file page dropped, a split, poison. The last
+/// argument is its `enum ttu_flags`.
 #[fexit]
 fn unmap_one(ctx: FExitContext) -> u32 {
     unmapped(&ctx);
@@ -75,10 +76,16 @@ fn unmap_one(ctx: FExitContext) -> u32 {
 fn unmapped(ctx: &FExitContext) -> Option<()> {
     let space = space_of(mm_of_vma(ctx.arg(1))?)?;
     let folio: u64 = ctx.arg(0);
+    let (layout, flags): (_, u64) = (maps::layout(), ctx.arg(3));
     // PAGE_MAPPING_ANON (include/linux/page-flags.h, 6.1 to 7.3).
-    let memory = match kread::word(folio + maps::layout().page_mapping)? & 1 {
+    let memory = match kread::word(folio + layout.page_mapping)? & 1 {
         // SAFETY: only this thread writes its own value.
         0 if unsafe { maps::COLLAPSING.get(task::tid()) }.is_some() => memory::COLLAPSING,
+        0 if layout.ttu_ignore_mlock != KernelLayout::ABSENT
+            && flags & layout.ttu_ignore_mlock != 0 =>
+        {
+            memory::FORCED
+        }
         0 => memory::FILE,
         _ => memory::ANONYMOUS,
     };
