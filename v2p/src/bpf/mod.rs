@@ -1,6 +1,7 @@
 //! The only folder that names aya: loads the object, attaches programs, hands out ring and control block.
 
 mod denial;
+mod functions;
 mod lanes;
 mod loader;
 mod refused;
@@ -34,7 +35,7 @@ use self::{
     refused::{no_maps, unsupported},
     shared::MappedArray,
 };
-use crate::exit::Failure;
+use crate::{exit::Failure, kernel::layout::Learnt};
 
 pub use self::{
     denial::{Kind, Refusal, Trial, Watched},
@@ -122,27 +123,33 @@ impl FaultKind {
 }
 
 impl Programs {
-    /// Creates the maps; programs are loaded as they are attached. `learn` finds the kernel's layout.
+    /// Creates the maps; programs are loaded as they are attached.
     ///
     /// # Errors
-    /// Those of `learn`; exit code 3 where this kernel or these privileges have no eBPF.
-    pub fn load(learn: impl FnOnce() -> Result<KernelLayout>) -> Result<Self> {
-        Self::load_with(Types::Unread, learn)
+    /// Exit code 3 where this kernel or these privileges have no eBPF.
+    pub fn load(layout: KernelLayout) -> Result<Self> {
+        Self::load_with(Types::Unread, layout)
     }
 
     /// As [`Self::load`], for who will attach to functions too: what that needs is read on the side, since it takes as long as
-    /// all else.
+    /// all else; but not where such programs are not permitted.
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn load_for_functions(learn: impl FnOnce() -> Result<KernelLayout>) -> Result<Self> {
-        let reader = thread::Builder::new().spawn(Btf::from_sys_fs);
-        // Without a thread they are read when they are needed.
-        Self::load_with(reader.map_or(Types::Unread, Types::Coming), learn)
+    pub fn load_for_functions(learnt: &Learnt) -> Result<Self> {
+        let refused = learnt.some_function.and_then(functions::refused);
+        let reader = || thread::Builder::new().spawn(Btf::from_sys_fs).ok();
+        let types = match &refused {
+            Some(_) => Types::Unread,
+            // Without a thread they are read when they are needed.
+            None => reader().map_or(Types::Unread, Types::Coming),
+        };
+        let mut programs = Self::load_with(types, learnt.layout)?;
+        programs.no_functions = refused.map(|e| e.to_string());
+        Ok(programs)
     }
 
-    fn load_with(types: Types, learn: impl FnOnce() -> Result<KernelLayout>) -> Result<Self> {
-        let layout = learn()?;
+    fn load_with(types: Types, layout: KernelLayout) -> Result<Self> {
         let mut loader = loader::loader();
         let (lanes, slots) = lanes::sizes(lanes::cpus()?);
         loader

@@ -25,6 +25,8 @@ pub struct Btf<'a> {
     types: &'a [u8],
     /// Byte offset in `types` of type N+1 (type 0 is void and not stored).
     offsets: Vec<u32>,
+    /// The places in `offsets` of the structs: one type in ten, and what is mostly asked about.
+    structs: Vec<usize>,
 }
 
 struct Type<'a> {
@@ -93,12 +95,15 @@ impl<'a> Btf<'a> {
         };
         let types = section(field(1)?, field(2)?).context("BTF types are cut off")?;
         let strings = section(field(3)?, field(4)?).context("BTF strings are cut off")?;
-        let mut offsets = Vec::new();
+        let (mut offsets, mut structs) = (Vec::new(), Vec::new());
         let mut at = 0usize;
         while at < types.len() {
-            offsets.push(u32::try_from(at)?);
             let info = u32_at(types, at.saturating_add(4)).context("a BTF type is cut off")?;
             let (kind, vlen) = ((info >> 24) & 0x1f, info & 0xffff);
+            if kind == KIND_STRUCT {
+                structs.push(offsets.len());
+            }
+            offsets.push(u32::try_from(at)?);
             let Some(extra) = extra(kind, vlen) else {
                 bail!("BTF type kind {kind} is not known");
             };
@@ -109,6 +114,7 @@ impl<'a> Btf<'a> {
             strings,
             types,
             offsets,
+            structs,
         })
     }
 
@@ -139,11 +145,11 @@ impl<'a> Btf<'a> {
     pub fn member_offset(&self, structure: &str, member: &str) -> Result<u64> {
         let mut found = None;
         let mut left = MAX_MEMBERS;
-        for index in 0..self.offsets.len() {
-            let Some(t) = self.type_at(index) else {
+        for index in &self.structs {
+            let Some(t) = self.type_at(*index) else {
                 continue;
             };
-            if t.kind() != KIND_STRUCT || !self.name_is(t.name, structure) {
+            if !self.name_is(t.name, structure) {
                 continue;
             }
             let Some(bits) = self.find_member(&t, member, MAX_DEPTH, &mut left) else {
@@ -166,9 +172,20 @@ impl<'a> Btf<'a> {
 
     /// The type of this kind and name, where there is one.
     fn named(&self, kind: u32, name: &str) -> Option<Type<'a>> {
-        (0..self.offsets.len())
-            .filter_map(|index| self.type_at(index))
-            .find(|t| t.kind() == kind && self.name_is(t.name, name))
+        self.type_at(self.place(kind, name)?)
+    }
+
+    /// Its place in `offsets`.
+    fn place(&self, kind: u32, name: &str) -> Option<usize> {
+        (0..self.offsets.len()).find(|index| {
+            let found = self.type_at(*index);
+            found.is_some_and(|t| t.kind() == kind && self.name_is(t.name, name))
+        })
+    }
+
+    /// The number of the kernel's function `name`; `None`: there is no such function.
+    pub fn function(&self, name: &str) -> Option<u32> {
+        u32::try_from(self.place(KIND_FUNC, name)? + 1).ok()
     }
 
     /// The type with this number; 0 is void.
@@ -341,10 +358,13 @@ mod tests {
         assert!(btf.member_offset("task_struct", "mm").unwrap() > 0);
         assert!(btf.arguments_of_tracepoint("mm_migrate_pages").unwrap() >= 7);
         assert_eq!(btf.arguments_of_function("handle_mm_fault"), Some(4));
+        let function = btf.numbered(btf.function("handle_mm_fault").unwrap());
+        assert!(function.is_some_and(|f| btf.name_is(f.name, "handle_mm_fault")));
         assert!(
             btf.enumerators("migrate_reason")
                 .contains(&("MR_COMPACTION", 0))
         );
         assert_eq!(btf.arguments_of_function("no_such_function"), None);
+        assert_eq!(btf.function("no_such_function"), None);
     }
 }

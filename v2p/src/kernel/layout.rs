@@ -1,22 +1,41 @@
-//! BTF and /proc -> the [`KernelLayout`] that the programs need.
+//! BTF and /proc -> the [`KernelLayout`] that the programs need, and what else the kernel's types tell.
 
 use std::{fs, os::unix::fs::MetadataExt as _};
 
 use anyhow::Result;
 use v2p_common::layout::KernelLayout;
 
-use super::{btf::Btf, privileges::MOUNT_PROC};
+use super::{btf::Btf, privileges::MOUNT_PROC, reason::Reasons};
 use crate::exit::Failure;
 
 /// Where the kernel shows its types.
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
+/// A function that every kernel with user processes has, to be asked whether functions can be hooked at all.
+const SOME_FUNCTION: &str = "handle_mm_fault";
+
+/// What the kernel's types tell, read once: there are ten megabytes of them.
+pub struct Learnt {
+    /// What the programs need.
+    pub layout: KernelLayout,
+    /// What the numbers of migrations' reasons mean.
+    pub reasons: Reasons,
+    /// The number, among the types, of a function that programs could be attached to.
+    pub some_function: Option<u32>,
+}
+
 /// Looks everything up.
 ///
 /// # Errors
 /// Exit code 3 where the kernel has no BTF, or not what the programs need.
-pub fn learn() -> Result<KernelLayout> {
-    with_types(of)?
+pub fn learn() -> Result<Learnt> {
+    with_types(|btf| {
+        Ok(Learnt {
+            layout: of(btf)?,
+            reasons: Reasons::of(&btf.enumerators("migrate_reason")),
+            some_function: btf.function(SOME_FUNCTION),
+        })
+    })?
 }
 
 /// Has `look` look at the kernel's types, which are read for it.
@@ -78,6 +97,11 @@ pub fn of(btf: &Btf<'_>) -> Result<KernelLayout> {
         move_old_addr: optional("pagetable_move_control", "old_addr"),
         move_old_end: optional("pagetable_move_control", "old_end"),
         move_new_addr: optional("pagetable_move_control", "new_addr"),
+        ttu_ignore_mlock: btf
+            .enumerators("ttu_flags")
+            .into_iter()
+            .find(|(name, _)| *name == "TTU_IGNORE_MLOCK")
+            .map_or(KernelLayout::ABSENT, |(_, bit)| u64::from(bit)),
         mm_users: offset("mm_struct", "mm_users")?,
         file_private: offset("file", "private_data")?,
         uffd_mm: optional("userfaultfd_ctx", "mm"),

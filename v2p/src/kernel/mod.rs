@@ -6,6 +6,7 @@ pub mod iomem;
 pub mod layout;
 pub mod limits;
 pub mod lockdown;
+pub mod node;
 pub mod privileges;
 pub mod reason;
 pub mod securityfs;

@@ -1,9 +1,5 @@
 //! The kernel's reasons for a migration, by their numbers in this kernel.
 
-use std::fs;
-
-use super::{btf::Btf, layout::BTF_PATH};
-
 /// Names of `enum migrate_reason` (include/linux/migrate_mode.h, 6.1 to 7.3), and ours.
 const NAMES: [(&str, &str); 10] = [
     ("MR_COMPACTION", "compaction"),
@@ -22,14 +18,8 @@ const NAMES: [(&str, &str); 10] = [
 pub struct Reasons(Vec<(u64, &'static str)>);
 
 impl Reasons {
-    /// From the kernel's BTF; without it, nothing is known.
-    pub fn learn() -> Self {
-        let blob = fs::read(BTF_PATH).unwrap_or_default();
-        let known = Btf::parse(&blob).map(|btf| Self::of(&btf.enumerators("migrate_reason")));
-        known.unwrap_or(Self(Vec::new()))
-    }
-
-    fn of(enumerators: &[(&str, u32)]) -> Self {
+    /// By the names and values of the kernel's `enum migrate_reason`.
+    pub(super) fn of(enumerators: &[(&str, u32)]) -> Self {
         let named = enumerators.iter().filter_map(|(name, number)| {
             let (_, ours) = NAMES.iter().find(|(theirs, _)| theirs == name)?;
             Some((u64::from(*number), *ours))
