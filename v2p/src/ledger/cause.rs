@@ -1,6 +1,6 @@
 //! Why a page changed: what was done, and what lay there before and after, give the cause. Pure.
 
-use v2p_common::event::{Header, Look, how, memory, zap};
+use v2p_common::event::{Header, Look, collapse, how, memory, zap};
 
 use crate::{record::Cause, state::PageState};
 
@@ -33,6 +33,8 @@ pub(super) enum Memory {
     Anonymous,
     /// A file's, which is being collapsed.
     Collapsing,
+    /// A file's, and more than reclaim would take: the split of a huge page, poison, an invalidation.
+    Forced,
     /// That is not known.
     Any,
 }
@@ -65,6 +67,7 @@ impl Deed {
                 memory::FILE => Memory::File,
                 memory::ANONYMOUS => Memory::Anonymous,
                 memory::COLLAPSING => Memory::Collapsing,
+                memory::FORCED => Memory::Forced,
                 _ => Memory::Any,
             }),
             how::FILL => Self::Fill,
@@ -72,7 +75,8 @@ impl Deed {
             how::KSM_MERGE => Self::Merge,
             how::KSM_BREAK => Self::Break,
             how::COLLAPSE => Self::Collapse {
-                there: look.len <= v2p_common::control::BLOCK_BYTES,
+                there: look.len <= v2p_common::control::BLOCK_BYTES
+                    && look.detail & collapse::PERHAPS == 0,
             },
             _ => return None,
         })
@@ -96,8 +100,9 @@ impl Deed {
             (Self::Unmap(Memory::Anonymous), _, Absent) => Some(Cause::Discard),
             (Self::Unmap(Memory::File), _, Absent) => Some(Cause::Reclaim),
             (Self::Unmap(Memory::Collapsing), _, Absent) => Some(Cause::Collapse),
+            (Self::Unmap(Memory::Forced), _, Absent) => Some(Cause::Unknown),
             (Self::Fill, _, _) => filled(from, to, merged),
-            (Self::Remap, _, _) => Some(Cause::Remap),
+            (Self::Remap, Absent, _) | (Self::Remap, _, Absent) => Some(Cause::Remap),
             (Self::Merge, Present { .. }, Present { .. } | Zero) => Some(Cause::KsmMerge),
             (Self::Break, Present { .. } | Zero, Present { .. }) => Some(Cause::KsmBreak),
             (Self::Collapse { there }, _, Present { pfn }) => {

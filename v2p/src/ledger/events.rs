@@ -4,16 +4,20 @@ use std::ops::Range as Span;
 
 use v2p_common::{
     PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn, VirtAddr,
-    event::{self, fault, how, zap},
+    control::BLOCK_PAGES,
+    event::{self, fault, how, remap, zap},
     pte::{Entry, EntryState, Level},
 };
 
 use super::{
     Ledger,
-    cause::{Deed, filled},
+    cause::{Deed, Memory, filled},
     moves::{Change, Moves},
 };
 use crate::{record::Cause, state::PageState};
+
+/// Base pages in a huge page of 2 MiB.
+const HUGE: u64 = BLOCK_PAGES as u64;
 
 /// The pages under the leaf that holds `va` at `level`.
 fn under_leaf(va: u64, level: Level) -> Span<u64> {
@@ -109,12 +113,20 @@ impl Ledger {
         self.sees_removals && self.missed == super::Missed::Nothing
     }
 
-    /// Whether these pages lie in one huge page, as far as is known.
+    /// Whether these pages lay in one huge page, as far as those of them say that are asked about.
     fn is_huge(&self, pages: &Span<u64>) -> bool {
-        let first = self.pages.get(pages.start);
-        let last = pages.end.saturating_sub(1);
-        matches!(first, PageState::Present { pfn } if pfn.0 % 512 == 0)
-            && self.pages.get(last) == first.advanced(last - pages.start)
+        let mut first = None;
+        for page in pages.clone().filter(|page| self.is_asked(*page)) {
+            let PageState::Present { pfn } = self.pages.get(page) else {
+                return false;
+            };
+            let base = pfn.0.wrapping_sub(page - pages.start);
+            if pfn.0 % HUGE != page % HUGE || first.is_some_and(|first| first != base) {
+                return false;
+            }
+            first = Some(base);
+        }
+        first.is_some()
     }
 
     pub(super) fn look(&mut self, look: &event::Look, moves: &mut Moves) {
@@ -129,7 +141,19 @@ impl Ledger {
             (how::ZAP, _) if look.detail & zap::WHOLE != 0 => {
                 self.zap(deed, pages, &change, moves);
             }
-            (how::REMAP, _) => self.remap(pages, look.other >> PAGE_SHIFT, &change, moves),
+            (how::REMAP, _) => {
+                let to = look.other >> PAGE_SHIFT;
+                let there = to..to + (pages.end - pages.start);
+                if look.detail & remap::LATE == 0 {
+                    self.remap(pages, to, &change, moves);
+                } else {
+                    // Others may have come to the old place since.
+                    self.doubts.add(deed, pages, change);
+                }
+                // Pages of which nothing is known here have moved too: those that nobody asked about, and those that a fault
+                // brought beside its own.
+                self.doubts.add(deed, there, change);
+            }
             (_, Some((leaf, state))) => {
                 for page in leaf.clone() {
                     let to = state.advanced(page - leaf.start);
@@ -154,9 +178,34 @@ impl Ledger {
         if !self.is_asked(page) || self.is_seeded(page, change.t_ns) {
             return;
         }
-        if let Some(cause) = deed.cause(page, from, to, merged) {
-            self.change(page, from, to, cause, change, moves);
+        if deed == Deed::Merge && from == to && matches!(to, PageState::Present { .. }) {
+            // The first of its kind keeps its frame, which the others get.
+            self.merged.insert(page);
         }
+        let Some(cause) = deed.cause(page, from, to, merged) else {
+            return;
+        };
+        let (cause, change) = match (deed, cause) {
+            // A forced unmapping takes a page of a frame that has gone bad where it is clean.
+            (Deed::Unmap(Memory::Forced), Cause::Unknown) if self.is_of_bad_frame(from) => {
+                (Cause::Poison, *change)
+            }
+            // Somebody who needed it found it there, replaced: by a collapse that was not read yet, or without a word.
+            (Deed::Fill, Cause::Cow | Cause::KsmBreak) => {
+                let known = self.doubts.explain(page, from, to, merged);
+                match known.filter(|(cause, _)| *cause == Cause::Collapse) {
+                    Some((cause, change)) => (cause, *change),
+                    None if !self.knows_removals() => (Cause::Unknown, *change),
+                    None => (cause, *change),
+                }
+            }
+            _ => (cause, *change),
+        };
+        self.change(page, from, to, cause, &change, moves);
+    }
+
+    fn is_of_bad_frame(&self, state: PageState) -> bool {
+        matches!(state, PageState::Present { pfn } if (self.is_bad)(pfn))
     }
 
     /// Everything in `pages` went.

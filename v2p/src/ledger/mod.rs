@@ -245,6 +245,14 @@ impl Ledger {
         moves.0
     }
 
+    /// The process has executed another program, and who gave up its old address space last was somebody else; gives the
+    /// moves that this makes.
+    pub fn left_by_exec(&mut self, t_ns: u64) -> Vec<Move> {
+        let mut moves = Moves::default();
+        self.clear(Cause::Exec, &Change::reconciled(t_ns), &mut moves);
+        moves.0
+    }
+
     fn clear(&mut self, cause: Cause, change: &Change, moves: &mut Moves) {
         let pages = std::mem::take(&mut self.pages);
         for (page, from) in pages.range(0..u64::MAX) {

@@ -87,12 +87,14 @@ impl Process {
 
     /// Its threads now. Empty where it has ended.
     pub fn threads(&self) -> Vec<u32> {
-        fs::read_dir(format!("/proc/{}/task", self.pid))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .collect()
+        threads(self.pid)
+    }
+
+    /// Whether thread `tid` is one of its that has not ended. A main thread that has stays in the list as long as others live.
+    pub fn has_live_thread(&self, tid: u32) -> bool {
+        let place = std::path::PathBuf::from(format!("/proc/{}/task/{tid}", self.pid));
+        let stat = procfs::process::Process::new_with_root(place).and_then(|thread| thread.stat());
+        stat.is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x'))
     }
 
     /// Whether the process has ended, if not been reaped yet.
@@ -105,6 +107,15 @@ impl Process {
         };
         poll(&mut fds, Some(&at_once)).is_ok_and(|n| n > 0)
     }
+}
+
+pub(super) fn threads(pid: u32) -> Vec<u32> {
+    fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 /// Whether a process or a thread has the number, also one that we may not do anything to.

@@ -5,6 +5,7 @@ use std::{fs, io, path::Path};
 use anyhow::Result;
 use v2p_common::{PAGE_SIZE, VirtAddr};
 
+use super::space::roots;
 use crate::exit::Failure;
 
 /// End of user addresses with five levels of page tables (Documentation/arch/x86/x86_64/mm.rst); what is above it, also
@@ -94,7 +95,15 @@ pub enum Asked {
 /// Exit code 1 where the process has ended, 3 where we may not read it.
 pub fn mappings(pid: u32) -> Result<Vec<Mapping>> {
     let path = format!("/proc/{pid}/maps");
-    let mut mappings = read(Path::new(&path)).map_err(|e| match e.kind() {
+    // A thread that has ended has none, but another may.
+    let mut found = Ok(Vec::new());
+    for root in roots(pid) {
+        found = read(&root.join("maps"));
+        if found.as_ref().map_or(true, |found| !found.is_empty()) {
+            break;
+        }
+    }
+    let mut mappings = found.map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => Failure::no(format!("process {pid} has ended")),
         io::ErrorKind::PermissionDenied => super::no_rights(&path, &e),
         _ => Failure::failed(format!("{path}: {e}")),

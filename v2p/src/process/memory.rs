@@ -20,7 +20,7 @@ impl Memory {
     pub fn of(process: &Process) -> Result<Self> {
         let pid = process.pid;
         let mut refused = None;
-        for root in roots(process) {
+        for root in roots(pid) {
             match File::open(root.join("mem")) {
                 Ok(file) => return Ok(Self(file)),
                 // A thread that has ended has no memory, but another may.

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use v2p_common::{PAGE_SIZE, VirtAddr, pagemap::PagemapWord};
 
-use super::maps::USER_END;
+use super::{maps::USER_END, space::roots};
 use crate::exit::Failure;
 
 const OWN: &str = "/proc/self/pagemap";
@@ -38,14 +38,16 @@ impl Pagemap {
         if pid == std::process::id() {
             return Self::of_self();
         }
+        // A thread that has ended has no memory, but another may.
+        let mut opened = roots(pid).map(|root| Self::open(&root.join("pagemap")));
+        let is_over = |e: &io::Error| e.raw_os_error() == Some(libc::ESRCH);
+        let done = opened.find(|opened| !opened.as_ref().is_err_and(is_over));
+        let done = done.unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::ESRCH)));
         let path = format!("/proc/{pid}/pagemap");
-        let done = Self::open(Path::new(&path));
         Ok(done.map_err(|e| match e.kind() {
             io::ErrorKind::PermissionDenied => super::no_rights(&path, &e),
             // A kernel thread, or a process that is just ending, has no address space to open.
-            _ if e.raw_os_error() == Some(libc::ESRCH) => {
-                Failure::no(format!("{path}: the process has no address space"))
-            }
+            _ if is_over(&e) => Failure::no(format!("{path}: the process has no address space")),
             io::ErrorKind::NotFound => Failure::no(format!("{path}: there is no such process")),
             _ => Failure::failed(format!("{path}: {e}")),
         })?)

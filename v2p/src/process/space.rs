@@ -7,6 +7,7 @@ use procfs::process::StatFlags;
 
 use super::{
     Pagemap, Process,
+    identity::threads,
     maps::{self, Mapping},
 };
 use crate::exit::Failure;
@@ -29,7 +30,7 @@ impl AddressSpace {
     /// Exit code 1 where it has none: it has ended, or is a kernel thread; 3 where we may not read it.
     pub fn of(process: &Process) -> Result<Self> {
         for _ in 0..ATTEMPTS {
-            for root in roots(process) {
+            for root in roots(process.pid) {
                 // What the program is, before and after: pagemap stays with the address space that there was when it was
                 // opened, and the mappings of another program would be mixed with it.
                 let before = layout(&root);
@@ -51,17 +52,26 @@ impl AddressSpace {
         }
         Err(none(process).into())
     }
+
+    /// Why a reading of what `process` had gave nothing any more.
+    pub fn gone(process: &Process) -> Failure {
+        let pid = process.pid;
+        Failure::no(match Self::of(process) {
+            Ok(_) => format!("process {pid} executed another program during the reading"),
+            Err(_) => format!("process {pid} ended during the reading"),
+        })
+    }
 }
 
-/// Where /proc has the process's memory: at its main thread, or where that has ended, at one of the others.
-pub(super) fn roots(process: &Process) -> impl Iterator<Item = PathBuf> {
-    let main = PathBuf::from(match process.is_own() {
+/// Where /proc has the memory of process `pid`: at its main thread, or where that has ended, at one of the others.
+pub(super) fn roots(pid: u32) -> impl Iterator<Item = PathBuf> {
+    let main = PathBuf::from(match pid == std::process::id() {
         true => "/proc/self".to_owned(),
-        false => format!("/proc/{}", process.pid),
+        false => format!("/proc/{pid}"),
     });
-    let pid = process.pid;
-    let others = process.threads().into_iter().filter(move |tid| *tid != pid);
+    let others = move || threads(pid).into_iter().filter(move |tid| *tid != pid);
     let tasks = main.join("task");
+    let others = std::iter::once_with(others).flatten();
     std::iter::once(main).chain(others.map(move |tid| tasks.join(tid.to_string())))
 }
 

@@ -248,8 +248,8 @@ fn attach_to_all_threads(
         }
         for tid in new {
             let attached = programs.attach_faults(kind, tid);
-            // A thread that ended meanwhile needs no hook.
-            if attached.is_err() && process.threads().contains(&tid) {
+            // A thread that has ended needs no hook.
+            if attached.is_err() && process.has_live_thread(tid) {
                 return attached;
             }
             done.push(tid);

@@ -23,6 +23,9 @@ use crate::{
 /// How long a marker of our own may take to come out of the ring.
 const MARKER_PATIENCE: Duration = Duration::from_secs(10);
 
+/// What stands in for a grace period.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// The address of no `mm_struct`.
 const NO_MM: u64 = u64::MAX;
 
@@ -43,7 +46,6 @@ pub struct Tracer {
     /// Events that were read before some that are older may have been.
     early: Vec<Event>,
     hooks: Hooks,
-    settled: bool,
 }
 
 /// Which hooks are wanted.
@@ -147,7 +149,6 @@ impl Tracer {
                 lanes,
                 early: Vec::new(),
                 hooks,
-                settled: false,
             }),
         }
     }
@@ -170,16 +171,18 @@ impl Tracer {
         remap && removals.iter().all(|program| self.hooks.has(program)) && self.watches_migration()
     }
 
+    /// Whether the reasons of migrations are told.
+    pub fn tells_reasons(&self) -> bool {
+        ["migrated_of_7", "migrated_of_8"]
+            .iter()
+            .any(|program| self.hooks.has(program))
+    }
+
     /// Whether migrations of base pages are seen.
     pub fn watches_migration(&self) -> bool {
         ["set_migration_pte", "remove_migration_pte"]
             .iter()
             .all(|program| self.hooks.has(program))
-    }
-
-    /// Whether the last [`Self::take_until`] could wait for programs that were still running.
-    pub const fn is_settled(&self) -> bool {
-        self.settled
     }
 
     /// The events that there are now, oldest first.
@@ -248,7 +251,7 @@ impl Tracer {
     /// # Errors
     /// Where the marker does not come: it was lost, as others may have been.
     pub async fn take_until(&mut self, cookie: u64) -> Result<Vec<Event>> {
-        self.settled = settle();
+        settle();
         let mut events = self.take()?;
         let is_marker = |e: &Event| matches!(e, Event::Marker(m) if m.number == cookie);
         let wait = async {
@@ -279,11 +282,14 @@ impl Tracer {
     }
 }
 
-/// Waits for a grace period (kernel/sched/membarrier.c: MEMBARRIER_CMD_GLOBAL is synchronize_rcu), after
-/// which programs that had started before have finished. Refused with nohz_full; then the
-/// marker alone orders the events, a program still running on another CPU may be missed, and it is false.
-fn settle() -> bool {
+/// Waits for a grace period (kernel/sched/membarrier.c: MEMBARRIER_CMD_GLOBAL is synchronize_rcu), after which programs that had
+/// started before have finished. The kernel refuses that with nohz_full; then a pause stands in for it: a program runs for
+/// some microseconds.
+fn settle() {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
     // SAFETY: takes two integers and no memory.
-    unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) == 0 }
+    let waited = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) == 0 };
+    if !waited {
+        std::thread::sleep(PAUSE);
+    }
 }

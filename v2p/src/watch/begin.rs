@@ -1,7 +1,7 @@
 //! What comes before a watch: whose address space it is, which addresses, and the hooks.
 
 use anyhow::{Context as _, Result};
-use v2p_common::{PAGE_SIZE, VirtAddr, layout::KernelLayout};
+use v2p_common::{PAGE_SIZE, VirtAddr};
 
 use super::{Listener, Session, Stop, span, spawn::Command};
 use crate::{
@@ -67,11 +67,9 @@ pub async fn run(wish: &Wish<'_>, stop: Stop, listener: &mut dyn Listener) -> Re
     }
     let ranges = ranges(wish, &process).context("watch")?;
 
-    let follow = u64::from(wish.follow);
-    let mut programs = Programs::load_for_functions(move || {
-        let layout = kernel::layout::learn()?;
-        Ok(KernelLayout { follow, ..layout })
-    })?;
+    let mut learnt = kernel::layout::learn()?;
+    learnt.layout.follow = u64::from(wish.follow);
+    let mut programs = Programs::load_for_functions(&learnt)?;
     let mut carrier = Carrier::new(&mut programs)?;
     let direct_map = crate::direct_map::learn(&mut carrier)?;
     // Any user address tells the mm; what lies there does not matter. A command's own comes with its exec.
@@ -103,6 +101,7 @@ pub async fn run(wish: &Wish<'_>, stop: Stop, listener: &mut dyn Listener) -> Re
         ranges: &ranges,
         show_faults: wish.faults,
         paging: direct_map.paging,
+        reasons: learnt.reasons,
     };
     session.run(stop, listener).await
 }

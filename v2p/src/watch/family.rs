@@ -45,7 +45,7 @@ pub(super) struct Family {
 pub(super) struct Gone {
     pub(super) pid: u32,
     pub(super) end: Option<(u64, u64)>,
-    /// Its address space, where nobody told the end of that.
+    /// Its address space, where nobody told the end of that, or what made it.
     pub(super) left: Option<Space>,
 }
 
@@ -170,6 +170,7 @@ impl Family {
                     pagemap: None,
                     merged,
                     fresh: false,
+                    gone: None,
                 });
                 if let Some(member) = self.members.get_mut(number) {
                     member.space = id;
@@ -236,7 +237,8 @@ impl Family {
                 continue;
             }
             let member = self.members.remove(at);
-            let left = space.filter(|_| !shared && lives);
+            let is_open = |at: &usize| self.spaces.get(*at).is_some_and(|s| s.gone.is_some());
+            let left = space.filter(|at| !shared && (lives || is_open(at)));
             gone.push(Gone {
                 pid: member.pid,
                 end: member.end,
@@ -292,5 +294,6 @@ fn child_of(
         pagemap,
         merged: Merged::of(pid),
         fresh: true,
+        gone: None,
     }
 }

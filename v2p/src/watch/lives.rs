@@ -91,6 +91,22 @@ impl Session<'_> {
         }
     }
 
+    /// Tells what the end of an address space made, where only the end of the watch shows what that was.
+    pub(super) fn settle_gone(&self, state: &mut State<'_>) -> Result<()> {
+        // Those of processes that are followed and have ended were told with them.
+        let has_ended = !self.follow && self.ended.get_ref().has_ended();
+        let State { family, report, .. } = state;
+        for at in 0..family.spaces.len() {
+            let shown = family.spaces.get(at).and_then(|space| family.shown(space));
+            if let Some(space) = family.spaces.get_mut(at) {
+                for one in space.settle_gone(has_ended) {
+                    report.moved(one, shown, &mut space.names)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Looks which of those that are followed have ended without a word.
     pub(super) fn look_after(&self, state: &mut State<'_>) -> Result<()> {
         self.look(state);
@@ -117,8 +133,14 @@ impl Session<'_> {
         for Gone { pid, end, left } in state.family.take_gone(patience) {
             let now = now_ns();
             if let Some(mut space) = left {
-                self.tracer.leave(space.mm);
-                for one in space.ledger.end(now) {
+                let moves = match space.gone {
+                    Some(_) => space.settle_gone(true),
+                    None => {
+                        self.tracer.leave(space.mm);
+                        space.ledger.end(now)
+                    }
+                };
+                for one in moves {
                     state.report.moved(one, Some(pid), &mut space.names)?;
                 }
             }

@@ -69,6 +69,9 @@ const SWEEP: Duration = Duration::from_secs(10);
 const SWEEP_BLIND: Duration = Duration::from_secs(1);
 const SWEEP_REST: u32 = 20;
 
+/// The number of an [`Event::MmGone`] that says that the process itself has executed another program.
+const GONE_BY_EXEC: u64 = 1;
+
 /// Page numbers of all user addresses.
 const ALL: Span<u64> = 0..USER_END >> PAGE_SHIFT;
 
@@ -96,6 +99,8 @@ pub struct Session<'a> {
     pub show_faults: bool,
     /// The tables' layout.
     pub paging: Paging,
+    /// The kernel's reasons for a migration.
+    pub reasons: Reasons,
 }
 
 /// What a running watch knows.
@@ -103,7 +108,6 @@ struct State<'o> {
     family: Family,
     report: Report<'o>,
     scanner: Scanner,
-    reasons: Reasons,
     before: Loss,
     /// Events lost, when a gap in their numbers was last seen.
     lost: u64,
@@ -136,17 +140,9 @@ impl Session<'_> {
                 self.resolve_doubts(&mut state)?;
                 next_reading = Instant::now() + READ_EVERY;
             }
-            let stopped = stopped.or(state.report.turn()?);
-            let exits = |e: &Event| matches!(e, Event::MmGone(gone) if gone.number != 1);
-            match stopped {
+            match stopped.or(state.report.turn()?) {
                 Some(why) => break why,
                 None if self.follow && state.family.is_empty() => break "target-exited",
-                None if !self.follow && events.iter().any(exits) => {
-                    // The process is past its memory, and ends at any moment.
-                    let _ =
-                        tokio::time::timeout(Duration::from_secs(1), self.ended.readable()).await;
-                    break "target-exited";
-                }
                 None => {}
             }
         };
@@ -189,6 +185,7 @@ impl Session<'_> {
             pagemap: self.pagemap.take(),
             merged: Merged::of(pid),
             fresh: false,
+            gone: None,
         };
         let mut scanner = Scanner::default();
         // Nobody else pays for the carrier while it is not needed.
@@ -198,9 +195,8 @@ impl Session<'_> {
         }
         let state = State {
             family: Family::new(target, self.follow),
-            report: Report::new(output),
+            report: Report::new(output, self.tracer.tells_reasons()),
             scanner,
-            reasons: Reasons::learn(),
             before,
             lost: 0,
             next_seq: None,
@@ -238,6 +234,7 @@ impl Session<'_> {
         self.tell_losses(state)?;
         // No event is to come any more.
         self.tell_gone(state, 0)?;
+        self.settle_gone(state)?;
         confirm(state)?;
         state.report.release(0)
     }
@@ -273,7 +270,7 @@ impl Session<'_> {
             state.report.counts.events += 1;
             match event {
                 Event::Migrated(Number { header, number }) => {
-                    let reason = state.reasons.name(*number);
+                    let reason = self.reasons.name(*number);
                     state.report.migrated(header.tid, reason)?;
                 }
                 Event::Exec(exec) => self.executed(exec, state)?,
@@ -306,8 +303,17 @@ impl Session<'_> {
                 report.tell(space::fault_record(fault, shown, self.paging))?;
             }
         }
-        for one in space.ledger.apply(event) {
-            report.moved(one, shown, &mut space.names)?;
+        match event {
+            // Whether an exec or the end took it, only what comes next can say.
+            Event::MmGone(gone) if gone.number != GONE_BY_EXEC => space.gone = Some(*gone),
+            _ => {
+                if let Event::Exec(_) = event {
+                    space.gone = None;
+                }
+                for one in space.ledger.apply(event) {
+                    report.moved(one, shown, &mut space.names)?;
+                }
+            }
         }
         if let Event::MmGone(_) = event {
             family.ended_space(at);

@@ -20,7 +20,7 @@ use crate::{
 const CHUNK: u64 = 1 << 14;
 
 /// Hands what lies in `ranges` to `each`, by page numbers: spans that follow each other without a hole, each with the words of
-/// its pages that are not absent. False: the address space is gone, and what was handed over may not be all.
+/// its pages that are not absent; what was not read, since nothing is there, as spans of their own. False: the address space is gone, and what was handed over may not be all.
 ///
 /// # Errors
 /// Those of the read.
@@ -60,8 +60,11 @@ pub(super) fn read(
                             words.push((va.page_number(), word));
                         }
                     })?;
-                    each(at..chunk.end, &words);
+                    if at < chunk.start {
+                        each(at..chunk.start, &[]);
+                    }
                     at = chunk.end;
+                    each(chunk, &words);
                 }
             }
         }

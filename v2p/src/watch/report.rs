@@ -29,20 +29,27 @@ pub(super) struct Counts {
 pub(super) struct Report<'o> {
     pub(super) output: &'o mut dyn Listener,
     pub(super) counts: Counts,
+    /// Whether events tell the reasons of migrations.
+    has_reasons: bool,
     waiting: VecDeque<(Instant, Record)>,
 }
 
 impl<'o> Report<'o> {
-    pub(super) fn new(output: &'o mut dyn Listener) -> Self {
+    pub(super) fn new(output: &'o mut dyn Listener, has_reasons: bool) -> Self {
         Self {
             output,
+            has_reasons,
             counts: Counts::default(),
             waiting: VecDeque::new(),
         }
     }
 
     pub(super) fn tell(&mut self, record: Record) -> Result<()> {
-        if self.waiting.is_empty() && !lacks_reason(&record) {
+        if let Record::Lost { .. } = record {
+            // At once; and the reason of what waits may be among the lost: another's must not be taken for it.
+            self.release(0)?;
+        }
+        if self.waiting.is_empty() && !(self.has_reasons && lacks_reason(&record)) {
             return self.output.record(&record);
         }
         self.waiting.push_back((Instant::now(), record));

@@ -5,7 +5,7 @@ use std::ops::Range as Span;
 use anyhow::Result;
 use v2p_common::{
     PAGE_SHIFT, VirtAddr,
-    event::{Fault, fault},
+    event::{Event, Fault, Number, fault},
     pte::{Entry, Level, Paging, WalkEnd},
 };
 
@@ -31,6 +31,8 @@ pub(super) struct Space {
     /// None where the process was gone before it could be opened.
     pub(super) pagemap: Option<Pagemap>,
     pub(super) merged: Merged,
+    /// The event that told its end, where an exec or the end of the process may have made it: somebody else may have held it last.
+    pub(super) gone: Option<Number>,
     /// It was read in this turn: events that are in the reading already may not have come yet.
     pub(super) fresh: bool,
 }
@@ -48,6 +50,7 @@ impl Space {
         else {
             return Ok(());
         };
+        let first_ns = now_ns();
         let mappings = names.update();
         let mut began_ns = now_ns();
         let each = |pages: Span<u64>, words: &[(u64, _)]| {
@@ -55,7 +58,9 @@ impl Space {
                 let is_merged = merged.is(*word);
                 ledger.seed(VirtAddr(page << PAGE_SHIFT), *word, is_merged);
             }
-            ledger.seeded(pages, began_ns);
+            // Where there is nothing, nothing was read: the mappings said so, or a scan.
+            let since = if words.is_empty() { first_ns } else { began_ns };
+            ledger.seeded(pages, since);
             began_ns = now_ns();
         };
         let asked = reading::pages_of(ranges, ALL);
@@ -97,6 +102,16 @@ impl Space {
         let names = &self.names;
         let has = |page| names.has(page << PAGE_SHIFT);
         self.ledger.confirm(now_ns(), has)
+    }
+
+    /// The moves that its end makes, where that was told, and what made it is known now: the end of the process, or
+    /// an exec that is under way.
+    pub(super) fn settle_gone(&mut self, has_ended: bool) -> Vec<Move> {
+        match self.gone.take() {
+            None => Vec::new(),
+            Some(gone) if has_ended => self.ledger.apply(&Event::MmGone(gone)),
+            Some(gone) => self.ledger.left_by_exec(gone.header.t_ns),
+        }
     }
 
     /// The process has another address space: its pagemap is another file. Why it cannot be read, where that is so.

@@ -12,7 +12,11 @@ use libtest_mimic::Trial;
 use crate::{Done, harness, top::Showing, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial("the_examples_of_every_help_text_run", all)]
+    vec![
+        trial("the_examples_of_every_help_text_run", all),
+        trial("the_examples_that_are_read_by_jq_run", by_jq),
+        trial("the_examples_of_the_live_view_run", of_top),
+    ]
 }
 
 /// The lines of a help text's examples.
@@ -58,6 +62,11 @@ impl Shell {
         }
         shell
     }
+
+    /// The example, of this process.
+    fn named_in(&self, line: &str) -> String {
+        line.replace("--pid 1234", &format!("--pid {}", self.0.id()))
+    }
 }
 
 impl Drop for Shell {
@@ -73,10 +82,39 @@ fn has(program: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
+const VIEW: &str = "v2p top";
+const READER: &str = "| jq";
+
 fn all() -> Done {
     if !has("sh") || !has("timeout") {
         return Done::Skipped("there is no shell here".to_owned());
     }
+    let lines = lines().into_iter();
+    run_all(lines.filter(|line| !line.starts_with(VIEW) && !line.contains(READER)))
+}
+
+fn by_jq() -> Done {
+    match has("sh") && has("timeout") && has("jq") {
+        true => run_all(lines().into_iter().filter(|line| line.contains(READER))),
+        false => Done::Skipped("there is no jq here".to_owned()),
+    }
+}
+
+fn of_top() -> Done {
+    if !has("sh") {
+        return Done::Skipped("there is no shell here".to_owned());
+    }
+    let shell = Shell::start();
+    for line in lines().iter().filter(|line| line.starts_with(VIEW)) {
+        if let Err(reason) = top(&shell.named_in(line)) {
+            return Done::Skipped(reason);
+        }
+    }
+    Done::Passed
+}
+
+/// All examples.
+fn lines() -> Vec<String> {
     let cli = v2p::cli::Cli::command();
     let commands = cli.get_subcommands();
     let own = examples(&cli);
@@ -87,22 +125,20 @@ fn all() -> Done {
         assert!(!some.is_empty(), "{}: no examples", command.get_name());
         lines.extend(some);
     }
+    lines
+}
+
+fn run_all(lines: impl Iterator<Item = String>) -> Done {
     let folder = std::env::temp_dir().join(format!("v2p-examples-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("patch.bin"), "Hello").unwrap();
     let shell = Shell::start();
+    let mut done = 0u32;
     for line in lines {
-        let real = line.replace("--pid 1234", &format!("--pid {}", shell.0.id()));
-        if real.starts_with("v2p top") {
-            top(&real);
-            continue;
-        }
-        if real.contains("| jq") && !has("jq") {
-            eprintln!("not tried: there is no jq: {line}");
-            continue;
-        }
-        run(&real, &line, &folder);
+        run(&shell.named_in(&line), &line, &folder);
+        done += 1;
     }
+    assert!(done > 0);
     std::fs::remove_dir_all(&folder).unwrap();
     Done::Passed
 }
@@ -138,13 +174,12 @@ fn run(real: &str, line: &str, folder: &std::path::Path) {
     assert!(is_quiet || !says.is_empty(), "{line}: says nothing");
 }
 
-fn top(real: &str) {
+/// Else why not.
+fn top(real: &str) -> Result<(), String> {
     let arguments: Vec<_> = real.split_whitespace().skip(2).collect();
-    let mut showing = match Showing::start(&arguments) {
-        Ok(showing) => showing,
-        Err(reason) => return eprintln!("not tried: {reason}: {real}"),
-    };
+    let mut showing = Showing::start(&arguments)?;
     showing.wait_for(|shown| shown.contains("MAPPING"));
     showing.type_keys("q");
     showing.finish(0);
+    Ok(())
 }

@@ -17,6 +17,7 @@ mod deeds;
 mod delivery;
 mod demo;
 mod doctor;
+mod ends;
 mod examples;
 mod follow;
 mod harness;
@@ -70,6 +71,7 @@ fn main() {
         ("doctor", doctor::trials()),
         ("boot", doctor::trials_of_a_boot()),
         ("watch", watch::trials()),
+        ("watch", ends::trials()),
         ("follow", follow::trials()),
         ("delivery", delivery::trials()),
         ("burst", burst::trials()),

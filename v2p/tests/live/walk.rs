@@ -56,7 +56,7 @@ fn world() -> Result<World, String> {
         .build()
         .unwrap();
     let _inside = runtime.enter();
-    let mut programs = Programs::load(kernel::layout::learn).unwrap();
+    let mut programs = Programs::load(kernel::layout::learn().unwrap().layout).unwrap();
     if kernel::lockdown::Lockdown::read(None).is_some_and(|l| l.mode == "confidentiality") {
         return Err("locked down: eBPF may not read kernel memory".to_owned());
     }

@@ -36,6 +36,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             khugepaged_of_shared,
         ),
         trial("mechanism_huge_page_split_is_no_move", split_is_no_move),
+        trial("mechanism_split_of_shared_memory", split_of_shared_memory),
         trial("mechanism_huge_page_migration", huge_page_migration),
     ]
 }
@@ -229,6 +230,46 @@ fn split_is_no_move() -> Done {
     scene.act(|target| target.must(libc::SYS_mprotect, &[HUGE_BASE, PAGE, 1]));
     let told = scene.end();
     told.none().by_event("huge page split");
+    Done::Passed
+}
+
+/// A hole in the middle of a file's huge page: the pages beside it are taken out too, and stay in the page cache. Nobody
+/// reclaimed them.
+fn split_of_shared_memory() -> Done {
+    const PUNCH_HOLE_KEEP_SIZE: u64 = 2 | 1;
+    const HOLE: std::ops::Range<u64> = 128..144;
+    if let Err(skipped) = thp() {
+        return skipped;
+    }
+    let (area, mut file, mut done) = ((FILE_BASE, 512), 0, 0);
+    let mut scene = Scene::new(&[area], |target| {
+        file = target.shared_memory(512);
+        target.fill(FILE_BASE, 512);
+        done = target.call(libc::SYS_madvise, &[FILE_BASE, HUGE, MADV_COLLAPSE]);
+    });
+    if done != 0 {
+        return Done::Skipped(format!(
+            "madvise(MADV_COLLAPSE) of shared memory: error {}",
+            -done
+        ));
+    }
+    let hole = (HOLE.start * PAGE, (HOLE.end - HOLE.start) * PAGE);
+    scene.act(|target| {
+        target.must(
+            libc::SYS_fallocate,
+            &[file, PUNCH_HOLE_KEEP_SIZE, hole.0, hole.1],
+        )
+    });
+    let told = scene.end();
+    for page in 0..512 {
+        let causes = told.causes_of(FILE_BASE + page * PAGE);
+        let is_right = match causes {
+            [one] => one == "unknown" || HOLE.contains(&page) && one == "discard",
+            _ => false,
+        };
+        assert!(is_right, "{page}: {causes:?}");
+    }
+    told.proven("split of shared memory");
     Done::Passed
 }
 

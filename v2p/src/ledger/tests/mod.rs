@@ -5,6 +5,8 @@ use v2p_common::{
     pte::Paging,
 };
 
+mod deeds;
+
 use super::*;
 use crate::record::{Hex, Proof};
 

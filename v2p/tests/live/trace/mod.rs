@@ -56,7 +56,7 @@ struct Read {
 
 /// What a trace is, by Perfetto's names for it.
 fn json(trace: &[u8]) -> Value {
-    let schema = Schema::parse(include_str!("trace/perfetto.proto"));
+    let schema = Schema::parse(include_str!("perfetto.proto"));
     schema.read("Trace", trace).expect("a whole trace")
 }
 
@@ -217,7 +217,7 @@ fn officially(trace: &[u8]) -> Result<Value, String> {
         ));
     }
     let mut python = Command::new("python3")
-        .args(["-B", "-c", include_str!("trace/official.py")])
+        .args(["-B", "-c", include_str!("official.py")])
         .env("PYTHONPATH", package)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -29,15 +29,15 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// target's, @OUT a file where the place has it; kthreadd has number 2 on every kernel.
 /// Who and where: see [`case`].
 const TABLES: [&str; 9] = [
-    include_str!("input/common.txt"),
-    include_str!("input/demo.txt"),
-    include_str!("input/watch.txt"),
-    include_str!("input/top.txt"),
-    include_str!("input/translate.txt"),
-    include_str!("input/map.txt"),
-    include_str!("input/who.txt"),
-    include_str!("input/write.txt"),
-    include_str!("input/doctor.txt"),
+    include_str!("common.txt"),
+    include_str!("demo.txt"),
+    include_str!("watch.txt"),
+    include_str!("top.txt"),
+    include_str!("translate.txt"),
+    include_str!("map.txt"),
+    include_str!("who.txt"),
+    include_str!("write.txt"),
+    include_str!("doctor.txt"),
 ];
 
 /// A row of the table.

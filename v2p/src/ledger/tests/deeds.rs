@@ -1,0 +1,158 @@
+//! What the next event or reading finds, after a deed that said little.
+
+use v2p_common::{
+    control::BLOCK_PAGES,
+    event::{collapse, memory, remap},
+};
+
+use super::*;
+
+/// 2 MiB of pages there, each in the frame that is so far from `first` as it is from `VA`.
+fn block(ledger: &mut Ledger, first: u64) {
+    for i in 0..BLOCK_PAGES as u64 {
+        ledger.seed(
+            VirtAddr(VA.0 + i * PAGE_SIZE),
+            PagemapWord(1 << 63 | (first + i)),
+            false,
+        );
+    }
+}
+
+/// The look at one page, which has this entry now.
+fn found(how: u32, detail: u64, entry: u64, level: u32) -> Event {
+    Event::Look(event::Look {
+        entry,
+        level,
+        ..look(how, 1, detail)
+    })
+}
+
+fn fault_of(flags: u32, entry: u64, level: u32) -> Event {
+    match fault(VA, entry, level) {
+        Event::Fault(fault) => Event::Fault(event::Fault { flags, ..fault }),
+        other => other,
+    }
+}
+
+/// From `from` to `VA`.
+fn moved_here(from: u64, detail: u64) -> Event {
+    Event::Look(event::Look {
+        va: from,
+        other: VA.0,
+        level: u32::MAX,
+        ..look(how::REMAP, 1, detail)
+    })
+}
+
+const ELSEWHERE: u64 = 0x7e00_0000_0000;
+
+#[test]
+fn a_page_that_came_from_where_nobody_asked_came_by_the_remap() {
+    let asked = [Range {
+        start: VA.0,
+        end: VA.0 + PAGE_SIZE,
+    }];
+    let mut ledger = Ledger::new(None, PAGING).limited_to(&asked);
+    assert!(ledger.apply(&moved_here(ELSEWHERE, 0)).is_empty());
+    let moves = reread(&mut ledger, &[word(0, 100)]);
+    assert_eq!(moves.len(), 1, "{moves:?}");
+    assert_eq!(
+        (moves[0].cause, moves[0].proof),
+        (Cause::Remap, Proof::Event)
+    );
+    assert_eq!(
+        (moves[0].from, moves[0].to),
+        (PageState::Absent, present(100))
+    );
+}
+
+#[test]
+fn a_remap_told_late_does_not_carry_away_what_came_since() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VirtAddr(ELSEWHERE), PagemapWord(1 << 63 | 100), false);
+    // Another thread has mapped the old place anew, and touched it.
+    let came = ledger.apply(&fault(VirtAddr(ELSEWHERE), pte(300), 0));
+    assert_eq!(came[0].to, present(300));
+    assert!(ledger.apply(&moved_here(ELSEWHERE, remap::LATE)).is_empty());
+    let there = (ELSEWHERE / PAGE_SIZE, PagemapWord(1 << 63 | 300));
+    let moves = reread(&mut ledger, &[there, word(0, 100)]);
+    let told: Vec<_> = moves.iter().map(|m| (m.va.0, m.to, m.cause)).collect();
+    assert_eq!(told, [(VA.0, present(100), Cause::Remap)]);
+}
+
+#[test]
+fn the_first_page_of_a_merge_keeps_its_frame_and_is_merged_too() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
+    assert!(
+        ledger
+            .apply(&found(how::KSM_MERGE, 0, pte(100), 0))
+            .is_empty()
+    );
+    let moves = ledger.apply(&fault_of(fault::PROTECTION, pte(200), 0));
+    assert_eq!(moves[0].cause, Cause::KsmBreak);
+}
+
+#[test]
+fn a_file_page_that_a_split_takes_out_is_not_reclaimed() {
+    for (is_bad, cause) in [(false, Cause::Unknown), (true, Cause::Poison)] {
+        let bad: fn(Pfn) -> bool = if is_bad { |_| true } else { |_| false };
+        let mut ledger = Ledger::new(None, PAGING).knowing_bad_frames(bad);
+        ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
+        let moves = ledger.apply(&found(how::UNMAP_ONE, memory::FORCED, 0, 0));
+        assert_eq!((moves[0].to, moves[0].cause), (PageState::Absent, cause));
+    }
+}
+
+#[test]
+fn who_reads_a_page_that_was_collapsed_did_not_copy_it() {
+    let mut ledger = Ledger::new(None, PAGING).seeing_removals(true);
+    block(&mut ledger, 1000);
+    let pages = BLOCK_PAGES as u64;
+    assert!(
+        ledger
+            .apply(&Event::Look(look(how::COLLAPSE, pages, 0)))
+            .is_empty()
+    );
+    let huge = pte(512 * 9) | 1 << 7;
+    let moves = ledger.apply(&found(how::FILL, 0, huge, 1));
+    assert_eq!((moves.len(), moves[0].cause), (1, Cause::Collapse));
+}
+
+#[test]
+fn what_somebody_needed_and_found_replaced_has_no_cause_where_removals_are_not_seen() {
+    for (sees, cause) in [(true, Cause::Cow), (false, Cause::Unknown)] {
+        let mut ledger = Ledger::new(None, PAGING).seeing_removals(sees);
+        ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
+        let moves = ledger.apply(&found(how::FILL, 0, pte(200), 0));
+        assert_eq!(moves[0].cause, cause);
+    }
+}
+
+#[test]
+fn a_collapse_that_may_not_have_been_explains_only_what_looks_like_one() {
+    for (detail, cause) in [(0, Cause::Collapse), (collapse::PERHAPS, Cause::SwapIn)] {
+        let mut ledger = Ledger::new(None, PAGING);
+        ledger.seed(VA, PagemapWord(1 << 62), false);
+        let pages = BLOCK_PAGES as u64;
+        ledger.apply(&Event::Look(look(how::COLLAPSE, pages, detail)));
+        let moves = reread(&mut ledger, &[word(0, 101)]);
+        assert_eq!(moves[0].cause, cause, "{detail}");
+    }
+}
+
+#[test]
+fn a_huge_page_of_which_one_page_is_asked_about_is_copied_not_collapsed() {
+    let asked = [Range {
+        start: VA.0 + 7 * PAGE_SIZE,
+        end: VA.0 + 8 * PAGE_SIZE,
+    }];
+    let mut ledger = Ledger::new(None, PAGING)
+        .limited_to(&asked)
+        .seeing_removals(true);
+    block(&mut ledger, 512 * 4);
+    let huge = pte(512 * 9) | 1 << 7;
+    let moves = ledger.apply(&fault_of(fault::PROTECTION, huge, 1));
+    assert_eq!((moves.len(), moves[0].cause), (1, Cause::Cow));
+    assert_eq!(moves[0].to, present(512 * 9 + 7));
+}

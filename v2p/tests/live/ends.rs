@@ -1,0 +1,111 @@
+//! Ends that are none: of a thread, of an old address space.
+
+use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::{
+    Done,
+    harness::{self, address},
+    target::{BASE, PAGE, Target, va},
+    trial,
+    watch::watch,
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial(
+            "an_exec_while_somebody_reads_is_not_the_end",
+            exec_while_read,
+        ),
+        trial(
+            "a_process_whose_main_thread_has_ended_is_watched",
+            without_main_thread,
+        ),
+    ]
+}
+
+const EXECS: u64 = 20;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Who reads of a process holds its address space meanwhile, and gives it up last where the process executes another program in
+/// between.
+fn exec_while_read() -> Done {
+    let mut target = Target::start();
+    target.tell("write", 5);
+    let pagemap = format!("/proc/{}/pagemap", target.pid());
+    let over = AtomicBool::new(false);
+    let (records, frames) = thread::scope(|scope| {
+        // As long a reading as it takes from the new address space to the event that tells the exec: some microseconds.
+        let read = || {
+            let mut words = vec![0; 1 << 14];
+            while !over.load(Ordering::Relaxed) {
+                let Ok(file) = File::open(&pagemap) else {
+                    continue;
+                };
+                // Of an address space that is gone nothing is read.
+                while matches!(file.read_at(&mut words, BASE / PAGE * 8), Ok(1..)) {
+                    if over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            }
+        };
+        scope.spawn(read);
+        let watching = watch(&target, &["--faults"]);
+        let mut frames = Vec::new();
+        for _ in 0..EXECS {
+            target.execute();
+            frames.push(target.tell("write", 5));
+        }
+        over.store(true, Ordering::Relaxed);
+        (watching.interrupt().0, frames)
+    });
+    let end = records.last().expect("records");
+    assert_eq!((&end["why"], &end["lost"]), (&"signal".into(), &0.into()));
+    let of_the_page = |kind: &str| {
+        let is_it = |r: &&Value| r["type"] == kind && address(&r["va"]) == va(5);
+        records.iter().filter(is_it).cloned().collect::<Vec<_>>()
+    };
+    let faults = of_the_page("fault");
+    let told: Vec<_> = faults.iter().map(|f| f["pfn"].as_u64().unwrap()).collect();
+    assert_eq!(told, frames);
+    let moves = of_the_page("move");
+    let causes: Vec<_> = moves.iter().map(|m| m["cause"].as_str().unwrap()).collect();
+    let expected: Vec<_> = (0..EXECS).flat_map(|_| ["exec", "first-touch"]).collect();
+    assert_eq!(causes, expected);
+    Done::Passed
+}
+
+/// /proc has its memory at the other threads.
+fn without_main_thread() -> Done {
+    let mut target = Target::start();
+    target.tell("write", 4);
+    target.tell("leave", 0);
+    let deadline = Instant::now() + PATIENCE;
+    let maps = format!("/proc/{}/maps", target.pid());
+    while std::fs::read(&maps).is_ok_and(|mappings| !mappings.is_empty()) {
+        assert!(Instant::now() < deadline, "the main thread has not ended");
+    }
+    let pid = target.pid().to_string();
+    let watching = watch(&target, &["--for", "0.3"]);
+    let (records, status) = watching.finish();
+    assert!(status.success());
+    let hooks = &records[0]["hooks"];
+    let has = |hook: &str| hooks.as_array().unwrap().iter().any(|h| h == hook);
+    assert!(has("page-faults-min") && has("page-faults-maj"), "{hooks}");
+    assert_eq!(records.last().unwrap()["why"], "duration", "{records:?}");
+    // What it has is there to be written to, were it allowed.
+    let output = harness::run(&["doctor", "--pid", &pid, "--addr", &format!("{:#x}", va(4))]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!errors.contains("nothing mapped"), "{errors}");
+    assert!(!output.stdout.is_empty());
+    Done::Passed
+}
