@@ -196,17 +196,6 @@ pub(crate) fn sparse(report: &mut Report) {
         }
         let routes = [Route::Pagemap, Route::Both, Route::Walk];
         cases.extend(routes.map(|route| translation(route, bar, &pagemap, &space, count)));
-        for route in [Route::Both, Route::Walk] {
-            let mut translator = translator(route);
-            translator.without_scan();
-            let (mapping, pagemap) = (space.mapping(), &pagemap);
-            let name = format!("{}, without PAGEMAP_SCAN", option(route));
-            cases.push(Case::new(name, bar, move || {
-                let mut again = Count::default();
-                translator.mapping(pagemap, &mapping, &mut again).unwrap();
-                assert_eq!(again, by(route, count));
-            }));
-        }
         let title = format!("1 TiB, {pages} pages in 1000 places, library");
         report.group(&title, references, cases);
     }

@@ -1,8 +1,8 @@
 //! Which parts of a mapping have anything in them: the cost of a translation follows the pages that are
 //! there, not the addresses that are reserved.
 //!
-//! PAGEMAP_SCAN (Documentation/admin-guide/mm/pagemap.rst, Linux 6.7) tells them; where the kernel has none, the walk's
-//! copies of page middle directories do, one for each GiB, and without eBPF all is read. No file of /proc can take its place
+//! Where there is a walk, its copies of page middle directories tell them, one for each GiB. Pagemap alone asks PAGEMAP_SCAN
+//! (Documentation/admin-guide/mm/pagemap.rst, Linux 6.7), and reads all where the kernel has none. No file of /proc can take its place
 //! there: the sums of smaps leave out zero pages, device memory and markers (smaps_pte_entry, fs/proc/task_mmu.c, 6.1), so that
 //! a mapping of which it says 0 need not be empty.
 
@@ -76,14 +76,6 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// One that finds no PAGEMAP_SCAN, as before 6.7.
-    pub(super) fn none() -> Self {
-        Self {
-            absent: true,
-            ..Self::default()
-        }
-    }
-
     /// Hands the populated parts between `start` and `end` to `each`, in order. False: this kernel cannot tell,
     /// and nothing was handed out. Of an address space that is gone nothing is handed out either: the caller must ask whether
     /// it was there all the while.

@@ -36,6 +36,17 @@ pub enum Route {
     Both,
 }
 
+impl Route {
+    /// Its word; of [`Self::Auto`] that of the one that is left where the walk is not.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Walk => "walk",
+            Self::Both => "both",
+            Self::Pagemap | Self::Auto => "pagemap",
+        }
+    }
+}
+
 /// Blocks that are read, with what is known of their frames, before any is handed out, at most: 128 MiB of address space,
 /// so that memory stays small.
 const BLOCKS: usize = 64;
@@ -46,7 +57,7 @@ const GROWTH: usize = 8;
 const SPARSE: u64 = 16;
 /// A scan that finds so many pages has come to where it is dense: what follows is read.
 const DENSE: u64 = (BLOCKS * BLOCK_PAGES) as u64;
-/// Bytes from which on it pays to step over what is not there, where there is no scan.
+/// Bytes from which on it pays to step over what is not there by the walk.
 const STEP_FROM: u64 = 64 << 20;
 
 /// Translates, one process after the other.
@@ -118,11 +129,6 @@ impl Translator {
         self.decoder.zero_pfn = None;
     }
 
-    /// Leaves out PAGEMAP_SCAN, as on kernels before 6.7.
-    pub fn without_scan(&mut self) {
-        self.scanner = Scanner::none();
-    }
-
     /// The walker's carrier, for questions about single addresses.
     ///
     /// # Errors
@@ -135,6 +141,16 @@ impl Translator {
                 None => Failure::failed("--route pagemap does not walk the page tables"),
             }
             .into()),
+        }
+    }
+
+    /// Why the mapping `name`, of the kernel's half of the addresses, cannot be told.
+    pub fn not_by_pagemap(&self, name: &str) -> Failure {
+        let what =
+            format!("{name} lies in the kernel's half of the addresses, where pagemap has nothing");
+        match &self.why {
+            Some(why) => Failure::unsupported(format!("{what}, and there is no walk: {why}")),
+            None => Failure::unsupported(what).hint("the page tables tell: --route walk"),
         }
     }
 
@@ -247,14 +263,15 @@ impl Translator {
     /// The next populated parts of `mapping` from `at` on, and how far they are all. `None`: the address space is gone.
     fn find(&mut self, pagemap: &Pagemap, mapping: &Mapping, at: u64) -> Result<Option<Step>> {
         let end = mapping.end;
+        // Where there is a walk, its steps are faster than a scan: 9.5 ms for 13.0 in a TiB with 1,000 pages (6.18.44).
+        if let Some(walker) = self.walker.as_mut().filter(|_| end - at > STEP_FROM) {
+            return walker.step(pagemap, at, end);
+        }
         if self.route != Route::Walk
             && !mapping.may_hide_frames()
             && let Some(step) = self.scanner.next(pagemap, at, end, DENSE)?
         {
             return Ok(Some(step));
-        }
-        if let Some(walker) = self.walker.as_mut().filter(|_| end - at > STEP_FROM) {
-            return walker.step(pagemap, at, end);
         }
         let parts = vec![Part { start: at, end }];
         Ok(Some(Step { parts, next: end }))

@@ -30,7 +30,7 @@ impl Walker {
     /// Exit code 3 where there can be no walk here.
     pub(super) fn new() -> Result<(Self, Paging)> {
         doctor::tracing::require_programs()?;
-        let mut programs = Programs::load(kernel::layout::learn)?;
+        let mut programs = Programs::load(kernel::layout::learn()?.layout)?;
         let mut carrier = Carrier::new(&mut programs)?;
         let paging = crate::direct_map::learn(&mut carrier)?.paging;
         let walker = Self {
@@ -54,8 +54,7 @@ impl Walker {
     }
 
     /// Which blocks between `at` and `end` have anything in them, as far as one page middle directory tells, or an empty
-    /// entry above it: what is done where there is no PAGEMAP_SCAN (before 6.7), and where pagemap
-    /// hides frames. `None`: the address space is gone.
+    /// entry above it. `None`: the address space is gone.
     pub(super) fn step(&mut self, pagemap: &Pagemap, at: u64, end: u64) -> Result<Option<Step>> {
         if !self.carrier.directory(pagemap, VirtAddr(at))? {
             return Ok(None);
