@@ -4,7 +4,7 @@ use v2p_common::witness::Function;
 
 use super::{
     check::{Access, Check, Errno, Id, Status},
-    devmem::{NOT_OURS, unexplained},
+    explain::{NOT_OURS, unexplained},
     predict::{Explained, Outcome, explains},
     verdict::Way,
     witness::{Named, Said, Testimony},

@@ -105,6 +105,7 @@ pub(super) fn io_strict_devmem(facts: &Facts, target: &Target, kind: &Kind<'_>) 
             &evidence,
         )
     };
+    let mend = "unbind the driver, or boot with iomem=relaxed";
     if target.pa.is_some_and(|pa| pa.0 < LOW) {
         return free("below 1 MiB that does not count");
     }
@@ -118,10 +119,23 @@ pub(super) fn io_strict_devmem(facts: &Facts, target: &Target, kind: &Kind<'_>) 
         return no_config(id).may_fail(Stage::Reach, libc::EPERM);
     };
     if strict == Setting::Off {
-        return free("this kernel allows it");
+        let asks_pat = facts.has_mmap_mem != Some(false)
+            && facts.has_pat != Some(false)
+            && !facts.is_booted_with("nopat");
+        if !asks_pat {
+            return free("this kernel allows it");
+        }
+        // range_is_allowed, arch/x86/mm/pat/memtype.c, which is there without STRICT_DEVMEM alone (6.1 and 6.12).
+        let what = format!(
+            "claimed by {}: this kernel allows it, but mmap(2) where the driver asked for it exclusively, which cannot be told",
+            resource.name
+        );
+        let evidence = format!("{evidence}; pat (/proc/cpuinfo), no nopat (/proc/cmdline)");
+        return Check::unknown(id, what, evidence)
+            .mend(mend)
+            .may_fail(Stage::Map, libc::EINVAL);
     }
     let evidence = format!("{evidence}; {line}");
-    let mend = "unbind the driver, or boot with iomem=relaxed";
     if io == Setting::Off {
         // resource_is_exclusive, kernel/resource.c, 6.1 to 7.3: a claim with IORESOURCE_EXCLUSIVE counts nevertheless.
         let what = format!(

@@ -10,15 +10,13 @@ use rustix::{
 use v2p_common::{PhysAddr, layout::KernelLayout};
 
 use super::check::Errno;
-use crate::{
-    devmem,
-    kernel::{
-        config::Config,
-        iomem::Iomem,
-        layout,
-        lockdown::Lockdown,
-        privileges::{Namespace, Privileges},
-    },
+use crate::kernel::{
+    config::Config,
+    iomem::Iomem,
+    layout,
+    lockdown::Lockdown,
+    node::{DEVMEM, what_else},
+    privileges::{Namespace, Privileges},
 };
 
 /// What lies at /dev/mem.
@@ -132,7 +130,7 @@ impl Facts {
             cmdline: fs::read_to_string("/proc/cmdline").unwrap_or_default(),
             lockdown: Lockdown::read(config.as_ref()),
             config,
-            node: node(Path::new(devmem::PATH)),
+            node: node(Path::new(DEVMEM)),
             has_read_mem,
             has_mmap_mem,
             iomem: Iomem::read().ok().flatten(),
@@ -177,7 +175,7 @@ fn node(path: &Path) -> Node {
         Ok(metadata) => metadata,
         Err(e) => return Node::Absent(Errno::of(&e).unwrap_or(Errno(libc::EIO))),
     };
-    if let Some(other) = devmem::what_else(&metadata) {
+    if let Some(other) = what_else(&metadata) {
         return Node::Other(other);
     }
     let may = |access| rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS).map_err(errno);

@@ -9,7 +9,7 @@ pub mod address;
 mod cause;
 pub mod check;
 mod device;
-pub mod devmem;
+pub mod explain;
 pub mod facts;
 pub mod limits;
 pub mod losses;

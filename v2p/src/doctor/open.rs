@@ -5,7 +5,7 @@
 
 use super::{
     check::{Check, Effect, Errno, Id, Stage},
-    devmem::NOT_OURS,
+    explain::NOT_OURS,
     facts::{Device, Facts, Node},
 };
 use crate::kernel::{

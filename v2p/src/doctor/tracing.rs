@@ -63,7 +63,7 @@ impl Tracing {
             Err(e) => failed(Id::Btf, "no types of the kernel", e),
         });
         found.checks.push(tracefs());
-        let programs = layout.map(|layout| Programs::load(|| Ok(layout)));
+        let programs = layout.map(Programs::load);
         let limits = Limits::read();
         let without_types = "cannot tell: without the kernel's types no maps are made";
         found.checks.push(match &programs {

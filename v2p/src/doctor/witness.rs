@@ -139,12 +139,6 @@ pub struct Testimony<'a> {
     pub heard: &'a [Function],
 }
 
-/// Nothing was watched.
-pub const SILENCE: Testimony<'static> = Testimony {
-    said: &[],
-    heard: &[],
-};
-
 impl<'a> Testimony<'a> {
     /// The check that the kernel's functions name for `call`: the first that denies, in the kernel's order.
     pub fn named(&self, call: &str) -> Option<Named<'a>> {

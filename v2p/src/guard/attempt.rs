@@ -7,12 +7,12 @@ use v2p_common::{Pfn, control::PHYSICAL_BYTES, pagemap::PagemapWord};
 
 use super::{
     Pin,
+    devmem::DevMem,
     refusal::of_own_page as refusal,
     source::locked_copy,
     strike::{Shot, Strike, strike},
 };
 use crate::{
-    devmem::DevMem,
     page::{Nonce, OwnPage, PAGE_LEN},
     process::{Pagemap, frame_flags, frame_mapcount},
 };

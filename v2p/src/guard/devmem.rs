@@ -4,23 +4,17 @@
 use std::{
     fs::{self, File, Metadata, OpenOptions},
     io,
-    os::{
-        fd::AsFd as _,
-        unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _},
-    },
+    os::{fd::AsFd as _, unix::fs::FileExt as _},
     ptr,
 };
 
 use rustix::mm::{MapFlags, ProtFlags};
 use v2p_common::{PAGE_SIZE, PhysAddr};
 
-use crate::page::PAGE_LEN;
-
-/// The path.
-pub const PATH: &str = "/dev/mem";
-
-/// The device's numbers (Documentation/admin-guide/devices.txt).
-const NUMBERS: (u32, u32) = (1, 1);
+use crate::{
+    kernel::node::{DEVMEM, what_else},
+    page::PAGE_LEN,
+};
 
 /// An open /dev/mem.
 pub struct DevMem(File);
@@ -29,7 +23,7 @@ impl DevMem {
     /// Opens it for reading.
     ///
     /// # Errors
-    /// Those of open(2), which [`crate::doctor::devmem`] explains; and where something else than the memory device
+    /// Those of open(2), which [`crate::doctor::explain`] tells the reason of; and where something else than the memory device
     /// lies there.
     pub fn open() -> io::Result<Self> {
         Self::open_with(OpenOptions::new().read(true))
@@ -46,8 +40,8 @@ impl DevMem {
 
     fn open_with(options: &OpenOptions) -> io::Result<Self> {
         // Looked at before it is opened, which does things to some devices; and after, since it may have changed.
-        is_devmem(&fs::metadata(PATH)?)?;
-        let file = options.open(PATH)?;
+        is_devmem(&fs::metadata(DEVMEM)?)?;
+        let file = options.open(DEVMEM)?;
         is_devmem(&file.metadata()?)?;
         Ok(Self(file))
     }
@@ -94,19 +88,6 @@ impl DevMem {
         unsafe { rustix::mm::munmap(place, PAGE_LEN) }?;
         Ok(())
     }
-}
-
-/// What a file is that is not the memory device; `None`: it is.
-pub(crate) fn what_else(metadata: &Metadata) -> Option<String> {
-    let device = metadata.rdev();
-    let numbers = (rustix::fs::major(device), rustix::fs::minor(device));
-    if !metadata.file_type().is_char_device() {
-        return Some("it is no character device".to_owned());
-    }
-    (numbers != NUMBERS).then(|| {
-        let (major, minor) = numbers;
-        format!("it is device {major}:{minor}, not 1:1")
-    })
 }
 
 fn is_devmem(metadata: &Metadata) -> io::Result<()> {

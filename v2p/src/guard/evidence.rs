@@ -6,16 +6,11 @@ use v2p_common::{PAGE_SHIFT, event::Event};
 use super::{
     Guard,
     inspect::{Checked, Sight},
+    moves::{Begun, add_reasons, moves},
     strike::Struck,
-    timeline::{Begun, add_reasons, timeline},
     verdict::{Evidence, left, verdict},
 };
-use crate::{
-    kernel::{now_ns, reason::Reasons},
-    ledger::Ledger,
-    process::frame_mapcount,
-    record::Verdict,
-};
+use crate::{kernel::now_ns, ledger::Ledger, process::frame_mapcount, record::Verdict};
 
 /// How often it is read back while the page goes on moving.
 const READINGS: u32 = 100;
@@ -183,8 +178,7 @@ impl Guard {
             Err(e) => return Err(e),
         }
         let mut moves = self.moves_in(&events, one, began_ns);
-        let reasons = self.reasons.get_or_insert_with(Reasons::learn);
-        add_reasons(&mut moves, &events, reasons);
+        add_reasons(&mut moves, &events, &self.reasons);
         Ok(Drained { moves, lost })
     }
 
@@ -199,7 +193,7 @@ impl Guard {
             .seeing_removals(self.sees_removals);
         ledger.seed(one.part.va, one.word, false);
         ledger.seeded(page..page + 1, began_ns);
-        timeline(&mut ledger, events)
+        moves(&mut ledger, events)
     }
 
     /// Events lost since this was last asked.

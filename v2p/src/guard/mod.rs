@@ -8,6 +8,7 @@ mod attempt;
 pub mod devmem;
 mod evidence;
 mod inspect;
+mod moves;
 mod parts;
 mod pin;
 mod refusal;
@@ -15,7 +16,6 @@ mod report;
 mod source;
 mod stop;
 mod strike;
-mod timeline;
 mod verdict;
 mod write;
 
@@ -31,11 +31,11 @@ pub use attempt::{Attempt, Call, attempt};
 pub use pin::Pin;
 pub use stop::Stopped;
 
+use self::devmem::DevMem;
 use self::source::Source;
 use crate::{
     bpf::Programs,
     carrier::Carrier,
-    devmem::DevMem,
     direct_map::{self, DirectMap},
     exit::Failure,
     kernel::{self, reason::Reasons},
@@ -55,7 +55,7 @@ pub struct Guard {
     memory: Memory,
     direct_map: DirectMap,
     decoder: Decoder,
-    reasons: Option<Reasons>,
+    reasons: Reasons,
     devmem: Option<DevMem>,
     source: Source,
     pins: Vec<(Range<u64>, Pin)>,
@@ -102,9 +102,10 @@ impl Guard {
     pub fn new(process: Process, range: Range<u64>, wanted: Wanted) -> Result<Self> {
         let AddressSpace { pagemap, .. } = AddressSpace::of(&process)?;
         let memory = Memory::of(&process)?;
+        let learnt = kernel::layout::learn()?;
         let mut programs = match wanted {
-            Wanted::All => Programs::load_for_functions(kernel::layout::learn),
-            Wanted::Migrations => Programs::load(kernel::layout::learn),
+            Wanted::All => Programs::load_for_functions(&learnt),
+            Wanted::Migrations => Programs::load(learnt.layout),
         }?;
         let mut carrier = Carrier::new(&mut programs)?;
         let direct_map = direct_map::learn(&mut carrier)?;
@@ -133,7 +134,7 @@ impl Guard {
             memory,
             direct_map,
             decoder,
-            reasons: None,
+            reasons: learnt.reasons,
             devmem: None,
             source: Source::new()?,
             pins: Vec::new(),

@@ -75,7 +75,7 @@ pub(super) fn denied_or_error(
     pfn: Pfn,
     error: io::Error,
 ) -> Result<()> {
-    match doctor::devmem::explain_access(call, pfn.base(), &error) {
+    match doctor::explain::access(call, pfn.base(), &error) {
         Some(denial) => {
             deny(report, denial);
             Ok(())

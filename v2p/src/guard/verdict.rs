@@ -1,6 +1,6 @@
 //! What became of a write: pure.
 
-use super::{strike::Struck, timeline::Began};
+use super::{moves::Began, strike::Struck};
 use crate::record::Verdict;
 
 /// When the page left the frame that was written to.

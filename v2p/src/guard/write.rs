@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     Guard, Job, Step,
+    devmem::DevMem,
     evidence::Drained,
     inspect::{Checked, Place, Sight},
     parts::{Part, parts},
@@ -13,7 +14,6 @@ use super::{
     verdict::aftermath,
 };
 use crate::{
-    devmem::DevMem,
     doctor,
     record::{self, Hex, HexBytes, Verdict, Write},
     translate::Both,
@@ -52,7 +52,7 @@ impl Guard {
             match DevMem::open_for_writing() {
                 Ok(devmem) => self.devmem = Some(devmem),
                 Err(e) => {
-                    deny(&mut report, doctor::devmem::explain_open(&e));
+                    deny(&mut report, doctor::explain::open(&e));
                     return Ok(report);
                 }
             }

@@ -108,8 +108,14 @@ fn a_claim_may_be_exclusive_where_other_claims_are_let_through() {
     );
     let check = find(&facts, &ahci, Id::IoStrictDevmem);
     assert!(check.what.contains("exclusively"), "{}", check.what);
-    // Without STRICT_DEVMEM nobody asks for claims.
-    assert_eq!(answers(&opened(), &ahci)[2], Answer::Allowed);
+    // Without STRICT_DEVMEM only PAT asks for claims, of who maps.
+    let asks_pat = Answer::Unknown(Id::IoStrictDevmem);
+    assert_eq!(answers(&opened(), &ahci)[2], asks_pat);
+    let nopat = Facts {
+        cmdline: "nopat".to_owned(),
+        ..opened()
+    };
+    assert_eq!(answers(&nopat, &ahci)[2], Answer::Allowed);
 }
 
 #[test]

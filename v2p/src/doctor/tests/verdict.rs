@@ -10,9 +10,15 @@ use crate::{
         check::{Check, Effect, Errno, Id, Stage},
         predict::Outcome,
         verdict::{Trial, Verdict, Word},
-        witness::{SILENCE, Said, Testimony},
+        witness::{Said, Testimony},
     },
     exit,
+};
+
+/// Nothing was watched.
+const SILENCE: Testimony<'static> = Testimony {
+    said: &[],
+    heard: &[],
 };
 
 fn strict() -> Vec<Check> {

@@ -28,7 +28,7 @@ pub(super) struct Begun {
 }
 
 /// The moves in `events`. Migrations that moved nothing leave no trace.
-pub(super) fn timeline(ledger: &mut Ledger, events: &[Event]) -> Vec<Begun> {
+pub(super) fn moves(ledger: &mut Ledger, events: &[Event]) -> Vec<Begun> {
     let mut entries = BTreeMap::new();
     let mut moves = Vec::new();
     for event in events {
@@ -110,7 +110,7 @@ mod tests {
         for (va, pfn) in [(PAGE, 7), (PAGE + 4096, 70)] {
             ledger.seed(VirtAddr(va), PagemapWord(1 << 63 | pfn), false);
         }
-        let moves = timeline(&mut ledger, events);
+        let moves = moves(&mut ledger, events);
         let shape = |m: &Begun| (m.began.at_ns, m.began.copied_later, m.one.t_ns);
         moves.iter().map(shape).collect()
     }

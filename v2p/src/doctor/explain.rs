@@ -13,11 +13,11 @@ use super::{
 use crate::record::Denial;
 
 /// Why open(2) of /dev/mem failed with `error`.
-pub fn explain_open(error: &io::Error) -> Denial {
-    explain_open_with(&Facts::gather(), error)
+pub fn open(error: &io::Error) -> Denial {
+    open_with(&Facts::gather(), error)
 }
 
-fn explain_open_with(facts: &Facts, error: &io::Error) -> Denial {
+fn open_with(facts: &Facts, error: &io::Error) -> Denial {
     let errno = Errno::of(error);
     let found = super::open::checks(facts);
     let call = format!("open(/dev/mem): {error}");
@@ -35,16 +35,11 @@ pub fn unexplained(call: &str) -> Check {
 
 /// Why pread(2) or pwrite(2) of RAM at `pa` failed with `error`, after open(2) had worked; `None`: no
 /// check of the kernel denies with that error.
-pub fn explain_access(call: &str, pa: PhysAddr, error: &io::Error) -> Option<Denial> {
-    explain_access_with(&Facts::gather(), call, pa, error)
+pub fn access(call: &str, pa: PhysAddr, error: &io::Error) -> Option<Denial> {
+    access_with(&Facts::gather(), call, pa, error)
 }
 
-fn explain_access_with(
-    facts: &Facts,
-    call: &str,
-    pa: PhysAddr,
-    error: &io::Error,
-) -> Option<Denial> {
+fn access_with(facts: &Facts, call: &str, pa: PhysAddr, error: &io::Error) -> Option<Denial> {
     let errno = Errno::of(error)?;
     let target = Target {
         pa: Some(pa),
@@ -100,7 +95,7 @@ mod tests {
     #[test]
     fn a_refused_read_of_ram_is_strict_devmem() {
         let pa = PhysAddr(0x1000_0000);
-        let denial = explain_access_with(&root(), "pread", pa, &error(libc::EPERM)).unwrap();
+        let denial = access_with(&root(), "pread", pa, &error(libc::EPERM)).unwrap();
         assert_eq!(
             (denial.check, denial.errno),
             ("strict-devmem", Some("EPERM"))
@@ -112,7 +107,7 @@ mod tests {
     #[test]
     fn a_page_out_of_the_direct_map_is_told_from_a_refusal() {
         let pa = PhysAddr(0x1000_0000);
-        let denial = explain_access_with(&opened(), "pread", pa, &error(libc::EFAULT)).unwrap();
+        let denial = access_with(&opened(), "pread", pa, &error(libc::EFAULT)).unwrap();
         assert_eq!(denial.check, "not-direct-mapped");
     }
 
@@ -120,14 +115,14 @@ mod tests {
     fn an_error_that_no_check_makes_is_not_called_a_denial() {
         let pa = PhysAddr(0x1000);
         let short = io::Error::new(io::ErrorKind::WriteZero, "only 3 of 13 bytes were written");
-        assert_eq!(explain_access_with(&root(), "pwrite", pa, &short), None);
+        assert_eq!(access_with(&root(), "pwrite", pa, &short), None);
         let eio = error(libc::EIO);
-        assert_eq!(explain_access_with(&root(), "pwrite", pa, &eio), None);
+        assert_eq!(access_with(&root(), "pwrite", pa, &eio), None);
     }
 
     #[test]
     fn an_open_that_nothing_explains_is_not_blamed_on_a_check_that_passed() {
-        let denial = explain_open_with(&root(), &error(libc::EACCES));
+        let denial = open_with(&root(), &error(libc::EACCES));
         assert_eq!((denial.check, denial.errno), ("container", Some("EACCES")));
         assert!(denial.what.starts_with("no check that v2p knows"));
     }
