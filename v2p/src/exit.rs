@@ -81,8 +81,8 @@ pub fn cause_and_hint(error: &anyhow::Error) -> (String, Option<String>) {
     (what, failure(error).and_then(|f| f.hint.clone()))
 }
 
-/// Answers what clap could not parse, or `--help` and `--version`, and gives the exit code.
-pub fn usage(error: &clap::Error) -> u8 {
+/// Answers what clap could not parse, or `--help` and `--version`, and gives the exit code. `command`: the subcommand, where one was named.
+pub fn usage(error: &clap::Error, command: Option<&str>) -> u8 {
     use clap::error::ErrorKind::{
         DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion,
     };
@@ -97,14 +97,18 @@ pub fn usage(error: &clap::Error) -> u8 {
             FAILED
         }
         _ => {
-            let _ = writeln!(io::stderr(), "{}", usage_message(&error.to_string()));
+            let _ = writeln!(
+                io::stderr(),
+                "{}",
+                usage_message(&error.to_string(), command)
+            );
             FAILED
         }
     }
 }
 
 /// clap's first paragraph on one line, as every error of v2p.
-fn usage_message(rendered: &str) -> String {
+fn usage_message(rendered: &str, command: Option<&str>) -> String {
     let paragraph: Vec<_> = rendered
         .lines()
         .map(str::trim)
@@ -112,7 +116,8 @@ fn usage_message(rendered: &str) -> String {
         .collect();
     let what = paragraph.join(" ");
     let what = what.strip_prefix("error: ").unwrap_or(&what);
-    format!("v2p: {what}\nhint: see v2p --help")
+    let command = command.map_or_else(String::new, |command| format!("{command} "));
+    format!("v2p: {what}\nhint: see v2p {command}--help")
 }
 
 /// Whether the error is only that nobody reads our output any more (`| head`).
@@ -156,8 +161,8 @@ mod tests {
         let rendered =
             "error: required arguments were not provided:\n  --pid <PID>\n\nUsage: v2p watch\n";
         assert_eq!(
-            usage_message(rendered),
-            "v2p: required arguments were not provided: --pid <PID>\nhint: see v2p --help"
+            usage_message(rendered, Some("watch")),
+            "v2p: required arguments were not provided: --pid <PID>\nhint: see v2p watch --help"
         );
     }
 

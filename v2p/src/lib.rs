@@ -3,17 +3,22 @@
 //!
 //! The plan of the house, from the bottom up:
 //!
+//! - [`exit`] has the exit codes, and errors that know theirs.
+//! - [`kernel`] learns the running kernel: member offsets from BTF, its configuration, our privileges; [`whole_file`] writes a
+//!   file whole or not at all.
 //! - [`process`] reads what /proc says of a process: maps, pagemap, page flags.
-//! - [`kernel`] learns the running kernel: member offsets from BTF, the direct map, its configuration.
-//! - [`bpf`] loads and attaches the eBPF programs; [`carrier`] asks them questions from inside a
-//!   system call of our own; [`tracer`] reads what they report.
-//! - [`state`] is what can lie behind a page; [`translate`] puts the routes side by side.
-//! - [`ledger`] turns events into moves, without I/O; [`watch`] feeds it.
-//! - [`guard`] is the one way to write physical memory, which [`devmem`], a part of it, also reads for others.
+//! - [`page`] is a page of our own; [`state`] is what can lie behind one.
+//! - [`bpf`] loads and attaches the eBPF programs; [`record`] is what is said.
+//! - [`carrier`] asks the programs questions from inside a system call of our own; [`tracer`] reads what they report.
+//! - [`direct_map`] finds where the kernel has mapped all memory; [`inject`] moves a page on purpose.
 //! - [`doctor`] names the check that denied something.
-//! - [`map`] draws where in physical memory a process lies.
-//! - [`top`] shows a watch on a terminal, [`timeline`] writes it for Perfetto.
-//! - [`record`] is what is said, [`render`] how; [`commands`] has a file a subcommand.
+//! - [`translate`] puts the routes side by side.
+//! - [`ledger`] turns events into moves, without I/O.
+//! - [`guard`] is the one way to write physical memory.
+//! - [`render`] says what is said, for people or as JSON.
+//! - [`watch`] feeds the ledger; [`map`] draws where in physical memory a process lies; [`timeline`] writes a watch for Perfetto.
+//! - [`cli`] is the command line; [`top`] shows a watch on a terminal.
+//! - [`commands`] has a file a subcommand.
 
 pub mod bpf;
 pub mod carrier;
@@ -41,5 +46,4 @@ pub mod translate;
 pub mod watch;
 pub mod whole_file;
 
-pub use guard::devmem;
 pub use v2p_common as common;

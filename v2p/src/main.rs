@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use v2p::{
-    cli::{Cli, Command},
+    cli::{self, Cli, Command},
     commands, exit,
     render::Output,
 };
@@ -12,7 +12,10 @@ use v2p::{
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(e) => return ExitCode::from(exit::usage(&e)),
+        Err(e) => {
+            let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+            return ExitCode::from(exit::usage(&e, cli::meant(words).as_deref()));
+        }
     };
     let mut output = Output::new(cli.json, cli.color);
     let done = runtime().and_then(|runtime| {

@@ -61,6 +61,12 @@ pub(super) fn pid(s: &str) -> Result<u32, String> {
     }
 }
 
+/// A process that is not v2p itself: where it watched itself, it would see what its watching does.
+pub(super) fn other(s: &str) -> Result<u32, String> {
+    s.parse()
+        .map_err(|_| "not the number of a process".to_owned())
+}
+
 /// What starts with `0x`, or has nothing in it that a range cannot have, is a range; all else the name of a mapping.
 pub(crate) fn asked(s: &str) -> Result<Asked, String> {
     // A range has two dots or none.

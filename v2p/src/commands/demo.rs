@@ -27,9 +27,9 @@ const BEFORE: &str = "Hello, World!";
 /// Exit code 3 where privileges or eBPF are missing, 2 for a text that does not fit.
 pub async fn run(args: &cli::Demo, output: &mut Output) -> Result<u8> {
     privileges::keep_to_writing()?;
-    check_text(&args.text)?;
+    check_text(&args.text).context("demo")?;
     tracing::require().context("demo")?;
-    let process = Process::open(std::process::id())?;
+    let process = Process::open(std::process::id()).context("demo")?;
     // The ballast lives as long as the page.
     let (page, _ballast) = match args.inject_move {
         true => inject::page_to_move().map(|(page, ballast)| (page, Some(ballast)))?,
@@ -42,7 +42,7 @@ pub async fn run(args: &cli::Demo, output: &mut Output) -> Result<u8> {
     let pid = process.pid;
 
     let range = page.va().0..page.va().0 + PAGE_SIZE;
-    let mut guard = Guard::new(process, range, Wanted::Migrations)?;
+    let mut guard = Guard::new(process, range, Wanted::Migrations).context("demo")?;
     text.tracer(guard.tracer())?;
     // It may move the page: before it is looked up.
     let pinned = match args.inject_move {
@@ -63,7 +63,7 @@ pub async fn run(args: &cli::Demo, output: &mut Output) -> Result<u8> {
         dry_run: false,
         force_readonly: false,
     };
-    let mut write = guard.write(&job, &mut disturb).await?;
+    let mut write = guard.write(&job, &mut disturb).await.context("demo")?;
     write.not_pinned = pinned.err();
     let after = String::from_utf8_lossy(&page.read(0, BEFORE.len())).into_owned();
     text.write(&write, &after)?;

@@ -6,7 +6,6 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use v2p_common::PAGE_SHIFT;
 
-use super::translate::{gone, name, not_by_pagemap};
 use crate::{
     cli, doctor,
     exit::{self, Failure},
@@ -60,21 +59,21 @@ fn map(args: &cli::Map, output: &mut Output) -> Result<u8> {
     let process = Process::open(args.pid)?;
     let AddressSpace { pagemap, mappings } = AddressSpace::of(&process)?;
     let Some(end) = pagemap.end()? else {
-        return Err(gone(&process).into());
+        return Err(AddressSpace::gone(&process).into());
     };
     let mut translator = Translator::new(args.route)?;
     let selected = maps::select(&mappings, &args.asked, end)?;
     let (selected, left_out) = told_by(&translator, selected, args.asked.is_empty())?;
     let mut taken = Taken::new(earlier)?;
     if !taken.all(&selected, &pagemap, &mut translator, output)? {
-        return Err(gone(&process).into());
+        return Err(AddressSpace::gone(&process).into());
     }
     taken.close(&selected, args.asked.is_empty())?;
 
     let record = Drawn {
         r#type: "map",
         pid: args.pid,
-        route: name(translator.route),
+        route: translator.route.name(),
         why: translator.why.as_deref(),
         left_out,
         totals: taken.survey.totals,
@@ -124,7 +123,7 @@ fn told_by(
         .map(|mapping| mapping.name)
         .collect();
     match left_out.first() {
-        Some(name) if !is_all => Err(not_by_pagemap(name, translator).into()),
+        Some(name) if !is_all => Err(translator.not_by_pagemap(name).into()),
         _ => Ok((maps::apart(selected), left_out)),
     }
 }

@@ -39,7 +39,7 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
     let process = Process::open(args.pid)?;
     let AddressSpace { pagemap, mappings } = AddressSpace::of(&process)?;
     let Some(end) = pagemap.end()? else {
-        return Err(gone(&process).into());
+        return Err(AddressSpace::gone(&process).into());
     };
     let mut selected = maps::select(&mappings, &args.asked, end)?;
     // Levels are those of a walk: where there is none, its own error says why.
@@ -54,7 +54,7 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
     if args.levels {
         let va = one_address(&args.asked)?;
         if !levels(&mut translator, &pagemap, va, output)? {
-            return Err(gone(&process).into());
+            return Err(AddressSpace::gone(&process).into());
         }
     }
     let left_out: Vec<_> = selected
@@ -62,7 +62,7 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
         .map(|mapping| mapping.name)
         .collect();
     if let (Some(name), false) = (left_out.first(), args.asked.is_empty()) {
-        return Err(not_by_pagemap(name, &translator).into());
+        return Err(translator.not_by_pagemap(name).into());
     }
     let pages = selected.iter().map(Mapping::pages).sum();
     let mut said = Said {
@@ -86,7 +86,7 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
         said.close(output)?;
         if !alive {
             output.flush()?;
-            return Err(gone(&process).into());
+            return Err(AddressSpace::gone(&process).into());
         }
     }
     // What is hidden has no flags anyway.
@@ -96,7 +96,7 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
         ));
     }
     output.record(&Record::Translated {
-        route: name(translator.route),
+        route: translator.route.name(),
         why: translator.why.clone(),
         left_out,
         totals: said.totals,
@@ -113,33 +113,6 @@ const fn code_of(state: PageState) -> u8 {
         PageState::Present { .. } => exit::YES,
         PageState::Hidden => exit::UNSUPPORTED,
         _ => exit::NO,
-    }
-}
-
-/// Why a reading gave nothing any more.
-pub(super) fn gone(process: &Process) -> Failure {
-    let pid = process.pid;
-    Failure::no(if AddressSpace::of(process).is_ok() {
-        format!("process {pid} executed another program during the reading")
-    } else {
-        format!("process {pid} ended during the reading")
-    })
-}
-
-pub(super) fn not_by_pagemap(name: &str, translator: &Translator) -> Failure {
-    let what =
-        format!("{name} lies in the kernel's half of the addresses, where pagemap has nothing");
-    match &translator.why {
-        Some(why) => Failure::unsupported(format!("{what}, and there is no walk: {why}")),
-        None => Failure::unsupported(what).hint("the page tables tell: --route walk"),
-    }
-}
-
-pub(super) const fn name(route: Route) -> &'static str {
-    match route {
-        Route::Walk => "walk",
-        Route::Both => "both",
-        Route::Pagemap | Route::Auto => "pagemap",
     }
 }
 

@@ -93,8 +93,9 @@ impl Search {
     /// Looks at one process. Kernel threads have no pages, and one that ends, or executes another program, before all of it was
     /// looked at has left those that it had: nothing is said of them. What we may not read is counted.
     fn process(&mut self, pid: u32, output: &mut Output) -> Result<()> {
-        let space = Process::open(pid).and_then(|process| AddressSpace::of(&process));
-        let AddressSpace { pagemap, mappings } = match space {
+        let space = Process::open(pid)
+            .and_then(|process| Ok((AddressSpace::of(&process)?, process.name())));
+        let (AddressSpace { pagemap, mappings }, comm) = match space {
             Ok(space) => space,
             Err(e) if exit::code(&e) == exit::NO => return Ok(()),
             Err(_) => {
@@ -102,8 +103,6 @@ impl Search {
                 return Ok(());
             }
         };
-        let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-        let comm = String::from_utf8_lossy(&comm).trim_end().to_owned();
         let (mut found, mut pages) = (Vec::new(), 0);
         for mapping in &mappings {
             let mut finder = Finder::new(&self.wanted);

@@ -27,13 +27,13 @@ const MAX: usize = 1 << 20;
 /// Exit code 1 where there is no such process, 2 where the bytes are none or too many, 3 where privileges or eBPF are missing.
 pub async fn run(args: &cli::Write, output: &mut Output) -> Result<u8> {
     privileges::keep_to_writing()?;
-    let bytes = bytes(args)?;
+    let bytes = bytes(args).context("write")?;
     tracing::require().context("write")?;
     let process = Process::open(args.pid).context("write")?;
     let pid = process.pid;
     let end = args.va.0.checked_add(bytes.len() as u64);
     let end = end.and_then(|end| end.checked_next_multiple_of(PAGE_SIZE));
-    let end = end.ok_or_else(|| Failure::failed("it goes beyond the last address"))?;
+    let end = end.ok_or_else(|| Failure::failed("write: it goes beyond the last address"))?;
     raise_open_files();
     let mut guard = Guard::new(process, args.va.page().0..end, Wanted::All).context("write")?;
     // Held until the verdict is there.

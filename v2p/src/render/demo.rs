@@ -41,15 +41,8 @@ impl<'a> DemoText<'a> {
     /// # Errors
     /// As [`Self::start`].
     pub fn tracer(&self, tracer: &Tracer) -> Result<()> {
-        let live = tracer.live().len();
-        self.say(
-            "tracer",
-            &format!("{live} hooks live, on page faults, migration entries and exit"),
-        )?;
-        for missing in tracer.missing() {
-            self.say("", &format!("missing: {}: {}", missing.hook, missing.why))?;
-        }
-        Ok(())
+        self.0
+            .hooks(tracer, ", on page faults, migration entries and exit")
     }
 
     /// The three routes.

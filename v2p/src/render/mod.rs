@@ -21,7 +21,7 @@ use self::{moves::Moves, progress::Progress, text::Clock};
 pub use self::{
     demo::DemoText,
     doctor::DoctorText,
-    words::{bytes, cause_text, file_name, grouped, printable},
+    words::{bytes, cause_text, count, file_name, grouped, printable},
     write::WriteText,
 };
 

@@ -4,7 +4,12 @@ use std::fmt::{self, Display, Write as _};
 
 use v2p_common::Pfn;
 
-use super::{Colour, column, moves::of_process, paint, printable};
+use super::{
+    Colour, column,
+    moves::of_process,
+    paint, printable,
+    words::{self, count},
+};
 use crate::{
     record::{Access, Hex, Record},
     state::PageState,
@@ -81,7 +86,10 @@ impl Clock {
                 format!("{}  {pid:>7}  {why}", self.since_start(*t_ns))
             }
             Record::Lost { events } => paint(
-                &format!("LOST {events} events: what follows may miss some moves"),
+                &format!(
+                    "LOST {}: what follows may miss some moves",
+                    count(*events, "event")
+                ),
                 Colour::Bad,
                 colour,
             ),
@@ -92,11 +100,17 @@ impl Clock {
                 moves,
                 lost,
                 reconciled,
-                ..
-            } => format!(
-                "end ({why}): {moves} moves ({reconciled} of them found by comparing the tables), {faults} faults, \
-                 {events} events read, {lost} lost"
-            ),
+                status,
+            } => {
+                let status =
+                    status.map_or_else(String::new, |status| format!(", exit status {status}"));
+                format!(
+                    "end ({why}{status}): {} ({reconciled} of them found by comparing the tables), {}, {} read, {lost} lost",
+                    count(*moves, "move"),
+                    count(*faults, "fault"),
+                    count(*events, "event"),
+                )
+            }
             Record::Run {
                 va,
                 pages,
@@ -161,10 +175,13 @@ impl Clock {
                     .map_or_else(|| "unknown".to_owned(), |flags| flags.join(","));
                 let unread = match unread {
                     0 => String::new(),
-                    n => format!("; {n} processes could not be read"),
+                    n => format!("; {} could not be read", count(*n, "process")),
                 };
                 format!(
-                    "{mappings} mappings in {processes} processes ({pages} pages compared){unread}; the frame: {flags}"
+                    "{} in {} ({} compared){unread}; the frame: {flags}",
+                    count(*mappings, "mapping"),
+                    count(*processes, "process"),
+                    count(*pages, "page"),
                 )
             }
             // Moves have lines of their own, for many; the demo tells its story step by step.
@@ -174,21 +191,12 @@ impl Clock {
 }
 
 fn start(pid: u32, kernel: &str, hooks: &[String], missing: &[String], colour: bool) -> String {
-    let mut text = format!(
-        "watching process {pid} on {kernel}: {} hooks live",
-        hooks.len()
-    );
-    // Hooks that are missing for the same reason are one line.
-    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
-    for one in missing {
-        let (hook, why) = one.split_once(": ").unwrap_or((one, ""));
-        match reasons.iter_mut().find(|(known, _)| *known == why) {
-            Some((_, hooks)) => hooks.push(hook),
-            None => reasons.push((why, vec![hook])),
-        }
-    }
-    for (why, hooks) in reasons {
-        let line = format!("missing: {}: {why}", hooks.join(", "));
+    let live = count(hooks.len() as u64, "hook");
+    let mut text = format!("watching process {pid} on {kernel}: {live} live");
+    let missing = missing
+        .iter()
+        .map(|one| one.split_once(": ").unwrap_or((one, "")));
+    for line in words::missing(missing) {
         text.push('\n');
         text.push_str(&paint(&line, Colour::Bad, colour));
     }
@@ -272,7 +280,8 @@ fn totals_line(
         .filter(|(_, n)| *n > 0)
         .map(|(name, n)| format!("{n} {name}"))
         .collect();
-    let mut line = format!("{} pages by {route}: {}", totals.pages, counts.join(", "));
+    let pages = count(totals.pages, "page");
+    let mut line = format!("{pages} by {route}: {}", counts.join(", "));
     if let Some(why) = why {
         line.push_str(&format!("; not by a walk too: {why}"));
     }

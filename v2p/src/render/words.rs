@@ -17,6 +17,28 @@ pub fn grouped(n: u64) -> String {
     out
 }
 
+/// So many of a thing, called by its word for one.
+pub fn count(n: u64, one: &str) -> String {
+    match (n, one.ends_with('s')) {
+        (1, _) => format!("1 {one}"),
+        (_, true) => format!("{n} {one}es"),
+        (_, false) => format!("{n} {one}s"),
+    }
+}
+
+/// Hooks that are missing, those with the same reason in one line.
+pub(super) fn missing<'a>(hooks: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<String> {
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (hook, why) in hooks {
+        match reasons.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, hooks)) => hooks.push(hook),
+            None => reasons.push((why, vec![hook])),
+        }
+    }
+    let line = |(why, hooks): (&str, Vec<&str>)| format!("missing: {}: {why}", hooks.join(", "));
+    reasons.into_iter().map(line).collect()
+}
+
 /// An amount of memory with at most three digits before the point.
 pub fn bytes(n: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -74,6 +96,19 @@ mod tests {
             [0, 4096, 1 << 20, 3 << 29, 24 << 30, 1 << 44].map(bytes),
             ["0 KiB", "4 KiB", "1 MiB", "1.5 GiB", "24 GiB", "16 TiB"]
         );
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        let pages = [0, 1, 2].map(|n| count(n, "page"));
+        assert_eq!(pages, ["0 pages", "1 page", "2 pages"]);
+        assert_eq!(count(2, "process"), "2 processes");
+    }
+
+    #[test]
+    fn what_is_missing_for_the_same_reason_is_one_line() {
+        let lines = missing([("a", "refused"), ("b", "absent"), ("c", "refused")]);
+        assert_eq!(lines, ["missing: a, c: refused", "missing: b: absent"]);
     }
 
     #[test]

@@ -5,11 +5,16 @@ use std::{cell::RefCell, time::Duration};
 use anyhow::Result;
 use v2p_common::VirtAddr;
 
-use super::{Colour, Output, printable, text::state};
+use super::{
+    Colour, Output, printable,
+    text::state,
+    words::{self, count},
+};
 use crate::{
     exit,
     guard::Guard,
     record::{HexBytes, Verdict, Write},
+    tracer::Tracer,
 };
 
 /// Bytes that are shown of what was there before.
@@ -49,17 +54,20 @@ impl<'a> WriteText<'a> {
     /// # Errors
     /// As for all of these.
     pub fn start(&self, guard: &Guard, va: VirtAddr, bytes: &[u8]) -> Result<()> {
-        let (pid, len) = (guard.process().pid, bytes.len());
+        let (pid, len) = (guard.process().pid, count(bytes.len() as u64, "byte"));
         let va = va.0;
-        self.line(&format!(
-            "v2p write: {len} bytes to {va:#x} of process {pid}\n"
-        ))?;
-        let live = guard.tracer().live().len();
-        self.say("tracer", &format!("{live} hooks live"))?;
-        for missing in guard.tracer().missing() {
-            self.say("", &format!("missing: {}: {}", missing.hook, missing.why))?;
-        }
-        Ok(())
+        self.line(&format!("v2p write: {len} to {va:#x} of process {pid}\n"))?;
+        self.hooks(guard.tracer(), "")
+    }
+
+    /// The hooks, and what is said of those that are live.
+    pub(super) fn hooks(&self, tracer: &Tracer, on: &str) -> Result<()> {
+        let live = count(tracer.live().len() as u64, "hook");
+        self.say("tracer", &format!("{live} live{on}"))?;
+        let missing = tracer.missing().iter();
+        let missing = missing.map(|one| (one.hook.as_str(), one.why.as_str()));
+        let mut lines = words::missing(missing).into_iter();
+        lines.try_for_each(|line| self.say("", &line))
     }
 
     /// The injected move.
@@ -111,15 +119,16 @@ impl<'a> WriteText<'a> {
             Some(ns) if parts.is_empty() => self.say(
                 "write",
                 &format!(
-                    "{written} bytes by pwrite on /dev/mem at {pa}, done {} after the last look-up began",
+                    "{} by pwrite on /dev/mem at {pa}, done {} after the last look-up began",
+                    count(*written as u64, "byte"),
                     time(*ns)
                 ),
             )?,
             Some(_) => {
                 for part in parts {
                     let what = format!(
-                        "{} bytes by pwrite on /dev/mem at {}, done {} after the last look-up began: {}",
-                        part.len,
+                        "{} by pwrite on /dev/mem at {}, done {} after the last look-up began: {}",
+                        count(part.len as u64, "byte"),
                         part.pa,
                         time(part.window_ns),
                         word(part.verdict)
@@ -127,8 +136,8 @@ impl<'a> WriteText<'a> {
                     self.say("write", &what)?;
                 }
                 if written < len {
-                    let rest = len - written;
-                    self.say("", &format!("{rest} bytes were not written"))?;
+                    let rest = count((len - written) as u64, "byte");
+                    self.say("", &format!("not written: {rest}"))?;
                 }
             }
             None => self.say("write", "nothing was written")?,
@@ -147,7 +156,7 @@ impl<'a> WriteText<'a> {
         }
         if window_ns.is_some() {
             let what = between(*verdict);
-            self.say("tracer", &format!("{what}, {lost} events lost"))?;
+            self.say("tracer", &format!("{what}, {} lost", count(*lost, "event")))?;
         }
         match (verdict, before) {
             (Verdict::Strayed | Verdict::Unproven, Some(before)) if window_ns.is_some() => self
@@ -205,7 +214,10 @@ fn shown(HexBytes(bytes): &HexBytes) -> String {
     let first = HexBytes(first.to_vec());
     match rest.len() {
         0 => first.to_string(),
-        n => format!("{first} and {n} bytes more (--json has all)"),
+        n => format!(
+            "{first} and {} more (--json has all)",
+            count(n as u64, "byte")
+        ),
     }
 }
 

@@ -7,7 +7,6 @@ use anyhow::Result;
 use v2p_common::{PAGE_SIZE, PhysAddr};
 
 use crate::{
-    devmem::DevMem,
     doctor::{
         check::Errno,
         facts::Target,
@@ -15,7 +14,7 @@ use crate::{
         verdict::Trial,
         witness::Witness,
     },
-    guard::{self, Attempt, Call},
+    guard::{self, Attempt, Call, devmem::DevMem},
     page::PAGE_LEN,
 };
 

@@ -4,14 +4,17 @@ mod read;
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{ArgGroup, Args, ColorChoice, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use v2p_common::{Pfn, VirtAddr};
 
 pub(crate) use read::{asked, frame, seconds, user_address};
-use read::{bytes_in_hex, pid};
+use read::{bytes_in_hex, other, pid};
 
 use crate::{process::maps::Asked, translate::Route};
+
+/// What every command takes.
+const FOR_ALL: &str = "Options of every command";
 
 /// Where in RAM is this address, is it still there, who moved it, and why can't I write to it?
 #[derive(Parser, Debug)]
@@ -27,15 +30,18 @@ use crate::{process::maps::Asked, translate::Route};
   sudo v2p watch -- ls /
   sudo v2p doctor
 
-Exit codes: 0 yes (landed, translated) | 1 no (moved, strayed, denied) | 2 bad usage or a failure
-| 3 this kernel or these privileges cannot do it")]
+Exit codes:
+  0  yes: landed, translated, allowed
+  1  no: moved, strayed, denied
+  2  bad usage, or something failed
+  3  this kernel or these privileges cannot do it")]
 pub struct Cli {
     /// Print one JSON object a line; messages for people go to stderr
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = FOR_ALL)]
     pub json: bool,
 
     /// Colour the text
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = FOR_ALL)]
     pub color: ColorChoice,
 
     /// What to do
@@ -82,6 +88,7 @@ pub struct Demo {
 
 /// Arguments of `v2p watch`.
 #[derive(Args, Clone, Debug)]
+#[command(group(ArgGroup::new("whose").required(true).args(["pid", "command"])))]
 #[command(after_help = "Examples:
   sudo v2p watch --pid 1234
   sudo v2p watch --pid 1234 0x7f0000000000+2M --for 10 --faults
@@ -91,7 +98,7 @@ pub struct Demo {
   sudo v2p watch --follow -- sh -c 'ls / | wc'")]
 pub struct Watch {
     /// The process
-    #[arg(long, value_name = "PID", required_unless_present = "command")]
+    #[arg(long, value_name = "PID", value_parser = other, allow_negative_numbers = true)]
     pub pid: Option<u32>,
 
     /// What to watch: ADDR, ADDR+LEN, ADDR..END (LEN takes K, M, G), or the name of a mapping, as it is when the watch begins; none:
@@ -116,7 +123,7 @@ pub struct Watch {
     pub output: Option<PathBuf>,
 
     /// A program to start and to watch from its first instruction
-    #[arg(last = true, value_name = "COMMAND", conflicts_with = "pid")]
+    #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }
 
@@ -127,7 +134,7 @@ pub struct Watch {
   sudo v2p top --pid 1234 [heap] --for 60")]
 pub struct Top {
     /// The process
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", value_parser = other, allow_negative_numbers = true)]
     pub pid: u32,
 
     /// What to watch: ADDR, ADDR+LEN, ADDR..END, or the name of a mapping; none: everything
@@ -212,8 +219,13 @@ pub struct Who {
 #[derive(Args, Debug)]
 #[command(
     group(ArgGroup::new("bytes").required(true).args(["text", "hex", "file"])),
-    after_help = "Verdicts: landed | moved, refused, denied: nothing was written | strayed: it went to a page that is no longer the
-process's | unproven | allowed: of a dry run. Only `landed` and `allowed` exit 0.
+    after_help = "Verdicts:
+  landed                   it is where it should be, proven
+  moved, refused, denied   nothing was written
+  strayed                  it went to a page that is no longer the process's
+  unproven                 cannot tell: events were lost, or the page went
+  allowed                  it would be written: of a dry run
+Only `landed` and `allowed` exit 0. One write takes 1 MiB at most.
 
 Examples:
   sudo v2p write --pid 1234 0x7f0000001234 --text 'Hello, Linux!'
@@ -276,9 +288,13 @@ pub struct Bytes(pub Vec<u8>);
 /// Arguments of `v2p doctor`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Reading and writing are tried on a page of v2p's own. Of other addresses RAM is read, devices are
-mapped without being touched, and nothing is written. Exit codes: 0 both are allowed | 1 one is denied
-| 3 it cannot be told.
+    after_help = "Reading and writing are tried on a page of v2p's own. Of other addresses,
+RAM is read, devices are mapped without a touch, and nothing is written.
+
+Exit codes:
+  0  reading and writing are allowed
+  1  one of them is denied, or nothing lies at the address
+  3  it cannot be told
 
 Examples:
   sudo v2p doctor
@@ -299,10 +315,26 @@ pub struct Doctor {
     pub pa: Option<Pfn>,
 }
 
+/// The subcommand that was meant, where one is named.
+pub fn meant(words: impl IntoIterator<Item = String>) -> Option<String> {
+    let known = Cli::command();
+    let mut words = words.into_iter().skip(1);
+    words.find(|word| known.find_subcommand(word).is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_subcommand_is_found_among_options() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(
+            meant(words("v2p --json watch --pid x")).as_deref(),
+            Some("watch")
+        );
+        assert_eq!(meant(words("v2p --json nothing")), None);
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

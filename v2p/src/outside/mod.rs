@@ -2,7 +2,7 @@
 //! answer that can be checked is right.
 //!
 //! Each target runs for V2P_FUZZ_SECONDS (half a second where that is not set; `cargo xtask fuzz` sets it). A case that failed is kept in
-//! proptest-regressions/outside.txt and tried first from then on. What only `translate` sees is tried in its own `made_up`.
+//! proptest-regressions/outside/mod.txt and tried first from then on. What only `translate` sees is tried in its own `made_up`.
 
 mod files;
 
@@ -316,7 +316,7 @@ fn kept_cases_are_where_they_are_looked_for() {
     // proptest looks from the crate's root; a moved file would drop them without a word.
     assert!(
         Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("src/outside.rs")
+            .join("src/outside/mod.rs")
             .exists()
     );
 }
