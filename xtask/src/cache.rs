@@ -64,10 +64,8 @@ fn entry_in(root: &Path, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> 
             )),
         }
     }
-    fs::create_dir_all(root).with_context(|| root.display().to_string())?;
-    // One maker of an entry at a time; the lock goes with the file.
-    let lock = File::create(root.join(format!("{name}.lock")))?;
-    lock.lock().context("cache lock")?;
+    // One maker of an entry at a time.
+    let _lock = lock_in(root, name)?;
     if check(&place).is_ok() {
         return Ok(place);
     }
@@ -83,6 +81,18 @@ fn entry_in(root: &Path, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> 
     // What it would remove is not there any more.
     let _ = fresh.keep();
     Ok(place)
+}
+
+/// Waits until nobody else holds the lock `name`, and holds it as long as the file is open.
+pub(crate) fn lock(name: &str) -> Result<File> {
+    lock_in(&root()?, name)
+}
+
+fn lock_in(root: &Path, name: &str) -> Result<File> {
+    fs::create_dir_all(root).with_context(|| root.display().to_string())?;
+    let lock = File::create(root.join(format!("{name}.lock")))?;
+    lock.lock().context("cache lock")?;
+    Ok(lock)
 }
 
 /// Removes what a maker of the same entry left that was killed; we hold the lock, so none is at work.

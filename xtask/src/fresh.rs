@@ -67,7 +67,9 @@ pub(crate) fn run(on: Option<&str>) -> Result<()> {
         shell::timed(command, || enter(machine, command))?;
         done += 1;
     }
-    println!("fresh: {done} commands of the README, each as it stands there");
+    println!(
+        "fresh: {done} commands of the README, the watch and the map of a process that there is"
+    );
     Ok(())
 }
 

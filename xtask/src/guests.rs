@@ -221,7 +221,7 @@ pub(crate) const GUESTS: [Guest; 21] = [
         guest("stock-6.12", "no5lvl iomem=relaxed", "strict-devmem"),
     ),
     with_levels("5", confidential("stock-6.12")),
-    // The same words for the oldest and the newest kernel: one boot each, three tests.
+    // The same words for the oldest and the newest kernel: one boot each.
     with_levels("5", confidential("stock-6.1")),
     with_levels("5", confidential("stock-7.3")),
     with_levels(

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{cache, shell};
 
-/// Named in v2p/tests/live/trace.rs too.
+/// Named in v2p/tests/live/trace/mod.rs too.
 const PERFETTO: &str = "0.59.1";
 /// What it needs, and nothing else.
 const PROTOBUF: &str = "7.36.2";

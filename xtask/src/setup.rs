@@ -160,11 +160,16 @@ pub(crate) fn packages(wanted: &[(&str, &str)]) -> Result<()> {
             shell::has(mark)
         }
     };
-    let missing: Vec<&str> = wanted
-        .iter()
-        .filter(|(mark, _)| !is_there(mark))
-        .map(|(_, package)| *package)
-        .collect();
+    let missing = || -> Vec<&str> {
+        let missing = wanted.iter().filter(|(mark, _)| !is_there(mark));
+        missing.map(|(_, package)| *package).collect()
+    };
+    if missing().is_empty() {
+        return Ok(());
+    }
+    // Debian's tools do not wait for each other: of two of us, such as two tests, the second would fail.
+    let _lock = cache::lock("packages")?;
+    let missing = missing();
     if missing.is_empty() {
         return Ok(());
     }
@@ -187,6 +192,8 @@ pub(crate) fn packages(wanted: &[(&str, &str)]) -> Result<()> {
                 let mut command = Command::new(words.next().unwrap_or("apt-get"));
                 command
                     .args(words)
+                    // For what is somebody else's, such as a machine's own upgrades.
+                    .args(["-o", "DPkg::Lock::Timeout=600"])
                     .args(arguments)
                     .env("DEBIAN_FRONTEND", "noninteractive");
                 shell::run(&mut command)

@@ -95,6 +95,14 @@ fn everything(
 ) -> Result<(u8, Vec<Run>)> {
     let start = Instant::now();
     let executables = build::tests()?;
+    let guests: Vec<_> = guests.filter(|g| g.title().contains(on)).collect();
+    // First, since tests on this machine boot guests too, and wait for each as long as one takes that is there. One after the
+    // other: packages are installed, and kernels built with all cores.
+    let prepare = |guest: &&'static Guest| {
+        let kernel = lab::prepare(&guest.options(), &executables);
+        (*guest, kernel)
+    };
+    let guests: Vec<_> = guests.iter().map(prepare).collect();
     let mut done = Done::default();
     for test in executables.iter().filter(|e| e.test) {
         let title = title_here(test);
@@ -112,8 +120,7 @@ fn everything(
             }
         }
     }
-    let guests: Vec<_> = guests.filter(|g| g.title().contains(on)).collect();
-    in_guests(&guests, &executables, filter, &mut done);
+    in_guests(guests, &executables, filter, &mut done);
     if shell::interrupted() {
         anyhow::bail!("interrupted");
     }
@@ -158,7 +165,7 @@ fn this_kernel() -> String {
     format!("{} here", short.trim())
 }
 
-/// Hands every parser of bytes from outside made-up ones, each for so many seconds (v2p/src/outside.rs).
+/// Hands every parser of bytes from outside made-up ones, each for so many seconds (v2p/src/outside/mod.rs).
 pub(crate) fn fuzz(seconds: u64) -> Result<()> {
     let executables = build::tests()?;
     // The library's, and those of the program, which has none of its own.
@@ -258,17 +265,12 @@ fn without_successes(text: &str) -> String {
 
 /// Boots them, as many at a time as this machine has cores: each keeps one busy.
 fn in_guests(
-    guests: &[&'static Guest],
+    guests: Vec<(&'static Guest, Result<Kernel>)>,
     executables: &[Executable],
     filter: Option<&str>,
     done: &mut Done,
 ) {
-    // One after the other: packages are installed, and kernels built with all cores.
-    let prepared: Vec<_> = guests
-        .iter()
-        .map(|guest| (*guest, lab::prepare(&guest.options(), executables)))
-        .collect();
-    let queue = Mutex::new(prepared.into_iter());
+    let queue = Mutex::new(guests.into_iter());
     let done = Mutex::new(done);
     let next = || lock(&queue).next().filter(|_| !shell::interrupted());
     let work = || {

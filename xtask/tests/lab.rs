@@ -95,8 +95,9 @@ fn guests_of(parent: u32) -> Vec<PathBuf> {
     processes.filter(|process| is_guest(process)).collect()
 }
 
+/// On a fresh machine the lab is set up before a guest starts.
 fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(900);
     while !done() {
         assert!(Instant::now() < deadline, "{what}");
         thread::sleep(Duration::from_millis(20));
