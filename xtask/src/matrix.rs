@@ -26,7 +26,7 @@ const SHOWN: [&str; 9] = [
 ];
 
 /// Ways of moving a page, and a cause of the doctor's, that no test makes, and why.
-const NOT_MADE: [(&str, &str); 6] = [
+const NOT_MADE: [(&str, &str); 7] = [
     (
         "demotion",
         "it wants a slower tier of memory, which comes from an HMAT or a dax device; no guest has one",
@@ -50,6 +50,10 @@ const NOT_MADE: [(&str, &str); 6] = [
     (
         "PAT's refusal to map RAM on 6.1 and 7.3",
         "it wants a kernel built without STRICT_DEVMEM, which is 6.12 alone here",
+    ),
+    (
+        "a node without a driver on 6.1, 6.12 and 7.3",
+        "it wants a kernel built without DEVMEM, which is the machine's own alone",
     ),
 ];
 

@@ -205,36 +205,11 @@ fn parts(earlier: &Earlier, span: Span<u64>) -> Vec<(Span<u64>, Before)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        kernel::zones::Zone,
-        map::earlier::Piece,
-        translate::{Page, Verdict},
+    use crate::map::{
+        earlier::Piece,
+        sample::{layout, run},
     };
-    use v2p_common::{Pfn, VirtAddr};
-
-    fn layout() -> Layout {
-        let zone = Zone {
-            node: 0,
-            name: "Normal".to_owned(),
-            start: 0,
-            end: 1 << 18,
-        };
-        Layout::new(vec![zone], &[])
-    }
-
-    fn run(page: u64, pages: u64, state: PageState) -> Run {
-        let first = Page {
-            va: VirtAddr(page << 12),
-            state,
-            page_size: None,
-            marks: Default::default(),
-            frame: None,
-            mapped: None,
-            node: None,
-            verdict: Verdict::Single,
-        };
-        Run { first, pages }
-    }
+    use v2p_common::Pfn;
 
     #[test]
     fn each_page_has_one_story() {
@@ -248,12 +223,15 @@ mod tests {
         let layout = layout();
         let mut changes = Changes::since(earlier);
         let at = |pfn| PageState::Present { pfn: Pfn(pfn) };
-        changes.run(&layout, &run(8, 4, at(98)));
-        changes.run(&layout, &run(12, 4, at(200)));
-        changes.run(&layout, &run(16, 2, PageState::Absent));
-        changes.run(&layout, &run(18, 2, PageState::Swapped { swap: None }));
-        changes.run(&layout, &run(20, 5, at(300)));
-        changes.run(&layout, &run(50, 1, at(601)));
+        changes.run(&layout, &run(8, at(98), 4, 4096));
+        changes.run(&layout, &run(12, at(200), 4, 4096));
+        changes.run(&layout, &run(16, PageState::Absent, 2, 4096));
+        changes.run(
+            &layout,
+            &run(18, PageState::Swapped { swap: None }, 2, 4096),
+        );
+        changes.run(&layout, &run(20, at(300), 5, 4096));
+        changes.run(&layout, &run(50, at(601), 1, 4096));
         changes.unmapped(&layout, &[8..25, 50..51]);
         assert_eq!(
             changes.counts,

@@ -11,6 +11,8 @@ mod hilbert;
 pub mod layout;
 pub mod picture;
 pub mod png;
+#[cfg(test)]
+mod sample;
 pub mod survey;
 pub mod svg;
 

@@ -175,35 +175,8 @@ impl Survey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        kernel::zones::Zone,
-        translate::{Page, Verdict},
-    };
-    use v2p_common::{Pfn, VirtAddr};
-
-    fn layout() -> Layout {
-        let zone = Zone {
-            node: 0,
-            name: "Normal".to_owned(),
-            start: 0,
-            end: 1 << 18,
-        };
-        Layout::new(vec![zone], &[])
-    }
-
-    fn run(page: u64, state: PageState, pages: u64, page_size: u64) -> Run {
-        let first = Page {
-            va: VirtAddr(page << 12),
-            state,
-            page_size: Some(page_size),
-            marks: Default::default(),
-            frame: None,
-            mapped: None,
-            node: None,
-            verdict: Verdict::Agree,
-        };
-        Run { first, pages }
-    }
+    use crate::map::sample::{layout, run};
+    use v2p_common::Pfn;
 
     fn present(pfn: u64) -> PageState {
         PageState::Present { pfn: Pfn(pfn) }

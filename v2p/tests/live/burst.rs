@@ -67,7 +67,7 @@ fn burst() -> Done {
         (told, end)
     });
     let start = Instant::now();
-    let moved = target.shuttle(va(0), PAGES, seconds);
+    let moved = target.shuttle(seconds);
     let took = start.elapsed().as_secs_f64();
     let pid = Pid::from_raw(i32::try_from(watch.id()).unwrap()).unwrap();
     kill_process(pid, Signal::INT).unwrap();

@@ -21,8 +21,8 @@ use v2p::{
 
 use crate::{
     kin,
-    memory::FILE_BASE,
-    target::{PAGE, write_to},
+    memory::{FILE_BASE, to_node},
+    target::{COUNT, PAGE, write_to},
 };
 
 /// Where a target has a page for the arguments of system calls.
@@ -54,7 +54,7 @@ pub(crate) fn obey(command: &str, rest: &str) -> Option<u64> {
             }
             1
         }
-        ("shuttle", [start, pages, seconds]) => shuttle(*start, *pages, *seconds),
+        ("shuttle", [start, seconds]) => shuttle(*start, *seconds),
         ("touch", [start]) => {
             // SAFETY: the test has mapped it.
             unsafe { ptr::read_volatile(*start as *const u8) };
@@ -88,41 +88,19 @@ fn call(number: u64, arguments: &[u64]) -> u64 {
 }
 
 /// Moves the pages from node 0 to node 1 and back for so long; gives how many came where they were not before.
-fn shuttle(start: u64, pages: u64, seconds: u64) -> u64 {
-    const MPOL_MF_MOVE: u64 = 1 << 1;
-    let places: Vec<u64> = (0..pages).map(|i| start + i * PAGE).collect();
-    let mut status = vec![-1i32; places.len()];
-    let place = |p: *const i32| p as u64;
-    let number = libc::SYS_move_pages.cast_unsigned();
-    // Without nodes it says where they are.
-    let ask = [
-        0,
-        pages,
-        places.as_ptr() as u64,
-        0,
-        place(status.as_ptr()),
-        0,
-    ];
-    assert_eq!(call(number, &ask), 0);
+fn shuttle(start: u64, seconds: u64) -> u64 {
+    let places: [u64; COUNT] = std::array::from_fn(|i| start + i as u64 * PAGE);
+    let mut were = to_node(&places, None).expect("move_pages");
     let (mut moved, mut node) = (0, 0);
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
         node ^= 1;
-        let nodes = vec![node; places.len()];
-        let before = status.clone();
-        let arguments = [
-            0,
-            pages,
-            places.as_ptr() as u64,
-            place(nodes.as_ptr()),
-            place(status.as_mut_ptr()),
-            MPOL_MF_MOVE,
-        ];
-        call(number, &arguments);
-        let came = before.iter().zip(&status);
+        let are = to_node(&places, Some(node)).unwrap_or(were);
+        let came = were.iter().zip(&are);
         moved += came
             .filter(|(was, is)| **is == node && **was != node)
             .count() as u64;
+        were = are;
     }
     moved
 }

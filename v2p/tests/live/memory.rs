@@ -31,6 +31,30 @@ const MADV_GUARD_INSTALL: libc::c_int = 102;
 const MADV_HWPOISON: libc::c_int = 100;
 const MADV_PAGEOUT: libc::c_int = 21;
 
+/// Has the kernel move our own pages at these addresses to `node`; without one it only says where they are. Gives where each is then,
+/// or less than 0 and why; `None`: the kernel did not try.
+pub(crate) fn to_node<const N: usize>(
+    pages: &[u64; N],
+    node: Option<libc::c_int>,
+) -> Option<[libc::c_int; N]> {
+    const MPOL_MF_MOVE: libc::c_int = 1 << 1;
+    let nodes = node.map(|node| [node; N]);
+    let mut status = [-1; N];
+    // SAFETY: arrays of as many elements as the count says, or none.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_move_pages,
+            0,
+            N,
+            pages.as_ptr(),
+            nodes.as_ref().map_or(ptr::null(), |nodes| nodes.as_ptr()),
+            status.as_mut_ptr(),
+            if node.is_some() { MPOL_MF_MOVE } else { 0 },
+        )
+    };
+    (done >= 0).then_some(status)
+}
+
 /// Makes what is called so; `i` is a number for it.
 pub(crate) fn make(what: &str, i: u64) -> u64 {
     match what {

@@ -25,7 +25,9 @@ pub(crate) const KIND: &str = "V2P_LIVE_TARGET";
 /// Where every target has its pages, so that two of them have them at the same addresses.
 pub(crate) const BASE: u64 = 0x6000_0000_0000;
 /// How many it has.
-pub(crate) const PAGES: u64 = 64;
+pub(crate) const PAGES: u64 = COUNT as u64;
+/// The same, of a list.
+pub(crate) const COUNT: usize = 64;
 pub(crate) const PAGE: u64 = 4096;
 
 /// The address of page `i`.
@@ -325,9 +327,9 @@ impl Target {
         self.answer().parse().unwrap()
     }
 
-    /// Has it move its pages between two nodes for so long; gives how often a page came to the other.
-    pub(crate) fn shuttle(&mut self, start: u64, pages: u64, seconds: u64) -> u64 {
-        self.order(&format!("shuttle {start} {pages} {seconds}"))
+    /// Has it move all its own pages between two nodes for so long; gives how often a page came to the other.
+    pub(crate) fn shuttle(&mut self, seconds: u64) -> u64 {
+        self.order(&format!("shuttle {BASE} {seconds}"))
     }
 
     /// Moves its page `i`, from outside; gives the frame that the page then has.

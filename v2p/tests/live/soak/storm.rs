@@ -13,7 +13,10 @@ use rustix::{
 use v2p::{common::VirtAddr, process::Pagemap};
 
 use super::tally::State;
-use crate::target::{KIND, PAGE, write_to};
+use crate::{
+    memory::to_node,
+    target::{KIND, PAGE, write_to},
+};
 
 /// Where its pages are.
 pub(super) const START: u64 = 0x6800_0000_0000;
@@ -136,23 +139,9 @@ impl Work {
 
     /// All pages to one node.
     fn move_all(&mut self, node: libc::c_int) {
-        const MPOL_MF_MOVE: libc::c_int = 1 << 1;
         let before = self.states();
         let pages: [u64; N] = std::array::from_fn(|i| START + i as u64 * PAGE);
-        let nodes = [node; N];
-        let mut status = [-1; N];
-        // SAFETY: arrays of as many elements as the count says.
-        unsafe {
-            libc::syscall(
-                libc::SYS_move_pages,
-                0,
-                pages.len(),
-                pages.as_ptr(),
-                nodes.as_ptr(),
-                status.as_mut_ptr(),
-                MPOL_MF_MOVE,
-            )
-        };
+        to_node(&pages, Some(node));
         let after = self.states();
         let moved = before.iter().zip(&after).filter(|(b, a)| b != a);
         self.count("migration", moved.count());

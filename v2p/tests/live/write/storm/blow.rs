@@ -12,7 +12,10 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
 use v2p::kernel::now_ns;
 
 use super::{N, PAGES, SLOT, START};
-use crate::target::{PAGE, write_to};
+use crate::{
+    memory::to_node,
+    target::{PAGE, write_to},
+};
 
 /// Names the file that both sides share.
 pub(super) const FILE: &str = "V2P_STORM_FILE";
@@ -151,20 +154,6 @@ pub(super) fn breathe() {
 
 /// All pages to one node; false: the kernel did not try.
 fn move_all(node: libc::c_int) -> bool {
-    const MPOL_MF_MOVE: libc::c_int = 1 << 1;
     let pages: [u64; N] = std::array::from_fn(|i| START + i as u64 * PAGE);
-    let nodes = [node; N];
-    let mut status = [-1; N];
-    // SAFETY: arrays of as many elements as the count says.
-    unsafe {
-        libc::syscall(
-            libc::SYS_move_pages,
-            0,
-            pages.len(),
-            pages.as_ptr(),
-            nodes.as_ptr(),
-            status.as_mut_ptr(),
-            MPOL_MF_MOVE,
-        ) >= 0
-    }
+    to_node(&pages, Some(node)).is_some()
 }
