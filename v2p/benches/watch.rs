@@ -11,9 +11,10 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::fd::AsRawFd as _,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     ptr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -344,7 +345,7 @@ fn start_tracer(tracer: &str, arguments: &[&str], pid: u32) -> Child {
         .spawn()
         .unwrap();
     // They do not say when they are ready.
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(2));
     tracer
 }
 
@@ -377,13 +378,20 @@ fn watched() -> (f64, f64) {
     (ns, live)
 }
 
+/// Reads as seldom as it can: there are two processors, and perf, which writes to /dev/null, has no reader at all.
 fn last_line(mut out: BufReader<ChildStdout>) -> String {
+    const ROOM: usize = 1 << 20;
+    const TAIL: usize = 4096;
+    // SAFETY: a number for a pipe of ours. Where it stays smaller it is read oftener.
+    unsafe { libc::fcntl(out.get_ref().as_raw_fd(), libc::F_SETPIPE_SZ, ROOM) };
     let mut tail = Vec::new();
-    let mut buffer = vec![0; 1 << 20];
+    let mut buffer = vec![0; ROOM];
     while let Ok(n @ 1..) = out.read(&mut buffer) {
-        tail.extend_from_slice(&buffer[..n]);
-        let keep = tail.len().saturating_sub(4096);
-        tail.drain(..keep);
+        // Short reads leave some of what was there before.
+        let kept = TAIL.saturating_sub(n).min(tail.len());
+        tail.drain(..tail.len() - kept);
+        tail.extend_from_slice(&buffer[n.saturating_sub(TAIL)..n]);
+        std::thread::sleep(Duration::from_millis(1));
     }
     String::from_utf8_lossy(&tail)
         .lines()

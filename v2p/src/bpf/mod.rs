@@ -4,20 +4,17 @@ mod denial;
 mod functions;
 mod lanes;
 mod loader;
+mod misses;
 mod refused;
 mod ring;
 mod shared;
+mod types;
 
-use std::{
-    error::Error,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
-    rc::Rc,
-    thread::{self, JoinHandle},
-};
+use std::{os::fd::AsFd as _, rc::Rc};
 
 use anyhow::{Context as _, Result};
 use aya::{
-    Btf, BtfError, Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader,
     maps::Map,
     programs::{
         PerfEvent, Program, ProgramError, RawTracePoint,
@@ -32,8 +29,10 @@ use v2p_common::{
 };
 
 use self::{
+    misses::misses_of,
     refused::{no_maps, unsupported},
     shared::MappedArray,
+    types::Types,
 };
 use crate::{exit::Failure, kernel::layout::Learnt};
 
@@ -70,32 +69,6 @@ pub struct Programs {
     types: Types,
     /// Why this kernel takes no function hooks at all, once it has said so.
     no_functions: Option<String>,
-}
-
-/// The kernel's types.
-enum Types {
-    /// Not asked for yet.
-    Unread,
-    Coming(JoinHandle<Result<Btf, BtfError>>),
-    Here(Btf),
-    /// Could not be read; said once.
-    Lost,
-}
-
-impl Types {
-    fn get(&mut self) -> Result<&Btf, Box<dyn Error + Send + Sync>> {
-        *self = match std::mem::replace(self, Self::Lost) {
-            Self::Unread => Self::Here(Btf::from_sys_fs()?),
-            Self::Coming(reader) => {
-                Self::Here(reader.join().map_err(|_| "the reader of BTF died")??)
-            }
-            read => read,
-        };
-        match self {
-            Self::Here(btf) => Ok(btf),
-            _ => Err("the kernel's BTF could not be read".into()),
-        }
-    }
 }
 
 /// A page-fault program: which faults it is told of.
@@ -138,11 +111,9 @@ impl Programs {
     /// As [`Self::load`].
     pub fn load_for_functions(learnt: &Learnt) -> Result<Self> {
         let refused = learnt.some_function.and_then(functions::refused);
-        let reader = || thread::Builder::new().spawn(Btf::from_sys_fs).ok();
         let types = match &refused {
             Some(_) => Types::Unread,
-            // Without a thread they are read when they are needed.
-            None => reader().map_or(Types::Unread, Types::Coming),
+            None => Types::coming(),
         };
         let mut programs = Self::load_with(types, learnt.layout)?;
         programs.no_functions = refused.map(|e| e.to_string());
@@ -393,38 +364,4 @@ fn attach_perf(p: &mut PerfEvent, kind: FaultKind, tid: u32) -> Result<(), Progr
         true,
     )?;
     Ok(())
-}
-
-/// `recursion_misses` of a program; `None`: this kernel does not tell. By bpf(2), since this is asked after every guarded
-/// write, and /proc/self/fdinfo takes a tenth of a millisecond a program.
-fn misses_of(fd: BorrowedFd<'_>) -> Option<u64> {
-    const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
-    // struct bpf_prog_info up to the word that is asked for (include/uapi/linux/bpf.h, since 5.12). The kernel reads it
-    // too: zeros ask for nothing that has a length of its own.
-    const WORDS: usize = 27;
-    const RECURSION_MISSES: usize = 26;
-    #[repr(C)]
-    struct Attr {
-        fd: u32,
-        len: u32,
-        info: u64,
-    }
-    let mut info = [0u64; WORDS];
-    let mut attr = Attr {
-        fd: u32::try_from(fd.as_raw_fd()).ok()?,
-        len: u32::try_from(size_of_val(&info)).ok()?,
-        info: info.as_mut_ptr() as u64,
-    };
-    // SAFETY: the kernel writes at most `len` bytes at `info`, and how many it wrote to `len`.
-    let r = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_GET_INFO_BY_FD,
-            &raw mut attr,
-            size_of::<Attr>(),
-        )
-    };
-    let told = r == 0 && attr.len as usize == size_of_val(&info);
-    let misses = info.get(RECURSION_MISSES).copied();
-    misses.filter(|_| told)
 }

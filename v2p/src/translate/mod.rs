@@ -15,6 +15,7 @@ pub mod page;
 pub mod parts;
 pub mod plain;
 pub mod reader;
+mod route;
 pub mod run;
 mod settle;
 pub mod sink;
@@ -24,7 +25,8 @@ pub use both::{Agreement, Both};
 pub use finder::{Finder, Wanted};
 pub use page::Page;
 pub use plain::Plain;
-pub use reader::{Route, Translator};
+pub use reader::Translator;
+pub use route::Route;
 pub use run::Run;
 pub use sink::Sink;
 

@@ -11,6 +11,7 @@ use super::{
     frames::Frames,
     page::{Decoder, Page},
     parts::{Part, Scanner},
+    route::Route,
     settle::{settle, walk_alone},
     sink::Sink,
     walker::{Step, Walker, block_of, blocks, pages},
@@ -22,30 +23,6 @@ use crate::{
     process::{Pagemap, maps::Mapping},
     state::PageState,
 };
-
-/// Which way from an address to its frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub enum Route {
-    /// Both where this kernel and these privileges allow it, else pagemap.
-    Auto,
-    /// /proc/PID/pagemap.
-    Pagemap,
-    /// An eBPF walk of the page tables.
-    Walk,
-    /// Both, compared.
-    Both,
-}
-
-impl Route {
-    /// Its word; of [`Self::Auto`] that of the one that is left where the walk is not.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Walk => "walk",
-            Self::Both => "both",
-            Self::Pagemap | Self::Auto => "pagemap",
-        }
-    }
-}
 
 /// Blocks that are read, with what is known of their frames, before any is handed out, at most: 128 MiB of address space,
 /// so that memory stays small.
