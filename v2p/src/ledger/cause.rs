@@ -82,6 +82,17 @@ impl Deed {
         })
     }
 
+    /// Whether entries were taken out by the exec of another program.
+    pub(super) const fn is_by_exec(self) -> bool {
+        matches!(
+            self,
+            Self::Zap {
+                call: Some(call::EXECVE | call::EXECVEAT),
+                ..
+            }
+        )
+    }
+
     /// The cause that this deed gives to a change; `None`: it does not explain it. `page` is the page's number;
     /// `merged`: it was a page of KSM.
     pub(super) fn cause(

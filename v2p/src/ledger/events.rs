@@ -131,6 +131,11 @@ impl Ledger {
 
     pub(super) fn look(&mut self, look: &event::Look, moves: &mut Moves) {
         let Some(deed) = Deed::of(look) else { return };
+        if look.how == how::ZAP && look.detail & zap::DYING != 0 && !deed.is_by_exec() {
+            // The whole address space goes, and who took it down may have been but the last to look at it: whether an exec or
+            // the end of the process was the reason, other events tell.
+            return;
+        }
         let change = Change::of(&look.header);
         let first = look.va >> PAGE_SHIFT;
         let pages = first..look.va.saturating_add(look.len).div_ceil(PAGE_SIZE);

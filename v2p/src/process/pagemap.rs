@@ -38,10 +38,16 @@ impl Pagemap {
         if pid == std::process::id() {
             return Self::of_self();
         }
-        // A thread that has ended has no memory, but another may.
-        let mut opened = roots(pid).map(|root| Self::open(&root.join("pagemap")));
+        // A thread that has ended has no memory, but another may. Its file does not open, or is empty (6.1).
         let is_over = |e: &io::Error| e.raw_os_error() == Some(libc::ESRCH);
-        let done = opened.find(|opened| !opened.as_ref().is_err_and(is_over));
+        let opened = roots(pid).map(|root| {
+            let pagemap = Self::open(&root.join("pagemap"))?;
+            match pagemap.word(VirtAddr(0)) {
+                Ok(None) => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+                _ => Ok(pagemap),
+            }
+        });
+        let done = { opened }.find(|opened| !opened.as_ref().is_err_and(is_over));
         let done = done.unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::ESRCH)));
         let path = format!("/proc/{pid}/pagemap");
         Ok(done.map_err(|e| match e.kind() {

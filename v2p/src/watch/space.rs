@@ -104,10 +104,12 @@ impl Space {
         self.ledger.confirm(now_ns(), has)
     }
 
-    /// The moves that its end makes, where that was told, and what made it is known now: the end of the process, or
-    /// an exec that is under way.
+    /// The moves that its end makes, where that was told or the process has ended, and what made it is known now: that, or an
+    /// exec that is under way.
     pub(super) fn settle_gone(&mut self, has_ended: bool) -> Vec<Move> {
         match self.gone.take() {
+            // The event was lost.
+            None if has_ended => self.ledger.end(now_ns()),
             None => Vec::new(),
             Some(gone) if has_ended => self.ledger.apply(&Event::MmGone(gone)),
             Some(gone) => self.ledger.left_by_exec(gone.header.t_ns),

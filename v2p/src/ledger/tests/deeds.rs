@@ -81,6 +81,26 @@ fn a_remap_told_late_does_not_carry_away_what_came_since() {
 }
 
 #[test]
+fn what_is_taken_down_with_its_address_space_waits_for_the_reason() {
+    let read = 17;
+    let exec = 59;
+    for (call, goes) in [(read, 0), (exec, 1)] {
+        let mut ledger = Ledger::new(None, PAGING).seeing_removals(true);
+        ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
+        let detail = zap::WHOLE | zap::DYING | call;
+        let moves = ledger.apply(&Event::Look(look(how::ZAP, 1, detail)));
+        assert_eq!(moves.len(), goes);
+        let exec = event::Number {
+            header: header(event::kind::EXEC),
+            number: 1,
+        };
+        let told = [moves, ledger.apply(&Event::Exec(exec))].concat();
+        let causes: Vec<_> = told.iter().map(|m| m.cause).collect();
+        assert_eq!(causes, [Cause::Exec]);
+    }
+}
+
+#[test]
 fn the_first_page_of_a_merge_keeps_its_frame_and_is_merged_too() {
     let mut ledger = Ledger::new(None, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
