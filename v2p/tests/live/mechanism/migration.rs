@@ -128,6 +128,8 @@ fn cpuset() -> Done {
         assert!(began.elapsed() < Duration::from_secs(10), "nothing moves");
         thread::sleep(Duration::from_millis(50));
     }
+    // The event that has the reason comes when the worker has moved the rest of the process too.
+    thread::sleep(Duration::from_secs(1));
     let told = scene.end();
     told.only((BASE, 8), &["migration"])
         .by_name("migration", "kworker");
