@@ -113,7 +113,10 @@ impl Deed {
             (Self::Unmap(Memory::Collapsing), _, Absent) => Some(Cause::Collapse),
             (Self::Unmap(Memory::Forced), _, Absent) => Some(Cause::Unknown),
             (Self::Fill, _, _) => filled(from, to, merged),
-            (Self::Remap, Absent, _) | (Self::Remap, _, Absent) => Some(Cause::Remap),
+            // Also where something else lay there before (MREMAP_FIXED).
+            (Self::Remap, Absent, _)
+            | (Self::Remap, _, Absent)
+            | (Self::Remap, Present { .. }, Present { .. }) => Some(Cause::Remap),
             (Self::Merge, Present { .. }, Present { .. } | Zero) => Some(Cause::KsmMerge),
             (Self::Break, Present { .. } | Zero, Present { .. }) => Some(Cause::KsmBreak),
             (Self::Collapse { there }, _, Present { pfn }) => {

@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, ops::Range as Span};
 
-use v2p_common::{Pfn, VirtAddr};
+use v2p_common::Pfn;
 
 use super::{
     draw::Subject,
@@ -15,7 +15,7 @@ use crate::{
     kernel::zones::Zone,
     render::{file_name, grouped},
     state::PageState,
-    translate::{Page, Verdict, run::Run},
+    translate::run::Run,
 };
 
 const THOUSAND: u64 = 1_000;
@@ -85,17 +85,8 @@ fn mapping(i: u64, pages: u64) -> &'static str {
 }
 
 fn run(page: u64, pages: u64, pfn: u64, page_size: u64) -> Run {
-    let first = Page {
-        va: VirtAddr(page << 12),
-        state: PageState::Present { pfn: Pfn(pfn) },
-        page_size: Some(page_size),
-        marks: Default::default(),
-        frame: None,
-        mapped: None,
-        node: None,
-        verdict: Verdict::Agree,
-    };
-    Run { first, pages }
+    let state = PageState::Present { pfn: Pfn(pfn) };
+    sample::run(page, state, pages, page_size)
 }
 
 fn scattered(name: &'static str, pages: u64) -> Made {

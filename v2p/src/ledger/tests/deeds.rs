@@ -81,6 +81,19 @@ fn a_remap_told_late_does_not_carry_away_what_came_since() {
 }
 
 #[test]
+fn what_a_remap_told_late_came_to_lie_on_is_replaced_by_it() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    ledger.apply(&moved_here(ELSEWHERE, remap::LATE));
+    let moves = reread(&mut ledger, &[word(0, 100)]);
+    assert_eq!((moves[0].from, moves[0].to), (present(7), present(100)));
+    assert_eq!(
+        (moves[0].cause, moves[0].proof),
+        (Cause::Remap, Proof::Event)
+    );
+}
+
+#[test]
 fn what_is_taken_down_with_its_address_space_waits_for_the_reason() {
     let read = 17;
     let exec = 59;

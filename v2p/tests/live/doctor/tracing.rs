@@ -161,18 +161,24 @@ fn limited(limit: &str) -> io::Result<Group> {
     Ok(group)
 }
 
-fn memory_cgroup() -> Done {
+/// What the doctor says inside such a group.
+fn doctor_within(limit: &str) -> Result<(Group, Report), Done> {
     if is_expected("confidentiality") {
-        return skipped(CONFIDENTIAL);
+        return Err(skipped(CONFIDENTIAL));
     }
-    // Enough for the doctor, and less than a watch may want.
-    const LIMIT: &str = "83886080";
-    let group = match limited(LIMIT) {
-        Ok(group) => group,
-        Err(e) => return Done::Skipped(format!("no memory controller: {e}")),
-    };
+    let group = limited(limit).map_err(|e| Done::Skipped(format!("no memory controller: {e}")))?;
     let members = group.members();
     let report = doctor_after(move || enter(&members));
+    Ok((group, report))
+}
+
+fn memory_cgroup() -> Done {
+    // Enough for the doctor, and less than a watch may want.
+    const LIMIT: &str = "83886080";
+    let (_group, report) = match doctor_within(LIMIT) {
+        Ok(both) => both,
+        Err(skipped) => return skipped,
+    };
     let check = report.check("ring-buffer");
     assert_eq!(check["status"], "limits", "{check}");
     let evidence = text(check, "evidence");
@@ -188,17 +194,12 @@ fn memory_cgroup() -> Done {
 
 /// No room for the ring: what the kernel refused, the limit that did it; and a watch says the same.
 fn no_room() -> Done {
-    if is_expected("confidentiality") {
-        return skipped(CONFIDENTIAL);
-    }
     // Enough for the program, and not for the maps beside it.
     const LIMIT: &str = "20971520";
-    let group = match limited(LIMIT) {
-        Ok(group) => group,
-        Err(e) => return Done::Skipped(format!("no memory controller: {e}")),
+    let (group, report) = match doctor_within(LIMIT) {
+        Ok(both) => both,
+        Err(skipped) => return skipped,
     };
-    let members = group.members();
-    let report = doctor_after(move || enter(&members));
     let check = report.check("ring-buffer");
     assert_eq!(check["status"], "denies", "{check}");
     let evidence = text(check, "evidence");
