@@ -19,7 +19,9 @@ pub struct Lane {
     pub last: [Word; 2],
     /// The access that the last fault on this CPU came of, as [`Access::pack`] has it.
     pub access: Word,
-    _apart: [Word; 12],
+    /// Times that a program was run for a fault on this CPU, whoever's.
+    pub runs: Word,
+    _apart: [Word; 11],
     /// Faults that were ever taken out; user space writes it.
     pub read: Word,
 }

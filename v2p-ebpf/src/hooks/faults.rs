@@ -122,9 +122,10 @@ fn is_told(lane: &Lane, tid: u32) -> bool {
 
 #[inline(always)]
 fn after(ctx: &PerfEventContext, major: u32) -> Option<()> {
+    let (cpu, lane) = emit::lane()?;
+    lane.runs.set(lane.runs.get().wrapping_add(1));
     let (va, space) = address_of(ctx)?;
     let control = space.control;
-    let (cpu, lane) = emit::lane()?;
     let task = bpf_get_current_pid_tgid();
     let tid = task as u32;
     if is_told(lane, tid) {

@@ -10,7 +10,7 @@ use aya::{
 };
 use v2p_common::witness::{Answers, Function, LSM_PROBE, PLACES};
 
-use super::{CARRIER, FaultKind, Programs, attach_perf, refused::verifier_log};
+use super::{CARRIER, FaultKind, Programs, faults::FaultEvents, refused::verifier_log};
 
 /// A kind of program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -241,7 +241,9 @@ fn attach(program: &mut Program) -> Result<(), ProgramError> {
         Program::RawTracePoint(p) => p.attach("exit_mmap").map(drop),
         Program::BtfTracePoint(p) => p.attach().map(drop),
         Program::TracePoint(p) => p.attach("sched", "sched_process_exit").map(drop),
-        Program::PerfEvent(p) => attach_perf(p, FaultKind::Minor, std::process::id()),
+        Program::PerfEvent(p) => {
+            FaultEvents::default().attach(p, FaultKind::Minor, std::process::id())
+        }
         Program::Iter(p) => p.attach().map(drop),
         Program::Lsm(p) => p.attach().map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),

@@ -56,8 +56,7 @@ impl Lanes {
     /// Hands every fault that is there to `each`, lane by lane.
     pub fn drain(&mut self, mut each: impl FnMut(Fault)) {
         for cpu in 0..self.count {
-            // SAFETY: one of `count` lanes, which are mapped as long as self; each field is a `Word`.
-            let lane: &Lane = unsafe { self.lanes.start().cast::<Lane>().add(cpu).as_ref() };
+            let lane = self.lane(cpu);
             let (mut read, written) = (lane.read.get(), lane.written.get());
             // What was written before the position must not be read before it.
             fence(Ordering::Acquire);
@@ -75,6 +74,16 @@ impl Lanes {
             }
             free(read, &lane.read);
         }
+    }
+
+    /// Times that a program was run for a fault, so far.
+    pub fn runs(&self) -> u64 {
+        (0..self.count).map(|cpu| self.lane(cpu).runs.get()).sum()
+    }
+
+    fn lane(&self, cpu: usize) -> &Lane {
+        // SAFETY: one of `count` lanes, which are mapped as long as self; each field is a `Word`.
+        unsafe { self.lanes.start().cast::<Lane>().add(cpu).as_ref() }
     }
 
     fn slot(&self, cpu: usize, number: u64) -> NonNull<Slot> {

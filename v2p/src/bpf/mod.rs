@@ -1,6 +1,7 @@
 //! The only folder that names aya: loads the object, attaches programs, hands out ring and control block.
 
 mod denial;
+mod faults;
 mod functions;
 mod lanes;
 mod loader;
@@ -16,11 +17,7 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader,
     maps::Map,
-    programs::{
-        PerfEvent, Program, ProgramError, RawTracePoint,
-        perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
-        raw_trace_point::RawTracePointLinkId,
-    },
+    programs::{Program, ProgramError, RawTracePoint, raw_trace_point::RawTracePointLinkId},
 };
 use v2p_common::{
     control::{Control, Table},
@@ -29,6 +26,7 @@ use v2p_common::{
 };
 
 use self::{
+    faults::FaultEvents,
     misses::misses_of,
     refused::{no_maps, unsupported},
     shared::MappedArray,
@@ -38,6 +36,7 @@ use crate::{exit::Failure, kernel::layout::Learnt};
 
 pub use self::{
     denial::{Kind, Refusal, Trial, Watched},
+    faults::FaultKind,
     lanes::Lanes,
     ring::Ring,
     shared::{SharedControl, SharedTables},
@@ -63,36 +62,13 @@ pub struct Programs {
     control: Rc<SharedControl>,
     tables: Option<SharedTables>,
     lanes: Option<Lanes>,
+    faults: FaultEvents,
     /// The carrier's attachment, while there is one.
     carrier: Option<RawTracePointLinkId>,
     /// The kernel's types as aya wants them.
     types: Types,
     /// Why this kernel takes no function hooks at all, once it has said so.
     no_functions: Option<String>,
-}
-
-/// A page-fault program: which faults it is told of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FaultKind {
-    /// No I/O was waited for.
-    Minor,
-    /// The page came from disk or swap.
-    Major,
-}
-
-impl FaultKind {
-    const fn program(self) -> &'static str {
-        match self {
-            Self::Minor => "fault_minor",
-            Self::Major => "fault_major",
-        }
-    }
-    const fn event(self) -> SoftwareEvent {
-        match self {
-            Self::Minor => SoftwareEvent::PageFaultsMin,
-            Self::Major => SoftwareEvent::PageFaultsMaj,
-        }
-    }
 }
 
 impl Programs {
@@ -153,6 +129,7 @@ impl Programs {
             control,
             tables,
             lanes,
+            faults: FaultEvents::default(),
             carrier: None,
             types,
             no_functions: None,
@@ -251,12 +228,23 @@ impl Programs {
             Some(Program::PerfEvent(p)) => p,
             _ => anyhow::bail!("the eBPF object has no program {}", kind.program()),
         };
-        attach_perf(program, kind, tid).map_err(|e| {
+        let attached = self.faults.attach(program, kind, tid);
+        attached.map_err(|e| {
             unsupported(
                 &format!("{}: cannot be attached to thread {tid}", kind.program()),
                 &e,
             )
         })
+    }
+
+    /// To be said where threads were started while [`Self::attach_faults`] was at work.
+    pub const fn threads_came(&mut self) {
+        self.faults.may_be_inherited_early();
+    }
+
+    /// Takes the programs for faults off. How many faults perf counted for them; `None`: not known.
+    pub fn stop_faults(&mut self) -> Option<u64> {
+        self.faults.stop()
     }
 
     /// Takes the event ring, ready to be waited for. There is one.
@@ -348,20 +336,4 @@ fn load_and_attach_raw(
         p.load()?;
     }
     p.attach(tracepoint)
-}
-
-fn attach_perf(p: &mut PerfEvent, kind: FaultKind, tid: u32) -> Result<(), ProgramError> {
-    if p.fd().is_err() {
-        p.load()?;
-    }
-    p.attach(
-        PerfEventConfig::Software(kind.event()),
-        PerfEventScope::OneProcess {
-            pid: tid,
-            cpu: None,
-        },
-        SamplePolicy::Period(1),
-        true,
-    )?;
-    Ok(())
 }

@@ -246,6 +246,9 @@ fn attach_to_all_threads(
         if new.is_empty() {
             return Ok(());
         }
+        if !done.is_empty() {
+            programs.threads_came();
+        }
         for tid in new {
             let attached = programs.attach_faults(kind, tid);
             // A thread that has ended needs no hook.

@@ -46,6 +46,8 @@ pub struct Tracer {
     /// Events that were read before some that are older may have been.
     early: Vec<Event>,
     hooks: Hooks,
+    /// Faults that perf counted and told no program of: known once [`Self::stop_faults`] was called.
+    faults_left_out: u64,
 }
 
 /// Which hooks are wanted.
@@ -149,6 +151,7 @@ impl Tracer {
                 lanes,
                 early: Vec::new(),
                 hooks,
+                faults_left_out: 0,
             }),
         }
     }
@@ -237,6 +240,15 @@ impl Tracer {
         self.control.target.pid.set(0);
     }
 
+    /// Takes the hooks on faults off, and counts those that no program was told of. Not before, since to read the count of a
+    /// thread that runs interrupts it.
+    pub fn stop_faults(&mut self, programs: &mut Programs) {
+        if let Some(counted) = programs.stop_faults() {
+            settle();
+            self.faults_left_out = counted.saturating_sub(self.lanes.runs());
+        }
+    }
+
     /// Waits until there may be events.
     ///
     /// # Errors
@@ -275,10 +287,20 @@ impl Tracer {
 
     /// What was lost so far.
     pub fn loss(&self, programs: &Programs) -> Loss {
+        let skipped = programs.recursion_misses();
         Loss {
             ring: self.lost(),
-            skipped: programs.recursion_misses(),
+            skipped: skipped.map(|misses| misses + self.faults_left_out),
         }
+    }
+
+    /// What the kernel skipped so far: the programs, and how often.
+    pub fn skipped(&self, programs: &Programs) -> Vec<(String, u64)> {
+        let mut skipped = programs.skipped();
+        if self.faults_left_out > 0 {
+            skipped.push(("page faults, by perf,".to_owned(), self.faults_left_out));
+        }
+        skipped
     }
 }
 

@@ -231,6 +231,7 @@ impl Session<'_> {
         // Those for whom no event says so: their events, where there are any, come before the mark.
         self.look(state);
         self.drain(state).await?;
+        self.tracer.stop_faults(self.programs);
         self.tell_losses(state)?;
         // No event is to come any more.
         self.tell_gone(state, 0)?;
@@ -327,7 +328,7 @@ impl Session<'_> {
         let told = state.report.counts.lost;
         if lost > told {
             if loss.skipped != state.before.skipped {
-                let skipped = self.programs.skipped().into_iter();
+                let skipped = self.tracer.skipped(self.programs).into_iter();
                 let skipped: Vec<_> = skipped
                     .map(|(name, n)| format!("{name} {n} times"))
                     .collect();

@@ -1,5 +1,10 @@
 //! What a watch delivers: all that happened or a count of what was lost, from the first instruction on.
 
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -14,6 +19,7 @@ use crate::{
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("what_finds_no_room_is_counted_and_told", a_full_ring),
+        trial("faults_that_perf_leaves_out_are_counted", left_out_by_perf),
         trial("a_command_is_watched_from_its_exec_on", a_command),
     ]
 }
@@ -50,6 +56,83 @@ fn a_full_ring() -> Done {
         "{end}"
     );
     Done::Passed
+}
+
+/// Perf counts a fault but runs no program while a call on an eBPF map is under way on that CPU: here that of a thread which
+/// the target, by its priority, interrupts.
+fn left_out_by_perf() -> Done {
+    const ROUNDS: u64 = 50;
+    const TIMES: u64 = 4;
+    let _unbalanced = Setting::change("/proc/sys/kernel/numa_balancing", "0");
+    let mut target = Target::start();
+    // The first CPU, and priority 1 (struct sched_param).
+    let one = target.scratch(&[1]);
+    target.must(libc::SYS_sched_setaffinity, &[0, 8, one]);
+    let fifo = u64::try_from(libc::SCHED_FIFO).unwrap();
+    target.must(libc::SYS_sched_setscheduler, &[0, fifo, one]);
+    let range = format!("{:#x}..{:#x}", va(0), va(1));
+    let watching = watch(&target, &[&range]);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| read_a_map_until(&done));
+        for _ in 0..ROUNDS {
+            target.churn(va(0), PAGES, TIMES);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let (records, status) = watching.interrupt();
+    assert!(status.success());
+    let end = records.last().unwrap();
+    let count = |name: &str| end[name].as_u64().unwrap();
+    assert_eq!(
+        count("events") + count("lost"),
+        ROUNDS * TIMES * (PAGES + 1),
+        "{end}"
+    );
+    if count("lost") == 0 {
+        return Done::Skipped("no call on an eBPF map was interrupted on this kernel".to_owned());
+    }
+    Done::Passed
+}
+
+/// On the first CPU: most of the time it is within a call on a map, which copies a large value.
+fn read_a_map_until(done: &AtomicBool) {
+    const BPF_MAP_CREATE: libc::c_int = 0;
+    const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
+    const BPF_MAP_TYPE_ARRAY: u64 = 2;
+    const VALUE: usize = 4 << 20;
+    let bpf = |command: libc::c_int, attributes: &[u64]| {
+        // SAFETY: as long as is said; what the kernel writes lies where the attributes say, and is that long.
+        unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                command,
+                attributes.as_ptr(),
+                size_of_val(attributes),
+            )
+        }
+    };
+    let mut first = rustix::thread::CpuSet::new();
+    first.set(0);
+    rustix::thread::sched_setaffinity(None, &first).unwrap();
+    // union bpf_attr: type, bytes of a key, of a value, entries; then descriptor, key, value.
+    let halves = |low: u64, high: u64| low | high << 32;
+    let map = bpf(
+        BPF_MAP_CREATE,
+        &[halves(BPF_MAP_TYPE_ARRAY, 4), halves(VALUE as u64, 1)],
+    );
+    assert!(map >= 0, "{}", std::io::Error::last_os_error());
+    let (key, mut value) = (0u32, vec![0u8; VALUE]);
+    while !done.load(Ordering::Relaxed) {
+        let place = value.as_mut_ptr() as u64;
+        let found = bpf(
+            BPF_MAP_LOOKUP_ELEM,
+            &[map as u64, &raw const key as u64, place, 0],
+        );
+        assert_eq!(found, 0, "{}", std::io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor of our own, used nowhere else.
+    unsafe { libc::close(i32::try_from(map).unwrap()) };
 }
 
 fn a_command() -> Done {

@@ -1,0 +1,96 @@
+//! What tells of page faults: perf's software events, each of one thread and of those that it starts, with a program on it.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
+use aya::programs::{PerfEvent, ProgramError};
+use perf_event::{Builder, Counter, events::Software};
+
+/// A page-fault program: which faults it is told of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FaultKind {
+    /// No I/O was waited for.
+    Minor,
+    /// The page came from disk or swap.
+    Major,
+}
+
+impl FaultKind {
+    pub(super) const fn program(self) -> &'static str {
+        match self {
+            Self::Minor => "fault_minor",
+            Self::Major => "fault_major",
+        }
+    }
+
+    const fn event(self) -> Software {
+        match self {
+            Self::Minor => Software::PAGE_FAULTS_MIN,
+            Self::Major => Software::PAGE_FAULTS_MAJ,
+        }
+    }
+}
+
+/// The events that are live. Held here, and not as links, since their counts say how often the kernel left the program out:
+/// perf counts, but runs none, while an eBPF program of perf's kind or a call on an eBPF map is under way on that CPU
+/// (bpf_prog_active, bpf_overflow_handler in kernel/events/core.c, 6.1 to 7.3).
+#[derive(Default)]
+pub(super) struct FaultEvents {
+    counters: Vec<Counter>,
+    /// Whether a thread may have inherited one before there was a program on it.
+    inherited_early: bool,
+}
+
+impl FaultEvents {
+    /// Has `program` told of the faults of thread `tid`, and of those that it starts.
+    ///
+    /// # Errors
+    /// The kernel's; also where the thread has ended.
+    pub(super) fn attach(
+        &mut self,
+        program: &mut PerfEvent,
+        kind: FaultKind,
+        tid: u32,
+    ) -> Result<(), ProgramError> {
+        if program.fd().is_err() {
+            program.load()?;
+        }
+        let program = program.fd()?.as_fd().as_raw_fd();
+        self.open(program, kind, tid).map_err(ProgramError::IOError)
+    }
+
+    fn open(&mut self, program: i32, kind: FaultKind, tid: u32) -> io::Result<()> {
+        let tid = libc::pid_t::try_from(tid).map_err(io::Error::other)?;
+        let mut counter = Builder::new(kind.event())
+            .observe_pid(tid)
+            .any_cpu()
+            .inherit(true)
+            // Faults of the kernel on the thread's memory, too.
+            .include_kernel()
+            .include_hv()
+            .sample_period(1)
+            .build()?;
+        counter.set_bpf(program)?;
+        counter.enable()?;
+        self.counters.push(counter);
+        Ok(())
+    }
+
+    /// To be said where threads were started while events were attached.
+    pub(super) const fn may_be_inherited_early(&mut self) {
+        self.inherited_early = true;
+    }
+
+    /// Stops all: no program runs that was not under way before. How many faults they were told of; `None`: not known,
+    /// since some may have counted before there was a program on them.
+    pub(super) fn stop(&mut self) -> Option<u64> {
+        let mut sum = 0;
+        for counter in &mut self.counters {
+            counter.disable().ok()?;
+            sum += counter.read().ok()?;
+        }
+        (!self.inherited_early).then_some(sum)
+    }
+}
