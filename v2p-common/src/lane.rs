@@ -36,8 +36,8 @@ pub struct Slot {
     pub t_ns: u64,
     /// Who, and how the walk ended: see [`Slot::pack`].
     pub task: u64,
-    /// Its name.
-    pub comm: [u8; COMM_LEN],
+    /// Its name, up to a NUL.
+    pub comm: [u64; COMM_LEN / 8],
     /// The address that faulted.
     pub va: u64,
     /// The entry that the walk found there afterwards.
@@ -107,11 +107,10 @@ const FLAGS: u32 = LEVEL + 8;
 
 impl Slot {
     /// Thread, process, [`Fault::level`] and [`Fault::flags`] in one word, so that a slot stays one cache line.
-    /// `task`: the thread in the low half, its process in the high half.
     #[inline(always)]
-    pub const fn pack(task: u64, level: u32, flags: u32) -> u64 {
-        let (tid, tgid) = (task & 0xffff_ffff, task >> 32);
-        tid | tgid << PID_BITS | (level as u64 & NO_LEVEL) << LEVEL | (flags as u64) << FLAGS
+    pub const fn pack(tid: u32, tgid: u32, level: u32, flags: u32) -> u64 {
+        let ids = tid as u64 | (tgid as u64) << PID_BITS;
+        ids | (level as u64 & NO_LEVEL) << LEVEL | (flags as u64) << FLAGS
     }
 
     /// The event.
@@ -127,7 +126,7 @@ impl Slot {
                 t_ns: self.t_ns,
                 tid: (self.task & PID) as u32,
                 tgid: (self.task >> PID_BITS & PID) as u32,
-                comm: self.comm,
+                comm: name(self.comm),
                 mm: self.mm,
             },
             va: self.va,
@@ -140,6 +139,20 @@ impl Slot {
             flags: (self.task >> FLAGS) as u32,
         }
     }
+}
+
+/// A name without what lies behind its NUL.
+const fn name([low, high]: [u64; COMM_LEN / 8]) -> [u8; COMM_LEN] {
+    /// 1 in every byte.
+    const ONES: u128 = u128::MAX / 0xff;
+    let name = low as u128 | (high as u128) << 64;
+    // The lowest bit that is set is the top one of the first byte that is 0.
+    let ends = name.wrapping_sub(ONES) & !name & (ONES << 7);
+    let kept = match ends {
+        0 => name,
+        _ => name & ((1 << (ends.trailing_zeros() & !7)) - 1),
+    };
+    kept.to_le_bytes()
 }
 
 #[cfg(test)]
@@ -170,8 +183,11 @@ mod tests {
         let slot = Slot {
             seq: 1,
             t_ns: 2,
-            task: Slot::pack(0x3f_fffe << 32 | 0x3f_ffff, 4, 3),
-            comm: *b"a task\0\0\0\0\0\0\0\0\0\0",
+            task: Slot::pack(0x3f_ffff, 0x3f_fffe, 4, 3),
+            comm: [
+                u64::from_le_bytes(*b"a task\0x"),
+                u64::from_le_bytes(*b"left    "),
+            ],
             va: 5,
             entry: 6,
             mm: u64::MAX - 63,
@@ -180,13 +196,14 @@ mod tests {
         assert_eq!((fault.header.seq, fault.header.t_ns), (1, 2));
         let header = fault.header;
         assert_eq!((header.tid, header.tgid), (0x3f_ffff, 0x3f_fffe));
-        assert_eq!((header.comm, header.mm), (slot.comm, slot.mm));
+        assert_eq!(&header.comm, b"a task\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(header.mm, slot.mm);
         assert_eq!(
             (fault.va, fault.entry, fault.level, fault.flags),
             (5, 6, 4, 3)
         );
         let unread = Slot {
-            task: Slot::pack(0, u32::MAX, 1),
+            task: Slot::pack(0, 0, u32::MAX, 1),
             ..slot
         };
         assert_eq!((unread.fault().level, unread.fault().flags), (u32::MAX, 1));

@@ -20,6 +20,12 @@ pub struct KernelLayout {
     pub task_min_flt: u64,
     /// `maj_flt` in `struct task_struct`: major faults so far.
     pub task_maj_flt: u64,
+    /// `pid` in `struct task_struct`: the thread's number in the initial PID namespace.
+    pub task_tid: u64,
+    /// `tgid` in it: its process's.
+    pub task_tgid: u64,
+    /// `comm` in it: its name.
+    pub task_comm: u64,
     /// Device number of the PID namespace that v2p runs in (`st_dev` of
     /// /proc/self/ns/pid, in the kernel's encoding).
     pub pid_ns_dev: u64,
@@ -69,9 +75,7 @@ pub struct KernelLayout {
     pub fdt_fd: u64,
     /// `max_fds` in `struct fdtable`.
     pub fdt_max: u64,
-    /// `tgid` in `struct task_struct`. Optional, as all that follow: what following children needs.
-    pub task_tgid: u64,
-    /// `group_leader` in it.
+    /// `group_leader` in `struct task_struct`. Optional, as all that follow: what following children needs.
     pub task_leader: u64,
     /// `thread_pid` in it.
     pub task_pid: u64,
@@ -91,11 +95,19 @@ pub struct KernelLayout {
     pub pid_ns_number: u64,
     /// `thread_info.status` in `struct task_struct`. Optional.
     pub task_status: u64,
+    /// Number, among the kernel's types, of its function bpf_rdonly_cast, for the loader alone: see [`CAST`]. Optional.
+    pub cast: u64,
+    /// Number of a struct that begins with eight bytes, for it to cast to. Optional: without, no program calls it.
+    pub cast_type: u64,
     /// How many arguments break_ksm has. Optional.
     pub ksm_break_arguments: u64,
     /// How many arguments the tracepoint mm_migrate_pages has; the last is the reason.
     pub migrate_arguments: u64,
 }
+
+/// What stands in the object for the kernel's function bpf_rdonly_cast, whose number differs between kernels: a number that no
+/// helper has.
+pub const CAST: u32 = 0x7632_7000;
 
 impl KernelLayout {
     /// What stands for a member that this kernel does not have.
@@ -108,6 +120,9 @@ impl KernelLayout {
         task_mm: 0,
         task_min_flt: 0,
         task_maj_flt: 0,
+        task_tid: 0,
+        task_tgid: 0,
+        task_comm: 0,
         pid_ns_dev: 0,
         pid_ns_ino: 0,
         vma_mm: 0,
@@ -132,7 +147,6 @@ impl KernelLayout {
         files_fdt: 0,
         fdt_fd: 0,
         fdt_max: 0,
-        task_tgid: 0,
         task_leader: 0,
         task_pid: 0,
         task_signal: 0,
@@ -143,6 +157,8 @@ impl KernelLayout {
         pid_numbers: 0,
         pid_ns_number: 0,
         task_status: 0,
+        cast: 0,
+        cast_type: 0,
         ksm_break_arguments: 0,
         migrate_arguments: 0,
     };
@@ -150,7 +166,6 @@ impl KernelLayout {
     /// Whether it has all that following children needs.
     pub fn can_follow(&self) -> bool {
         let needed = [
-            self.task_tgid,
             self.task_leader,
             self.task_pid,
             self.task_signal,

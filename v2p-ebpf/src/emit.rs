@@ -12,7 +12,7 @@ use v2p_common::{
     lane::{Lane, Slot},
 };
 
-use crate::{atomic, maps};
+use crate::{atomic, maps, task};
 
 /// include/uapi/linux/bpf.h
 const BPF_RB_NO_WAKEUP: u64 = 1;
@@ -106,7 +106,7 @@ pub(crate) fn lane() -> Option<(u32, &'static Lane)> {
 pub(crate) fn emit_fault(
     control: &Control,
     (cpu, lane): (u32, &Lane),
-    task: u64,
+    tid: u32,
     brought: &Brought,
 ) -> Option<()> {
     let account = &control.account;
@@ -122,8 +122,8 @@ pub(crate) fn emit_fault(
         seq,
         // SAFETY: the helper has no preconditions.
         t_ns: unsafe { bpf_ktime_get_ns() },
-        task: Slot::pack(task, brought.level, brought.flags),
-        comm: bpf_get_current_comm().unwrap_or_default(),
+        task: Slot::pack(tid, task::tgid(), brought.level, brought.flags),
+        comm: task::comm(),
         va: brought.va,
         entry: brought.entry,
         mm: brought.mm,

@@ -1,7 +1,12 @@
 //! The only reader of memory that is not the programs' own.
 
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated};
-use v2p_common::control::BLOCK_PAGES;
+use v2p_common::{
+    control::BLOCK_PAGES,
+    layout::{CAST, KernelLayout},
+};
+
+use crate::maps;
 
 /// Reads one word at a kernel address; `None` where it is not mapped.
 /// The kernel checks the address itself: a wrong one is refused, never followed.
@@ -9,6 +14,24 @@ use v2p_common::control::BLOCK_PAGES;
 pub(crate) fn word(address: u64) -> Option<u64> {
     // SAFETY: the helper takes any address and answers EFAULT for those it cannot read.
     unsafe { bpf_probe_read_kernel(address as *const u64) }.ok()
+}
+
+/// As [`word`], in place where this kernel lets programs: far cheaper, but each use makes the verifier's work longer.
+#[inline(always)]
+pub(crate) fn word_in_place(address: u64) -> Option<u64> {
+    let kind = maps::layout().cast_type;
+    if kind != KernelLayout::ABSENT {
+        // SAFETY: where there is a type, the loader has made this number the kernel's function, which gives any address that
+        // type; the kernel makes 0 of what is not mapped.
+        let word = unsafe {
+            let cast: extern "C" fn(u64, u64) -> *const u64 = core::mem::transmute(CAST as usize);
+            cast(address, kind).read_volatile()
+        };
+        if word != 0 {
+            return Some(word);
+        }
+    }
+    word(address)
 }
 
 /// Reads 32 bits at a kernel address; `None` where it is not mapped.

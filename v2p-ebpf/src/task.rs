@@ -2,12 +2,9 @@
 
 use aya_ebpf::{
     bindings::bpf_pidns_info,
-    helpers::{
-        bpf_get_current_pid_tgid,
-        generated::{
-            bpf_get_current_task, bpf_get_current_task_btf, bpf_get_ns_current_pid_tgid,
-            bpf_task_pt_regs,
-        },
+    helpers::generated::{
+        bpf_get_current_task, bpf_get_current_task_btf, bpf_get_ns_current_pid_tgid,
+        bpf_task_pt_regs,
     },
 };
 use v2p_common::{event::zap, layout::KernelLayout};
@@ -24,13 +21,20 @@ pub(crate) mod regs {
 /// Its thread number in the initial PID namespace.
 #[inline(always)]
 pub(crate) fn tid() -> u32 {
-    bpf_get_current_pid_tgid() as u32
+    own(maps::layout().task_tid)
 }
 
 /// The number of its process there.
 #[inline(always)]
 pub(crate) fn tgid() -> u32 {
-    (bpf_get_current_pid_tgid() >> 32) as u32
+    own(maps::layout().task_tgid)
+}
+
+/// Its name, up to a NUL: what comes after may be left of another.
+#[inline(always)]
+pub(crate) fn comm() -> [u64; 2] {
+    let at = maps::layout().task_comm;
+    [own(at), own(at + 8)]
 }
 
 /// Its `task_struct`.
@@ -41,13 +45,13 @@ pub(crate) fn current() -> u64 {
 }
 
 /// A word of its `task_struct`, read in place: the verifier knows the type, and that the layout does not change. So
-/// `offset` must be that of a member of eight bytes, straight from the layout.
+/// `offset` must come straight from the layout, and `T` lie within the member there.
 #[inline(always)]
-fn own(offset: u64) -> u64 {
+fn own<T>(offset: u64) -> T {
     // SAFETY: the running task is there, and the verifier holds the offset against its type.
     unsafe {
         let task = bpf_get_current_task_btf().cast::<u8>();
-        task.add(offset as usize).cast::<u64>().read_volatile()
+        task.add(offset as usize).cast::<T>().read_volatile()
     }
 }
 
@@ -57,11 +61,22 @@ pub(crate) fn mm() -> u64 {
     own(maps::layout().task_mm)
 }
 
+/// The top table of its `mm`, a direct-map address; 0 for a kernel thread.
+#[inline(always)]
+pub(crate) fn pgd() -> u64 {
+    let layout = maps::layout();
+    // SAFETY: as in `own`, one type further; the kernel gives 0 where the mm cannot be read.
+    unsafe {
+        let mm = own::<*const u8>(layout.task_mm);
+        mm.add(layout.mm_pgd as usize).cast::<u64>().read_volatile()
+    }
+}
+
 /// Its faults so far.
 #[inline(always)]
 pub(crate) fn faults() -> u64 {
     let layout = maps::layout();
-    own(layout.task_min_flt).wrapping_add(own(layout.task_maj_flt))
+    own::<u64>(layout.task_min_flt).wrapping_add(own(layout.task_maj_flt))
 }
 
 /// Thread and process as v2p's own PID namespace numbers them; `None` in any other.

@@ -40,7 +40,7 @@ pub(crate) struct Down {
 #[inline(always)]
 pub(crate) fn to_table(direct_map: &DirectMap, pgd: u64, va: VirtAddr, directory: bool) -> Down {
     let (mut level, mut entry) = (Table::UNREADABLE, 0);
-    let mut walk = Walk::new(direct_map, va, |at, read| {
+    let mut walk = Walk::new(direct_map, va, kread::word, |at, read| {
         (level, entry) = (at as u64, read)
     });
     let five_levels = direct_map.levels.get() == 5;
@@ -76,26 +76,37 @@ pub(crate) fn walk(
     va: VirtAddr,
     visit: impl FnMut(Level, u64),
 ) -> Option<End> {
-    let mut walk = Walk::new(direct_map, va, visit);
+    let mut walk = Walk::new(direct_map, va, kread::word, visit);
     walk.run(pgd, direct_map.levels.get() == 5)
         .break_value()
         .flatten()
 }
 
-struct Walk<V> {
+/// The same, reading in place where the kernel has that, and with nobody to visit.
+#[inline(always)]
+pub(crate) fn walk_in_place(direct_map: &DirectMap, pgd: u64, va: VirtAddr) -> Option<End> {
+    let mut walk = Walk::new(direct_map, va, kread::word_in_place, |_, _| {});
+    walk.run(pgd, direct_map.levels.get() == 5)
+        .break_value()
+        .flatten()
+}
+
+struct Walk<R, V> {
     base: u64,
     physical_mask: u64,
     va: VirtAddr,
+    read: R,
     visit: V,
 }
 
-impl<V: FnMut(Level, u64)> Walk<V> {
+impl<R: Fn(u64) -> Option<u64>, V: FnMut(Level, u64)> Walk<R, V> {
     #[inline(always)]
-    fn new(direct_map: &DirectMap, va: VirtAddr, visit: V) -> Self {
+    fn new(direct_map: &DirectMap, va: VirtAddr, read: R, visit: V) -> Self {
         Self {
             base: direct_map.base.get(),
             physical_mask: direct_map.physical_mask.get(),
             va,
+            read,
             visit,
         }
     }
@@ -129,7 +140,7 @@ impl<V: FnMut(Level, u64)> Walk<V> {
     /// Goes on with the next lower table, or breaks with the walk's end.
     #[inline(always)]
     fn down(&mut self, table: u64, level: Level) -> ControlFlow<Option<End>, u64> {
-        let Some(entry) = kread::word(table + 8 * level.index(self.va)) else {
+        let Some(entry) = (self.read)(table + 8 * level.index(self.va)) else {
             return Break(None);
         };
         (self.visit)(level, entry);

@@ -11,7 +11,6 @@
 //! the tracepoint makes everybody's (some 25 ns).
 
 use aya_ebpf::{
-    helpers::bpf_get_current_pid_tgid,
     macros::{perf_event, raw_tracepoint},
     programs::{PerfEventContext, RawTracePointContext},
 };
@@ -26,7 +25,7 @@ use crate::{
     atomic,
     emit::{self, Brought},
     hooks::{Space, space_of, watched},
-    maps, task,
+    maps, task, walk,
 };
 
 /// X86_PF_PROT (arch/x86/include/asm/trap_pf.h): the CPU's own number.
@@ -126,8 +125,7 @@ fn after(ctx: &PerfEventContext, major: u32) -> Option<()> {
     lane.runs.set(lane.runs.get().wrapping_add(1));
     let (va, space) = address_of(ctx)?;
     let control = space.control;
-    let task = bpf_get_current_pid_tgid();
-    let tid = task as u32;
+    let tid = task::tid();
     if is_told(lane, tid) {
         return None;
     }
@@ -138,7 +136,7 @@ fn after(ctx: &PerfEventContext, major: u32) -> Option<()> {
     };
     // Known where the thread was not moved to another CPU meanwhile, and no other of the target's came between.
     let access = Access::kind(lane.access.get(), tid, VirtAddr(va).page_number());
-    let end = space.walk(va);
+    let end = walk::walk_in_place(&control.direct_map, task::pgd(), VirtAddr(va));
     debug!(ctx, "fault at {:x}, major {}", va, major);
     let brought = Brought {
         mm: space.mm,
@@ -147,5 +145,5 @@ fn after(ctx: &PerfEventContext, major: u32) -> Option<()> {
         level: end.map_or(u32::MAX, |end| end.level as u32),
         flags: major | protection | access,
     };
-    emit::emit_fault(control, (cpu, lane), task, &brought)
+    emit::emit_fault(control, (cpu, lane), tid, &brought)
 }

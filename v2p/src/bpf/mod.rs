@@ -1,14 +1,15 @@
 //! The only folder that names aya: loads the object, attaches programs, hands out ring and control block.
 
+mod cast;
 mod denial;
 mod faults;
-mod functions;
 mod lanes;
 mod loader;
 mod misses;
 mod refused;
 mod ring;
 mod shared;
+mod tiny;
 mod types;
 
 use std::{os::fd::AsFd as _, rc::Rc};
@@ -86,7 +87,7 @@ impl Programs {
     /// # Errors
     /// As [`Self::load`].
     pub fn load_for_functions(learnt: &Learnt) -> Result<Self> {
-        let refused = learnt.some_function.and_then(functions::refused);
+        let refused = learnt.some_function.and_then(tiny::functions_are_refused);
         let types = match &refused {
             Some(_) => Types::Unread,
             None => Types::coming(),
@@ -97,6 +98,7 @@ impl Programs {
     }
 
     fn load_with(types: Types, layout: KernelLayout) -> Result<Self> {
+        let layout = cast::tried(layout);
         let mut loader = loader::loader();
         let (lanes, slots) = lanes::sizes(lanes::cpus()?);
         loader
@@ -105,7 +107,7 @@ impl Programs {
             .map_max_entries("LANES", u32::try_from(lanes)?)
             .map_max_entries("FAULTS", u32::try_from(lanes * slots)?)
             .map_max_entries("TABLES", u32::try_from(TABLES)?);
-        let mut ebpf = object(&mut loader).map_err(|e| no_maps(&e))?;
+        let mut ebpf = object(&mut loader, &layout).map_err(|e| no_maps(&e))?;
         let mut mapped = |name: &str, len| match ebpf.take_map(name) {
             Some(Map::Array(map)) => {
                 MappedArray::new(map, len).with_context(|| format!("mmap of the map {name}"))
@@ -293,17 +295,21 @@ impl Programs {
 }
 
 #[cfg(not(feature = "ebpf-log"))]
-fn object(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, aya::EbpfError> {
-    loader.load(OBJECT)
+fn object(loader: &mut EbpfLoader<'_>, layout: &KernelLayout) -> Result<Ebpf, aya::EbpfError> {
+    loader.load(&cast::fitted(OBJECT, layout))
 }
 
 /// In a build for the programs' authors, V2P_BPF_OBJECT names the object to load.
 #[cfg(feature = "ebpf-log")]
-fn object(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, aya::EbpfError> {
-    match std::env::var_os("V2P_BPF_OBJECT") {
-        Some(path) => loader.load_file(path),
-        None => loader.load(OBJECT),
-    }
+fn object(loader: &mut EbpfLoader<'_>, layout: &KernelLayout) -> Result<Ebpf, aya::EbpfError> {
+    let Some(path) = std::env::var_os("V2P_BPF_OBJECT") else {
+        return loader.load(&cast::fitted(OBJECT, layout));
+    };
+    let object = std::fs::read(&path).map_err(|error| aya::EbpfError::FileError {
+        path: path.into(),
+        error,
+    })?;
+    loader.load(&cast::fitted(&object, layout))
 }
 
 #[cfg(feature = "ebpf-log")]

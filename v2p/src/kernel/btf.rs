@@ -188,6 +188,15 @@ impl<'a> Btf<'a> {
         u32::try_from(self.place(KIND_FUNC, name)? + 1).ok()
     }
 
+    /// The number of the struct `name`; `None`: there is no such struct.
+    pub fn structure(&self, name: &str) -> Option<u32> {
+        let found = self.structs.iter().find(|index| {
+            self.type_at(**index)
+                .is_some_and(|t| t.kind() == KIND_STRUCT && self.name_is(t.name, name))
+        });
+        u32::try_from(found? + 1).ok()
+    }
+
     /// The type with this number; 0 is void.
     fn numbered(&self, number: u32) -> Option<Type<'a>> {
         self.type_at(usize::try_from(number.checked_sub(1)?).ok()?)

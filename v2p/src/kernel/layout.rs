@@ -77,6 +77,9 @@ pub fn of(btf: &Btf<'_>) -> Result<KernelLayout> {
         task_mm: offset("task_struct", "mm")?,
         task_min_flt: offset("task_struct", "min_flt")?,
         task_maj_flt: offset("task_struct", "maj_flt")?,
+        task_tid: offset("task_struct", "pid")?,
+        task_tgid: offset("task_struct", "tgid")?,
+        task_comm: offset("task_struct", "comm")?,
         pid_ns_dev: kernel_dev(ns.dev()),
         pid_ns_ino: ns.ino(),
         vma_mm: offset("vm_area_struct", "vm_mm")?,
@@ -109,7 +112,6 @@ pub fn of(btf: &Btf<'_>) -> Result<KernelLayout> {
         files_fdt: offset("files_struct", "fdt")?,
         fdt_fd: offset("fdtable", "fd")?,
         fdt_max: offset("fdtable", "max_fds")?,
-        task_tgid: optional("task_struct", "tgid"),
         task_leader: optional("task_struct", "group_leader"),
         task_pid: optional("task_struct", "thread_pid"),
         task_signal: optional("task_struct", "signal"),
@@ -132,6 +134,13 @@ pub fn of(btf: &Btf<'_>) -> Result<KernelLayout> {
             (KernelLayout::ABSENT, _) | (_, KernelLayout::ABSENT) => KernelLayout::ABSENT,
             (info, status) => info + status,
         },
+        cast: btf
+            .function("bpf_rdonly_cast")
+            .map_or(KernelLayout::ABSENT, u64::from),
+        // Its first member is the register r15.
+        cast_type: btf
+            .structure("pt_regs")
+            .map_or(KernelLayout::ABSENT, u64::from),
         ksm_break_arguments: btf
             .arguments_of_function("break_ksm")
             .unwrap_or(KernelLayout::ABSENT),

@@ -210,12 +210,12 @@ fn a_slot_of_a_lane_is_a_fault() {
             // As wide as they can be (PID_MAX_LIMIT).
             let (tid, tgid) = (tid & 0x3f_ffff, tgid & 0x3f_ffff);
             let level = if level == 5 { u32::MAX } else { level };
-            let task = u64::from(tgid) << 32 | u64::from(tid);
+            let (halves, _) = comm.as_chunks::<8>();
             let slot = Slot {
                 seq,
                 t_ns,
-                task: Slot::pack(task, level, flags),
-                comm,
+                task: Slot::pack(tid, tgid, level, flags),
+                comm: [halves[0], halves[1]].map(u64::from_le_bytes),
                 va,
                 entry,
                 mm,
@@ -223,7 +223,10 @@ fn a_slot_of_a_lane_is_a_fault() {
             let fault = slot.fault();
             let header = fault.header;
             prop_assert_eq!((header.tid, header.tgid, header.mm), (tid, tgid, mm));
-            prop_assert_eq!((header.seq, header.t_ns, header.comm), (seq, t_ns, comm));
+            prop_assert_eq!((header.seq, header.t_ns), (seq, t_ns));
+            let name =
+                |comm: [u8; COMM_LEN]| comm.split(|byte| *byte == 0).next().map(<[u8]>::to_vec);
+            prop_assert_eq!(name(header.comm), name(comm));
             prop_assert_eq!(
                 (fault.va, fault.entry, fault.level, fault.flags),
                 (va, entry, level, flags)

@@ -9,6 +9,7 @@ use v2p::{
     carrier::Carrier,
     common::{
         VirtAddr,
+        layout::KernelLayout,
         pagemap::PagemapWord,
         pte::{Entry, EntryState, Level},
     },
@@ -36,11 +37,25 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("the_direct_map_is_where_kcore_says", the_direct_map),
         trial("the_walk_has_as_many_levels_as_the_cpu_is_in", the_levels),
         trial("an_address_out_of_the_direct_map_is_not_read", not_read),
+        trial("faults_are_walked_in_place_where_the_kernel_can", in_place),
     ]
 }
 
 const PAGE: usize = 4096;
 const HUGE: usize = 2 << 20;
+
+/// Where the kernel has the function that it takes, the programs are loaded with it: what the walk of a fault finds then, the tests of
+/// watch hold against pagemap.
+fn in_place() -> Done {
+    let learnt = kernel::layout::learn().unwrap().layout;
+    if learnt.cast == KernelLayout::ABSENT {
+        return Done::Skipped("this kernel has no bpf_rdonly_cast".to_owned());
+    }
+    let programs = Programs::load(learnt).unwrap();
+    assert_eq!(programs.layout().cast_type, learnt.cast_type);
+    assert_ne!(learnt.cast_type, KernelLayout::ABSENT);
+    Done::Passed
+}
 
 struct World {
     // Keeps the programs attached.
