@@ -6,7 +6,7 @@
 //! there: the sums of smaps leave out zero pages, device memory and markers (smaps_pte_entry, fs/proc/task_mmu.c, 6.1), so that
 //! a mapping of which it says 0 need not be empty.
 
-use std::{io, os::fd::AsFd as _};
+use std::{io, os::fd::AsFd as _, thread};
 
 use anyhow::{Context as _, Result};
 use v2p_common::{PAGE_SIZE, VirtAddr};
@@ -25,6 +25,9 @@ pub struct Part {
 
 /// Parts nearer than this are read as one: a read of a few empty words is cheaper than another system call.
 const NEAR: u64 = 64 * 4096;
+
+/// Holes of this size take the kernel longer (some 10 us a GiB, 6.18) than a thread that goes through the other half of them.
+const WIDE: u64 = 32 << 30;
 
 /// Regions that one scan can give.
 const REGIONS: usize = 1024;
@@ -73,6 +76,8 @@ pub struct Scanner {
     regions: Vec<Region>,
     /// The kernel has no PAGEMAP_SCAN.
     absent: bool,
+    /// The last call ended before its range did.
+    dense: bool,
 }
 
 impl Scanner {
@@ -92,7 +97,7 @@ impl Scanner {
         let mut at = start.0;
         let mut joined = Joined::default();
         while at < end.0 {
-            let Some(next) = self.once(pagemap, at, end.0, 0)? else {
+            let Some(next) = self.ahead(pagemap, at, end.0, 0)? else {
                 return Ok(false);
             };
             for region in &self.regions {
@@ -116,13 +121,45 @@ impl Scanner {
         end: u64,
         pages: u64,
     ) -> Result<Option<Step>> {
-        let Some(next) = self.once(pagemap, at, end, pages)? else {
+        let Some(next) = self.ahead(pagemap, at, end, pages)? else {
             return Ok(None);
         };
         let mut joined = Joined::default();
         let mut parts: Vec<Part> = self.regions.iter().filter_map(|r| joined.add(r)).collect();
         parts.extend(joined.0);
         Ok(Some(Step { parts, next }))
+    }
+
+    /// As [`Self::once`], with two halves of a wide range at a time. What the second has is of use where the first is walked to its end:
+    /// so not in what is dense.
+    fn ahead(
+        &mut self,
+        pagemap: &Pagemap,
+        at: u64,
+        end: u64,
+        max_pages: u64,
+    ) -> Result<Option<u64>> {
+        if end.saturating_sub(at) < WIDE || self.dense {
+            return self.once(pagemap, at, end, max_pages);
+        }
+        let middle = at.midpoint(end) & !(PAGE_SIZE - 1);
+        let mut second = Self::default();
+        let (walked, then) = thread::scope(|scope| {
+            let helper = thread::Builder::new()
+                .spawn_scoped(scope, || second.once(pagemap, middle, end, max_pages));
+            let walked = self.once(pagemap, at, middle, max_pages);
+            let then = helper.ok().and_then(|helper| helper.join().ok());
+            (walked, then)
+        });
+        let walked = walked?;
+        match then {
+            Some(Ok(Some(then))) if walked == Some(middle) => {
+                self.regions.append(&mut second.regions);
+                self.dense = second.dense;
+                Ok(Some(then))
+            }
+            _ => Ok(walked),
+        }
     }
 
     /// One call, from `at` on, which ends after `max_pages` pages if that is not 0: leaves regions, gives where to go
@@ -184,6 +221,7 @@ impl Scanner {
             .last()
             .map(|region| region.end)
             .filter(|_| full);
+        self.dense = full;
         Ok(Some(stopped.filter(|stopped| *stopped > at).unwrap_or(end)))
     }
 }
@@ -225,6 +263,47 @@ mod tests {
             .map(|p| (p.start / PAGE_SIZE, p.end / PAGE_SIZE))
             .collect();
         assert_eq!(shape, [(0, 3), (100, 101)]);
+    }
+
+    #[test]
+    fn two_halves_at_a_time_are_the_whole() {
+        use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+        let len = usize::try_from(4 * WIDE).unwrap();
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping, of which single bytes are written, and which nothing refers to afterwards.
+        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), len, access, flags) }.unwrap();
+        // In both halves, at their borders, and more in each than one call gives.
+        let first = (0..1500).map(|i| i * 2 * NEAR);
+        let second = first.clone().map(|at| 2 * WIDE + at);
+        let last = 4 * WIDE - PAGE_SIZE;
+        for at in first.chain(second).chain([2 * WIDE - PAGE_SIZE, last]) {
+            let at = usize::try_from(at).unwrap();
+            // SAFETY: inside the mapping.
+            unsafe { start.cast::<u8>().add(at).write_volatile(1) };
+        }
+        let pagemap = Pagemap::of_self().unwrap();
+        let (from, to) = (start as u64, start as u64 + 4 * WIDE);
+        let mut scanner = Scanner::default();
+        let mut found = Vec::new();
+        let each = |part| {
+            found.push(part);
+            Ok(())
+        };
+        let can = scanner
+            .scan(&pagemap, VirtAddr(from), VirtAddr(to), each)
+            .unwrap();
+        let (mut alone, mut at) = (Vec::new(), from);
+        while can && at < to {
+            at = scanner.once(&pagemap, at, to, 0).unwrap().unwrap();
+            alone.extend(scanner.regions.iter().map(|r| (r.start, r.end)));
+        }
+        // SAFETY: as above.
+        unsafe { munmap(start, len) }.unwrap();
+        let pages: u64 = found.iter().map(|p| (p.end - p.start) / PAGE_SIZE).sum();
+        assert!(!can || pages >= 3002, "{pages}");
+        let found: Vec<_> = found.iter().map(|p| (p.start, p.end)).collect();
+        assert_eq!(found, alone);
     }
 
     #[test]
