@@ -100,6 +100,8 @@ pub mod fault {
     pub const WRITE: u32 = 1 << 3;
     /// An instruction was to be fetched.
     pub const EXECUTE: u32 = 1 << 4;
+    /// Entries were being taken out of the address space meanwhile, or of another that is watched.
+    pub const CONTESTED: u32 = 1 << 5;
 }
 
 /// Bytes of a task's name in the kernel (TASK_COMM_LEN), NUL-terminated.

@@ -134,6 +134,10 @@ fn after(ctx: &PerfEventContext, major: u32) -> Option<()> {
     } else {
         0
     };
+    let contested = match control.account.zapping.get() {
+        0 => 0,
+        _ => fault::CONTESTED,
+    };
     // Known where the thread was not moved to another CPU meanwhile, and no other of the target's came between.
     let access = Access::kind(lane.access.get(), tid, VirtAddr(va).page_number());
     let end = walk::walk_in_place(&control.direct_map, task::pgd(), VirtAddr(va));
@@ -143,7 +147,7 @@ fn after(ctx: &PerfEventContext, major: u32) -> Option<()> {
         va,
         entry: end.map_or(0, |end| end.entry),
         level: end.map_or(u32::MAX, |end| end.level as u32),
-        flags: major | protection | access,
+        flags: major | protection | access | contested,
     };
     emit::emit_fault(control, (cpu, lane), tid, &brought)
 }

@@ -3,7 +3,10 @@
 //! The mm of the `vma` says whose; the call returns with the page-table lock dropped but the mmap_lock or the
 //! folio lock still held by the caller.
 
-use aya_ebpf::{macros::fexit, programs::FExitContext};
+use aya_ebpf::{
+    macros::{fentry, fexit},
+    programs::{FEntryContext, FExitContext},
+};
 use v2p_common::{
     PAGE_SIZE,
     event::{how, memory, zap},
@@ -11,15 +14,36 @@ use v2p_common::{
 };
 
 use crate::{
+    atomic,
     hooks::{look, mm_of_vma, space_of},
     kread, maps, task,
 };
+
+/// The start of the function of [`zap_range`]: of a fault that comes before its end it is not known which was first.
+#[fentry]
+fn zap_begins(ctx: FEntryContext) -> u32 {
+    if let Some(space) = mm_of_vma(ctx.arg(1)).and_then(space_of) {
+        atomic::increment(&space.control.account.zapping);
+    }
+    0
+}
 
 /// unmap_page_range (tlb, vma, addr, end, details), mm/memory.c, 6.1 to 6.18; __zap_vma_range, the same, 7.x.
 #[fexit]
 fn zap_range(ctx: FExitContext) -> u32 {
     zapped(&ctx, is_whole(ctx.arg(4)));
+    zap_ends(ctx.arg(1));
     0
+}
+
+#[inline(always)]
+fn zap_ends(vma: u64) -> Option<()> {
+    let zapping = &space_of(mm_of_vma(vma)?)?.control.account.zapping;
+    // One that began before the hooks were live was not counted.
+    if zapping.get() != 0 {
+        atomic::decrement(zapping);
+    }
+    Some(())
 }
 
 /// __unmap_hugepage_range (tlb, vma, start, end, page or folio, ...), mm/hugetlb.c, 6.1 to 7.3. With a page given it takes

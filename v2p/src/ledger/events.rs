@@ -12,6 +12,7 @@ use v2p_common::{
 use super::{
     Ledger,
     cause::{Deed, Memory, filled},
+    contest::Held,
     moves::{Change, Moves},
 };
 use crate::{record::Cause, state::PageState};
@@ -64,13 +65,20 @@ impl Ledger {
         }
         let change = Change::of(&fault.header);
         let there = fault.flags & fault::PROTECTION != 0;
+        let contested = self.is_contested(fault);
         let was_huge = self.is_huge(&pages);
         for page in pages.clone() {
             self.in_transit.remove(&page);
             self.told(page);
             let to = state.advanced(page - pages.start);
             let mut from = self.pages.get(page);
-            if from == to || !self.is_asked(page) {
+            if !self.is_asked(page) {
+                continue;
+            }
+            if from == to {
+                if contested {
+                    self.contests.add(page, &fault.header, None);
+                }
                 continue;
             }
             let merged = self.merged.contains(&page);
@@ -101,11 +109,39 @@ impl Ledger {
                 Some(cause) => cause,
                 None => Cause::Unknown,
             };
-            self.change(page, from, to, cause, &change, moves);
+            let replaced = matches!(
+                (from, to),
+                (PageState::Present { .. }, PageState::Present { .. })
+            );
+            if !contested {
+                self.change(page, from, to, cause, &change, moves);
+            } else if replaced && !there {
+                // Or the other was taken away, and the event of that is to come.
+                let mut as_it_seems = Moves(self.contests.release(page));
+                self.change(page, from, to, cause, &change, &mut as_it_seems);
+                let held = Held {
+                    from,
+                    to,
+                    change,
+                    moves: as_it_seems.0,
+                };
+                self.contests.add(page, &fault.header, Some(held));
+            } else {
+                self.change(page, from, to, cause, &change, moves);
+                self.contests.add(page, &fault.header, None);
+            }
         }
         if level == Level::Pte {
             self.doubts.touch(pages.start);
         }
+    }
+
+    /// Whether entries may have been taken out while the fault was served, by an event that is to come: the programs say so, and where
+    /// they do not see removals begin, any other thread may.
+    fn is_contested(&mut self, fault: &event::Fault) -> bool {
+        self.contests.heard(fault.header.tid);
+        let told = fault.flags & fault::CONTESTED != 0;
+        (told || !self.sees_removals && self.contests.has_rivals()) && self.contests.has_room()
     }
 
     /// Whether a page was there until now, unless something told that it was taken away.
@@ -131,6 +167,7 @@ impl Ledger {
 
     pub(super) fn look(&mut self, look: &event::Look, moves: &mut Moves) {
         let Some(deed) = Deed::of(look) else { return };
+        self.contests.heard(look.header.tid);
         if look.how == how::ZAP && look.detail & zap::DYING != 0 && !deed.is_by_exec() {
             // The whole address space goes, and who took it down may have been but the last to look at it: whether an exec or
             // the end of the process was the reason, other events tell.
@@ -221,7 +258,27 @@ impl Ledger {
             if from == PageState::Guard || self.is_seeded(page, change.t_ns) {
                 continue;
             }
-            self.explained(deed, page, PageState::Absent, change, moves);
+            match self.contests.meets(page, change) {
+                None => self.explained(deed, page, PageState::Absent, change, moves),
+                Some(held) => {
+                    if let Some(held) = held {
+                        self.replaced(deed, page, &held, change, moves);
+                    }
+                    // Either was first: what is there now says which.
+                    self.doubts.add(deed, page..page + 1, *change);
+                }
+            }
+        }
+        self.contests.removed(change);
+    }
+
+    /// A page that seemed to be replaced within a fault had been taken out before.
+    fn replaced(&self, deed: Deed, page: u64, held: &Held, change: &Change, moves: &mut Moves) {
+        let taken = deed.cause(page, held.from, PageState::Absent, false);
+        let came = filled(PageState::Absent, held.to, false);
+        if let (Some(taken), Some(came)) = (taken, came) {
+            moves.push(page, held.from, PageState::Absent, taken, change);
+            moves.push(page, PageState::Absent, held.to, came, &held.change);
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod cause;
 mod child;
+mod contest;
 mod doubt;
 mod events;
 mod moves;
@@ -22,6 +23,7 @@ use v2p_common::{
 use self::{
     cause::{Deed, deduced},
     child::Young,
+    contest::Contests,
     doubt::Doubts,
     moves::{Change, Moves},
     pages::Pages,
@@ -41,6 +43,7 @@ pub struct Ledger {
     /// Pages that KSM has merged.
     merged: HashSet<u64>,
     doubts: Doubts,
+    contests: Contests,
     seedings: Vec<Seeding>,
     /// A child that has only just been forked.
     young: Option<Young>,
@@ -81,6 +84,7 @@ impl Ledger {
             in_transit: BTreeMap::new(),
             merged: HashSet::new(),
             doubts: Doubts::default(),
+            contests: Contests::default(),
             seedings: Vec::new(),
             young: None,
             asked: Vec::new(),
@@ -254,6 +258,7 @@ impl Ledger {
     }
 
     fn clear(&mut self, cause: Cause, change: &Change, moves: &mut Moves) {
+        moves.0.extend(self.contests.end());
         let pages = std::mem::take(&mut self.pages);
         for (page, from) in pages.range(0..u64::MAX) {
             let merged = self.merged.contains(&page);
@@ -279,6 +284,7 @@ impl Ledger {
         change: &Change,
         moves: &mut Moves,
     ) {
+        moves.0.extend(self.contests.release(page));
         self.doubts.settle(page..page + 1);
         self.told(page);
         self.in_transit.remove(&page);
@@ -351,7 +357,7 @@ impl Ledger {
     /// Believes what was found by the last comparison and no event has told of since; gives the moves that it makes.
     /// `mapped` says whether there is a mapping at a page, by number.
     pub fn confirm(&mut self, t_ns: u64, mapped: impl Fn(u64) -> bool) -> Vec<Move> {
-        let mut moves = Moves::default();
+        let mut moves = Moves(self.contests.was_read());
         let young = self.grow_up();
         for (page, to) in self.doubts.take_found() {
             let from = self.pages.get(page);

@@ -26,8 +26,9 @@ const KSM_TRACEPOINTS: [&str; 2] = ["ksm_merge_one_page", "ksm_merge_with_ksm_pa
 const FORKS: [&str; 2] = ["sched_process_fork", "sched_process_exit"];
 
 /// Programs, and the kernel functions that they go on: the first that this kernel has and lets us hook.
-const FUNCTIONS: [(&str, &[&str]); 7] = [
+const FUNCTIONS: [(&str, &[&str]); 8] = [
     ("zap_range", &["unmap_page_range", "__zap_vma_range"]),
+    ("zap_begins", &["unmap_page_range", "__zap_vma_range"]),
     ("unmap_one", &["try_to_unmap_one"]),
     ("zap_hugetlb", &["__unmap_hugepage_range"]),
     ("userfaultfd", &["userfaultfd_ioctl"]),

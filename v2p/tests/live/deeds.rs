@@ -4,13 +4,16 @@ use std::{
     io::{Read as _, Write as _},
     os::fd::IntoRawFd as _,
     ptr,
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::{
-    mm::{MapFlags, ProtFlags, mmap, mmap_anonymous},
+    mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous},
     pipe::pipe,
 };
 
@@ -66,6 +69,7 @@ pub(crate) fn obey(command: &str, rest: &str) -> Option<u64> {
         ("shared-memory", [pages]) => shared_memory(*pages),
         ("page-out", [va]) => until_gone(*va),
         ("spin", [va, seconds]) => spin(*va, *seconds),
+        ("scuffle", [va, pages, seconds]) => scuffle(*va, *pages, *seconds),
         ("fork", _) => fork(false),
         ("fork-twice", _) => fork(true),
         ("bury", _) => bury(),
@@ -103,6 +107,30 @@ fn shuttle(start: u64, seconds: u64) -> u64 {
         were = are;
     }
     moved
+}
+
+/// Takes its pages away for so long, while another thread touches them; in the end all are there. How often they were taken.
+fn scuffle(start: u64, pages: u64, seconds: u64) -> u64 {
+    let done = AtomicBool::new(false);
+    let touch_all = || (0..pages).for_each(|i| write_to(start + i * PAGE));
+    let len = usize::try_from(pages * PAGE).unwrap();
+    let mut times = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                touch_all();
+            }
+            touch_all();
+        });
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < end {
+            // SAFETY: pages of ours that hold nothing.
+            unsafe { madvise(start as *mut _, len, Advice::LinuxDontNeed) }.unwrap();
+            times += 1;
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    times
 }
 
 fn scratch(words: &[u64]) -> u64 {

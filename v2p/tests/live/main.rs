@@ -13,6 +13,7 @@
 )]
 
 mod burst;
+mod contest;
 mod deeds;
 mod delivery;
 mod demo;
@@ -72,6 +73,7 @@ fn main() {
         ("boot", doctor::trials_of_a_boot()),
         ("watch", watch::trials()),
         ("watch", ends::trials()),
+        ("watch", contest::trials()),
         ("follow", follow::trials()),
         ("delivery", delivery::trials()),
         ("burst", burst::trials()),

@@ -260,6 +260,11 @@ impl Target {
         self.order(&format!("churn {start} {pages} {times}"));
     }
 
+    /// Has it take its pages away for so long, while another thread of it touches them.
+    pub(crate) fn scuffle(&mut self, start: u64, pages: u64, seconds: u64) -> u64 {
+        self.order(&format!("scuffle {start} {pages} {seconds}"))
+    }
+
     /// Has it make a child, which shares its pages; gives its number.
     pub(crate) fn fork(&mut self) -> u32 {
         u32::try_from(self.order("fork -")).unwrap()

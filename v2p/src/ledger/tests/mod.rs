@@ -5,6 +5,7 @@ use v2p_common::{
     pte::Paging,
 };
 
+mod contest;
 mod deeds;
 
 use super::*;

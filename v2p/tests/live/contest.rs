@@ -1,0 +1,81 @@
+//! Two threads on the same pages: one takes them away, the other touches them again.
+
+use std::collections::BTreeMap;
+
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::{
+    Done,
+    harness::address,
+    machine::Setting,
+    target::{PAGE, Target, va},
+    trial,
+    watch::watch,
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![trial(
+        "two_threads_on_the_same_pages_are_told_apart",
+        scuffle,
+    )]
+}
+
+const CONTESTED: u64 = 16;
+
+/// What is told of each page is one story without a gap, in which nothing was copied, and it ends with what is there.
+fn scuffle() -> Done {
+    const SECONDS: u64 = 2;
+    let _unbalanced = Setting::change("/proc/sys/kernel/numa_balancing", "0");
+    let mut target = Target::start();
+    let range = format!("{:#x}..{:#x}", va(0), va(CONTESTED));
+    let watching = watch(&target, &[&range]);
+    let times = target.scuffle(va(0), CONTESTED, SECONDS);
+    let truth: Vec<u64> = (0..CONTESTED).map(|i| target.tell("read", i)).collect();
+    let (records, status) = watching.interrupt();
+    assert!(status.success());
+    let (start, end) = (&records[0], records.last().unwrap());
+    let sees_removals = start["missing"].as_array().unwrap().is_empty();
+    let mut known: BTreeMap<u64, Value> = BTreeMap::new();
+    let absent = serde_json::json!({"state": "absent"});
+    let mut causes: BTreeMap<(String, String), u64> = BTreeMap::new();
+    let (mut gaps, mut lost) = (0, false);
+    for record in &records {
+        lost |= record["type"] == "lost";
+        if record["type"] != "move" {
+            continue;
+        }
+        let word = |name: &str| record[name].as_str().unwrap().to_owned();
+        *causes.entry((word("cause"), word("proof"))).or_default() += 1;
+        for i in 0..record["pages"].as_u64().unwrap() {
+            let place = known.entry(address(&record["va"]) + i * PAGE);
+            let before = place.or_insert_with(|| absent.clone());
+            gaps += u64::from(*before != nth(&record["from"], i));
+            *before = nth(&record["to"], i);
+        }
+    }
+    println!("contest: {times} removals of {CONTESTED} pages: {causes:?}, {gaps} gaps, {end}");
+    assert_eq!(gaps, 0);
+    for (page, pfn) in (0..).zip(truth) {
+        let there = serde_json::json!({"state": "present", "pfn": pfn});
+        assert_eq!(known.get(&va(page)), Some(&there), "page {page}: {end}");
+    }
+    let copied = causes.keys().any(|(cause, _)| cause == "cow");
+    assert!(!copied, "nothing is copied here");
+    if sees_removals && !lost {
+        let other = |(cause, proof): &&(String, String)| {
+            !(proof == "event" && ["first-touch", "discard"].contains(&cause.as_str()))
+        };
+        assert_eq!(causes.keys().find(other), None);
+    }
+    Done::Passed
+}
+
+/// The state of the page `i` pages on.
+fn nth(state: &Value, i: u64) -> Value {
+    let mut state = state.clone();
+    if let Some(pfn) = state["pfn"].as_u64() {
+        state["pfn"] = (pfn + i).into();
+    }
+    state
+}
