@@ -66,12 +66,14 @@ impl Ledger {
             paging,
             is_bad,
             sees_removals,
+            weighs,
             ..
         } = self;
         Self::new(decoder.zero_pfn, *paging)
             .knowing_bad_frames(*is_bad)
             .limited_to(&self.asked)
             .seeing_removals(*sees_removals)
+            .weighing_contests(*weighs)
     }
 
     /// An event has told of `page`.

@@ -141,7 +141,8 @@ impl Ledger {
     fn is_contested(&mut self, fault: &event::Fault) -> bool {
         self.contests.heard(fault.header.tid);
         let told = fault.flags & fault::CONTESTED != 0;
-        (told || !self.sees_removals && self.contests.has_rivals()) && self.contests.has_room()
+        let may_be = told || !self.sees_removals && self.contests.has_rivals();
+        self.weighs && may_be && self.contests.has_room()
     }
 
     /// Whether a page was there until now, unless something told that it was taken away.

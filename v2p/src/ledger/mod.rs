@@ -44,6 +44,8 @@ pub struct Ledger {
     merged: HashSet<u64>,
     doubts: Doubts,
     contests: Contests,
+    /// Whether what they hold is asked for, by [`Ledger::confirm`].
+    weighs: bool,
     seedings: Vec<Seeding>,
     /// A child that has only just been forked.
     young: Option<Young>,
@@ -85,6 +87,7 @@ impl Ledger {
             merged: HashSet::new(),
             doubts: Doubts::default(),
             contests: Contests::default(),
+            weighs: false,
             seedings: Vec::new(),
             young: None,
             asked: Vec::new(),
@@ -130,6 +133,14 @@ impl Ledger {
     #[must_use]
     pub const fn seeing_removals(mut self, sees: bool) -> Self {
         self.sees_removals = sees;
+        self
+    }
+
+    /// The same, where all is [confirmed](Self::confirm) again and again: then a fault that found a page replaced while another thread
+    /// may have been taking it away waits for what becomes of that.
+    #[must_use]
+    pub const fn weighing_contests(mut self, weighs: bool) -> Self {
+        self.weighs = weighs;
         self
     }
 

@@ -173,6 +173,7 @@ impl Session<'_> {
         let ledger = Ledger::new(page::zero_pfn()?, self.paging)
             .limited_to(self.ranges)
             .seeing_removals(self.tracer.sees_removals())
+            .weighing_contests(true)
             .knowing_bad_frames(|pfn| {
                 process::frame_flags(pfn).is_ok_and(|flags| flags.has(FrameFlags::HWPOISON))
             });

@@ -33,8 +33,12 @@ fn taken(tid: u32, seq: u64) -> Event {
     of(tid, seq, Event::Look(look(how::ZAP, 1, zap::WHOLE | 28)))
 }
 
+fn weighing() -> Ledger {
+    Ledger::new(None, PAGING).weighing_contests(true)
+}
+
 fn seeing(pfn: u64) -> Ledger {
-    let mut ledger = Ledger::new(None, PAGING).seeing_removals(true);
+    let mut ledger = weighing().seeing_removals(true);
     ledger.seed(VA, PagemapWord(1 << 63 | pfn), false);
     ledger
 }
@@ -91,10 +95,10 @@ fn a_page_that_came_while_it_was_being_taken_is_read() {
             Some(&(first & !511..first + 512))
         );
     };
-    let mut ledger = Ledger::new(None, PAGING).seeing_removals(true);
+    let mut ledger = weighing().seeing_removals(true);
     came(&mut ledger);
     assert!(reread(&mut ledger, &[word(0, 2)]).is_empty());
-    let mut ledger = Ledger::new(None, PAGING).seeing_removals(true);
+    let mut ledger = weighing().seeing_removals(true);
     came(&mut ledger);
     let moves = reread(&mut ledger, &[]);
     assert_eq!(
@@ -108,7 +112,7 @@ fn a_page_that_came_while_it_was_being_taken_is_read() {
 fn what_cannot_have_been_before_the_fault_is_believed() {
     // Of the same thread; or begun after it.
     for (earlier, by) in [(None, TOUCHES), (Some(2), TAKES)] {
-        let mut ledger = Ledger::new(None, PAGING).seeing_removals(true);
+        let mut ledger = weighing().seeing_removals(true);
         ledger.apply(&touched(1, 2));
         if let Some(seq) = earlier {
             let Event::Look(look) = taken(TAKES, seq) else {
@@ -128,7 +132,7 @@ fn what_cannot_have_been_before_the_fault_is_believed() {
 
 #[test]
 fn where_removals_are_not_seen_to_begin_any_other_thread_may_have_been_at_one() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = weighing();
     ledger.seed(VA, PagemapWord(1 << 63 | 1), false);
     let plain = |seq, pfn| of(TOUCHES, seq, fault(VA, pte(pfn), 0));
     // Alone it is not a contest.
@@ -139,4 +143,11 @@ fn where_removals_are_not_seen_to_begin_any_other_thread_may_have_been_at_one() 
     assert!(ledger.apply(&plain(4, 4)).is_empty());
     assert_eq!(ledger.apply(&taken(TAKES, 5)).len(), 2);
     assert_eq!(ledger.pages.get(VA.page_number()), present(4));
+}
+
+#[test]
+fn nothing_waits_where_nobody_asks_for_it_again() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 1), false);
+    assert_eq!(ledger.apply(&touched(1, 2)).len(), 1);
 }
