@@ -109,7 +109,7 @@ fn shuttle(start: u64, seconds: u64) -> u64 {
     moved
 }
 
-/// Takes its pages away for so long, while another thread touches them; in the end all are there. How often they were taken.
+/// Takes pages away for so long, while another thread touches them; in the end all are there. How often they were taken.
 fn scuffle(start: u64, pages: u64, seconds: u64) -> u64 {
     let done = AtomicBool::new(false);
     let touch_all = || (0..pages).for_each(|i| write_to(start + i * PAGE));
