@@ -55,6 +55,16 @@ pub const TABLES: usize = 256;
 /// Bytes of the event ring.
 pub const RING_BYTES: u32 = 16 << 20;
 
+/// A page, which is the least.
+const LEAST_RING_BYTES: u32 = 4096;
+
+/// How much room there is for events.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    ForEvents,
+    Least,
+}
+
 /// The loaded object. Nothing is pinned: when this process ends, however it ends, the kernel
 /// takes programs, links and maps down.
 pub struct Programs {
@@ -63,6 +73,7 @@ pub struct Programs {
     control: Rc<SharedControl>,
     tables: Option<SharedTables>,
     lanes: Option<Lanes>,
+    room: Room,
     faults: FaultEvents,
     /// The carrier's attachment, while there is one.
     carrier: Option<RawTracePointLinkId>,
@@ -78,7 +89,16 @@ impl Programs {
     /// # Errors
     /// Exit code 3 where this kernel or these privileges have no eBPF.
     pub fn load(layout: KernelLayout) -> Result<Self> {
-        Self::load_with(Types::Unread, layout)
+        Self::load_with(Types::Unread, layout, Room::ForEvents)
+    }
+
+    /// As [`Self::load`], for who will ask the carrier alone: without room for events, which takes the kernel as long to make
+    /// as all else.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub(crate) fn load_to_ask(layout: KernelLayout) -> Result<Self> {
+        Self::load_with(Types::Unread, layout, Room::Least)
     }
 
     /// As [`Self::load`], for who will attach to functions too: what that needs is read on the side, since it takes as long as
@@ -92,18 +112,22 @@ impl Programs {
             Some(_) => Types::Unread,
             None => Types::coming(),
         };
-        let mut programs = Self::load_with(types, learnt.layout)?;
+        let mut programs = Self::load_with(types, learnt.layout, Room::ForEvents)?;
         programs.no_functions = refused.map(|e| e.to_string());
         Ok(programs)
     }
 
-    fn load_with(types: Types, layout: KernelLayout) -> Result<Self> {
+    fn load_with(types: Types, layout: KernelLayout, room: Room) -> Result<Self> {
         let layout = cast::tried(layout);
         let mut loader = loader::loader();
         let (lanes, slots) = lanes::sizes(lanes::cpus()?);
+        let (ring, slots) = match room {
+            Room::ForEvents => (RING_BYTES, slots),
+            Room::Least => (LEAST_RING_BYTES, 1),
+        };
         loader
             .override_global("LAYOUT", layout.as_bytes(), true)
-            .map_max_entries("EVENTS", RING_BYTES)
+            .map_max_entries("EVENTS", ring)
             .map_max_entries("LANES", u32::try_from(lanes)?)
             .map_max_entries("FAULTS", u32::try_from(lanes * slots)?)
             .map_max_entries("TABLES", u32::try_from(TABLES)?);
@@ -115,7 +139,7 @@ impl Programs {
             _ => anyhow::bail!("the eBPF object has no map {name}"),
         };
         let control = Rc::new(SharedControl(mapped("CONTROL", size_of::<Control>())?));
-        control.account.crowded.set(u64::from(RING_BYTES) / 4);
+        control.account.crowded.set(u64::from(ring) / 4);
         control.account.lane.set(slots as u64);
         let lanes = Some(Lanes::new(
             mapped("LANES", lanes * size_of::<Lane>())?,
@@ -131,6 +155,7 @@ impl Programs {
             control,
             tables,
             lanes,
+            room,
             faults: FaultEvents::default(),
             carrier: None,
             types,
@@ -254,6 +279,10 @@ impl Programs {
     /// # Errors
     /// Outside a tokio runtime, or the second time.
     pub fn take_ring(&mut self) -> Result<Ring> {
+        anyhow::ensure!(
+            self.room == Room::ForEvents,
+            "there is no room for events: the programs were loaded to be asked"
+        );
         let map = self
             .ebpf
             .take_map("EVENTS")

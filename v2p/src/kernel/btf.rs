@@ -132,6 +132,7 @@ impl<'a> Btf<'a> {
         let rest = usize::try_from(offset)
             .ok()
             .and_then(|at| self.strings.get(at..));
+        let rest = rest.filter(|s| s.first() == name.as_bytes().first());
         rest.and_then(|s| s.strip_prefix(name.as_bytes()))
             .is_some_and(|s| s.first() == Some(&0))
     }

@@ -211,11 +211,7 @@ fn no_room() -> Done {
         assert_eq!(report.check(id)["status"], "unknown", "{id}");
     }
     let pid = std::process::id().to_string();
-    for arguments in [
-        &["watch", "--pid", &pid, "--for", "0"][..],
-        &["translate", "--pid", &pid, "--route", "walk"],
-        &["demo"],
-    ] {
+    for arguments in [&["watch", "--pid", &pid, "--for", "0"][..], &["demo"]] {
         let is_watch = arguments.contains(&"watch");
         let members = group.members();
         let mut command = harness::v2p();
