@@ -157,6 +157,8 @@ impl Programs {
                 self.take_off(&name);
             }
         }
+        // They hold their programs.
+        self.faults = FaultEvents::default();
     }
 
     /// What was never loaded is off already.

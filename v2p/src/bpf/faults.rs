@@ -5,7 +5,10 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _},
 };
 
-use aya::programs::{PerfEvent, ProgramError};
+use aya::{
+    programs::{PerfEvent, ProgramError},
+    sys::SyscallError,
+};
 use perf_event::{Builder, Counter, events::Software};
 
 /// A page-fault program: which faults it is told of.
@@ -58,7 +61,13 @@ impl FaultEvents {
             program.load()?;
         }
         let program = program.fd()?.as_fd().as_raw_fd();
-        self.open(program, kind, tid).map_err(ProgramError::IOError)
+        let opened = self.open(program, kind, tid);
+        opened.map_err(|io_error| {
+            ProgramError::SyscallError(SyscallError {
+                call: "perf_event_open",
+                io_error,
+            })
+        })
     }
 
     fn open(&mut self, program: i32, kind: FaultKind, tid: u32) -> io::Result<()> {

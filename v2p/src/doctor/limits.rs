@@ -7,8 +7,8 @@ use crate::{
     kernel::limits::{Limits, ROOM},
 };
 
-/// Descriptors that each thread of the target takes: two events, each with its link.
-const FILES_A_THREAD: u64 = 4;
+/// Descriptors that each thread of the target takes: two events.
+const FILES_A_THREAD: u64 = 2;
 /// And each hook: a program and its link.
 const FILES_A_HOOK: u64 = 2;
 
@@ -107,8 +107,8 @@ mod tests {
     fn threads_are_counted_by_the_descriptors_that_are_left() {
         // 1024 less 24 and 2 * 50 for hooks.
         let limits = limits(None, None);
-        let (evidence, few) = limits.judge_threads(50, 225);
-        assert!(evidence.contains("of 225 threads") && !few, "{evidence}");
-        assert!(limits.judge_threads(50, 226).1);
+        let (evidence, few) = limits.judge_threads(50, 450);
+        assert!(evidence.contains("of 450 threads") && !few, "{evidence}");
+        assert!(limits.judge_threads(50, 451).1);
     }
 }
