@@ -29,6 +29,9 @@ const NEAR: u64 = 64 * 4096;
 /// Holes of this size take the kernel longer (some 10 us a GiB, 6.18) than a thread that goes through the other half of them.
 const WIDE: u64 = 32 << 30;
 
+/// A half is no larger: who finds much in the first waits for the second in vain.
+const HALF: u64 = 512 << 30;
+
 /// Regions that one scan can give.
 const REGIONS: usize = 1024;
 
@@ -142,7 +145,8 @@ impl Scanner {
         if end.saturating_sub(at) < WIDE || self.dense {
             return self.once(pagemap, at, end, max_pages);
         }
-        let middle = at.midpoint(end) & !(PAGE_SIZE - 1);
+        let half = ((end - at) / 2).min(HALF) & !(PAGE_SIZE - 1);
+        let (middle, end) = (at + half, end.min(at + 2 * half));
         let mut second = Self::default();
         let (walked, then) = thread::scope(|scope| {
             let helper = thread::Builder::new()
@@ -267,12 +271,18 @@ mod tests {
 
     #[test]
     fn two_halves_at_a_time_are_the_whole() {
-        use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+        use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
         let len = usize::try_from(4 * WIDE).unwrap();
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping, of which single bytes are written, and which nothing refers to afterwards.
-        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), len, access, flags) }.unwrap();
+        let Ok(start) = (unsafe { mmap_anonymous(std::ptr::null_mut(), len, access, flags) })
+        else {
+            eprintln!("skipped: no address space is to be had (vm.overcommit_memory)");
+            return;
+        };
+        // SAFETY: ours; where there are no huge pages it fails, and none come.
+        let _ = unsafe { madvise(start, len, Advice::LinuxNoHugepage) };
         // In both halves, at their borders, and more in each than one call gives.
         let first = (0..1500).map(|i| i * 2 * NEAR);
         let second = first.clone().map(|at| 2 * WIDE + at);
