@@ -128,7 +128,7 @@ pub struct Account {
     pub lane: Word,
     /// Whether the kind of access is asked for: 0 or 1.
     pub access: Word,
-    /// Removals of entries that are under way. It may be too many, where one began before the hooks were live.
+    /// Threads that are taking entries out. It may be too many, where the kernel told nobody of an end.
     pub zapping: Word,
     /// Threads that were seen to fault on a page that was there, and were not told of yet: where there are none, none is
     /// looked for. It may be too many, where a fault ends badly.

@@ -56,6 +56,10 @@ pub(crate) fn slot(number: u32) -> Option<*mut Slot> {
 #[map]
 pub(crate) static PROTECTION: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
 
+/// Threads that are taking entries out of an address space that is watched. One whose end the kernel told nobody stays until its next.
+#[map]
+pub(crate) static ZAPPING: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
+
 /// Threads that have moved pages of the target since their last call of migrate_pages ended.
 #[map]
 pub(crate) static MOVERS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);

@@ -134,13 +134,14 @@ fn after(ctx: &PerfEventContext, major: u32) -> Option<()> {
     } else {
         0
     };
+    // Known where the thread was not moved to another CPU meanwhile, and no other of the target's came between.
+    let access = Access::kind(lane.access.get(), tid, VirtAddr(va).page_number());
+    let end = walk::walk_in_place(&control.direct_map, task::pgd(), VirtAddr(va));
+    // After the walk: a removal that begins later takes nothing that was found. One that ends before has its number before ours.
     let contested = match control.account.zapping.get() {
         0 => 0,
         _ => fault::CONTESTED,
     };
-    // Known where the thread was not moved to another CPU meanwhile, and no other of the target's came between.
-    let access = Access::kind(lane.access.get(), tid, VirtAddr(va).page_number());
-    let end = walk::walk_in_place(&control.direct_map, task::pgd(), VirtAddr(va));
     debug!(ctx, "fault at {:x}, major {}", va, major);
     let brought = Brought {
         mm: space.mm,

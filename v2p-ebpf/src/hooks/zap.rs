@@ -23,7 +23,13 @@ use crate::{
 #[fentry]
 fn zap_begins(ctx: FEntryContext) -> u32 {
     if let Some(space) = mm_of_vma(ctx.arg(1)).and_then(space_of) {
-        atomic::increment(&space.control.account.zapping);
+        let tid = task::tid();
+        // SAFETY: only this thread writes its own value.
+        let known = unsafe { maps::ZAPPING.get(tid) }.is_some();
+        // Of a full map the faults are not marked.
+        if !known && maps::ZAPPING.insert(tid, 1, 0).is_ok() {
+            atomic::increment(&space.control.account.zapping);
+        }
     }
     0
 }
@@ -32,18 +38,16 @@ fn zap_begins(ctx: FEntryContext) -> u32 {
 #[fexit]
 fn zap_range(ctx: FExitContext) -> u32 {
     zapped(&ctx, is_whole(ctx.arg(4)));
-    zap_ends(ctx.arg(1));
+    zap_ends();
     0
 }
 
 #[inline(always)]
-fn zap_ends(vma: u64) -> Option<()> {
-    let zapping = &space_of(mm_of_vma(vma)?)?.control.account.zapping;
+fn zap_ends() {
     // One that began before the hooks were live was not counted.
-    if zapping.get() != 0 {
-        atomic::decrement(zapping);
+    if let (Ok(()), Some(control)) = (maps::ZAPPING.remove(task::tid()), maps::control()) {
+        atomic::decrement(&control.account.zapping);
     }
-    Some(())
 }
 
 /// __unmap_hugepage_range (tlb, vma, start, end, page or folio, ...), mm/hugetlb.c, 6.1 to 7.3. With a page given it takes

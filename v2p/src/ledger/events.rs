@@ -12,7 +12,6 @@ use v2p_common::{
 use super::{
     Ledger,
     cause::{Deed, Memory, filled},
-    contest::Held,
     moves::{Change, Moves},
 };
 use crate::{record::Cause, state::PageState};
@@ -77,7 +76,7 @@ impl Ledger {
             }
             if from == to {
                 if contested {
-                    self.contests.add(page, &fault.header, None);
+                    self.contests.add(page, &fault.header);
                 }
                 continue;
             }
@@ -103,32 +102,17 @@ impl Ledger {
                     continue;
                 }
                 // It also looks like this where the page was taken away without a word.
-                Some(Cause::Cow | Cause::KsmBreak) if !there && !self.knows_removals() => {
+                Some(Cause::Cow | Cause::KsmBreak)
+                    if !there && (contested || !self.knows_removals()) =>
+                {
                     Cause::Unknown
                 }
                 Some(cause) => cause,
                 None => Cause::Unknown,
             };
-            let replaced = matches!(
-                (from, to),
-                (PageState::Present { .. }, PageState::Present { .. })
-            );
-            if !contested {
-                self.change(page, from, to, cause, &change, moves);
-            } else if replaced && !there {
-                // Or the other was taken away, and the event of that is to come.
-                let mut as_it_seems = Moves(self.contests.release(page));
-                self.change(page, from, to, cause, &change, &mut as_it_seems);
-                let held = Held {
-                    from,
-                    to,
-                    change,
-                    moves: as_it_seems.0,
-                };
-                self.contests.add(page, &fault.header, Some(held));
-            } else {
-                self.change(page, from, to, cause, &change, moves);
-                self.contests.add(page, &fault.header, None);
+            self.change(page, from, to, cause, &change, moves);
+            if contested {
+                self.contests.add(page, &fault.header);
             }
         }
         if level == Level::Pte {
@@ -137,12 +121,12 @@ impl Ledger {
     }
 
     /// Whether entries may have been taken out while the fault was served, by an event that is to come: the programs say so, and where
-    /// they do not see removals begin, any other thread may.
+    /// they do not see removals, any other thread of which an event came may be at one.
     fn is_contested(&mut self, fault: &event::Fault) -> bool {
         self.contests.heard(fault.header.tid);
         let told = fault.flags & fault::CONTESTED != 0;
         let may_be = told || !self.sees_removals && self.contests.has_rivals();
-        self.weighs && may_be && self.contests.has_room()
+        self.weighs && may_be
     }
 
     /// Whether a page was there until now, unless something told that it was taken away.
@@ -259,28 +243,14 @@ impl Ledger {
             if from == PageState::Guard || self.is_seeded(page, change.t_ns) {
                 continue;
             }
-            match self.contests.meets(page, change) {
-                None => self.explained(deed, page, PageState::Absent, change, moves),
-                Some(held) => {
-                    if let Some(held) = held {
-                        self.replaced(deed, page, &held, change, moves);
-                    }
-                    // Either was first: what is there now says which.
-                    self.doubts.add(deed, page..page + 1, *change);
-                }
+            if self.contests.meets(page, change) {
+                // Either was first: what is there now says which.
+                self.doubts.add(deed, page..page + 1, *change);
+            } else {
+                self.explained(deed, page, PageState::Absent, change, moves);
             }
         }
         self.contests.removed(change);
-    }
-
-    /// A page that seemed to be replaced within a fault had been taken out before.
-    fn replaced(&self, deed: Deed, page: u64, held: &Held, change: &Change, moves: &mut Moves) {
-        let taken = deed.cause(page, held.from, PageState::Absent, false);
-        let came = filled(PageState::Absent, held.to, false);
-        if let (Some(taken), Some(came)) = (taken, came) {
-            moves.push(page, held.from, PageState::Absent, taken, change);
-            moves.push(page, PageState::Absent, held.to, came, &held.change);
-        }
     }
 
     /// The entries of `pages` went to page `to` and those that follow it.

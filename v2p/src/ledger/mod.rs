@@ -44,7 +44,7 @@ pub struct Ledger {
     merged: HashSet<u64>,
     doubts: Doubts,
     contests: Contests,
-    /// Whether what they hold is asked for, by [`Ledger::confirm`].
+    /// Whether there are readings to come, that decide them.
     weighs: bool,
     seedings: Vec<Seeding>,
     /// A child that has only just been forked.
@@ -136,12 +136,18 @@ impl Ledger {
         self
     }
 
-    /// The same, where all is [confirmed](Self::confirm) again and again: then a fault that found a page replaced while another thread
-    /// may have been taking it away waits for what becomes of that.
+    /// The same, where what is in doubt is read again: then a removal is not believed of a page that another thread touched
+    /// meanwhile.
     #[must_use]
     pub const fn weighing_contests(mut self, weighs: bool) -> Self {
         self.weighs = weighs;
         self
+    }
+
+    /// No reading is to come: removals are believed from now on.
+    pub fn read_for_the_last_time(&mut self) {
+        self.weighs = false;
+        self.contests = Contests::default();
     }
 
     fn is_asked(&self, page: u64) -> bool {
@@ -269,7 +275,6 @@ impl Ledger {
     }
 
     fn clear(&mut self, cause: Cause, change: &Change, moves: &mut Moves) {
-        moves.0.extend(self.contests.end());
         let pages = std::mem::take(&mut self.pages);
         for (page, from) in pages.range(0..u64::MAX) {
             let merged = self.merged.contains(&page);
@@ -283,6 +288,7 @@ impl Ledger {
         self.doubts = Doubts::default();
         self.seedings.clear();
         self.young = None;
+        self.contests = Contests::default();
     }
 
     /// Page `page` becomes `to`.
@@ -295,7 +301,6 @@ impl Ledger {
         change: &Change,
         moves: &mut Moves,
     ) {
-        moves.0.extend(self.contests.release(page));
         self.doubts.settle(page..page + 1);
         self.told(page);
         self.in_transit.remove(&page);
@@ -368,7 +373,8 @@ impl Ledger {
     /// Believes what was found by the last comparison and no event has told of since; gives the moves that it makes.
     /// `mapped` says whether there is a mapping at a page, by number.
     pub fn confirm(&mut self, t_ns: u64, mapped: impl Fn(u64) -> bool) -> Vec<Move> {
-        let mut moves = Moves(self.contests.was_read());
+        let mut moves = Moves::default();
+        self.contests.was_read();
         let young = self.grow_up();
         for (page, to) in self.doubts.take_found() {
             let from = self.pages.get(page);

@@ -206,7 +206,10 @@ impl Hooks {
     fn note(&mut self, program: &'static str, hook: &str, attached: Result<()>) -> bool {
         match attached {
             Ok(()) => {
-                self.live.push(hook.to_owned());
+                // Two programs may be on one hook.
+                if !self.live.iter().any(|live| live == hook) {
+                    self.live.push(hook.to_owned());
+                }
                 self.programs.push(program);
                 true
             }

@@ -170,7 +170,7 @@ impl Tracer {
     /// what it was.
     pub fn sees_removals(&self) -> bool {
         let remap = self.hooks.has("remap_range") || self.hooks.has("remap_control");
-        let removals = ["zap_range", "unmap_one"];
+        let removals = ["zap_begins", "zap_range", "unmap_one"];
         remap && removals.iter().all(|program| self.hooks.has(program)) && self.watches_migration()
     }
 

@@ -231,6 +231,9 @@ impl Session<'_> {
         self.read(state)?;
         // Those for whom no event says so: their events, where there are any, come before the mark.
         self.look(state);
+        for space in &mut state.family.spaces {
+            space.ledger.read_for_the_last_time();
+        }
         self.drain(state).await?;
         self.tracer.stop_faults(self.programs);
         self.tell_losses(state)?;

@@ -84,11 +84,10 @@ fn left_out_by_perf() -> Done {
     assert!(status.success());
     let end = records.last().unwrap();
     let count = |name: &str| end[name].as_u64().unwrap();
-    assert_eq!(
-        count("events") + count("lost"),
-        ROUNDS * TIMES * (PAGES + 1),
-        "{end}"
-    );
+    let all = ROUNDS * TIMES * (PAGES + 1);
+    // What is left out has no address: it may have been one of the target's few on other pages.
+    let told = count("events") + count("lost");
+    assert!((all..all + PAGES).contains(&told), "{all}: {end}");
     if count("lost") == 0 {
         return Done::Skipped("no call on an eBPF map was interrupted on this kernel".to_owned());
     }

@@ -49,39 +49,51 @@ fn story(moves: &[Move]) -> Vec<(PageState, PageState, Cause, Option<u32>)> {
 }
 
 #[test]
-fn a_page_touched_again_while_it_was_being_taken_was_not_copied() {
+fn what_was_replaced_while_it_may_have_been_taken_has_no_cause() {
     let mut ledger = seeing(1);
-    assert!(ledger.apply(&touched(1, 2)).is_empty());
-    let moves = ledger.apply(&taken(TAKES, 2));
-    let absent = PageState::Absent;
-    assert_eq!(
-        story(&moves),
-        [
-            (present(1), absent, Cause::Discard, Some(TAKES)),
-            (absent, present(2), Cause::FirstTouch, Some(TOUCHES)),
-        ]
-    );
+    let moves = ledger.apply(&touched(1, 2));
+    let replaced = (present(1), present(2), Cause::Unknown, Some(TOUCHES));
+    assert_eq!(story(&moves), [replaced]);
+    // The removal was of what lay there before.
+    assert!(ledger.apply(&taken(TAKES, 2)).is_empty());
     assert!(reread(&mut ledger, &[word(0, 2)]).is_empty());
-    assert!(reread(&mut ledger, &[word(0, 2)]).is_empty());
+    // The CPU said that it was there: it was copied.
+    let Event::Fault(fault) = touched(1, 2) else {
+        unreachable!("made as a fault");
+    };
+    let flags = fault.flags | fault::PROTECTION;
+    let moves = seeing(1).apply(&Event::Fault(event::Fault { flags, ..fault }));
+    assert_eq!(moves[0].cause, Cause::Cow);
 }
 
 #[test]
-fn a_page_that_nobody_takes_was_copied() {
+fn a_page_that_kept_its_frame_while_it_was_taken_is_read() {
     let mut ledger = seeing(1);
-    assert!(ledger.apply(&touched(1, 2)).is_empty());
-    assert!(reread(&mut ledger, &[word(0, 2)]).is_empty());
-    let moves = reread(&mut ledger, &[word(0, 2)]);
-    let copied = (present(1), present(2), Cause::Cow, Some(TOUCHES));
-    assert_eq!(story(&moves), [copied]);
-    // What comes after tells it, and so does the end.
-    let mut ledger = seeing(1);
-    ledger.apply(&touched(1, 2));
-    ledger.apply(&set(VA, 2));
-    let moves = ledger.apply(&remove(VA, 3));
-    assert_eq!(story(&moves)[0], copied);
+    assert!(ledger.apply(&touched(1, 1)).is_empty());
+    assert!(ledger.apply(&taken(TAKES, 2)).is_empty());
+    assert!(reread(&mut ledger, &[word(0, 1)]).is_empty());
+}
+
+#[test]
+fn the_last_removals_are_believed() {
     let mut ledger = seeing(1);
     ledger.apply(&touched(1, 2));
-    assert_eq!(story(&ledger.end(9))[0], copied);
+    ledger.read_for_the_last_time();
+    let moves = ledger.apply(&taken(TAKES, 2));
+    assert_eq!(
+        story(&moves),
+        [(present(2), PageState::Absent, Cause::Discard, Some(TAKES))]
+    );
+}
+
+#[test]
+fn no_removal_is_waited_for_for_ever() {
+    let mut ledger = seeing(1);
+    ledger.apply(&touched(1, 2));
+    for _ in 0..10 {
+        assert!(reread(&mut ledger, &[word(0, 2)]).is_empty());
+    }
+    assert_eq!(ledger.apply(&taken(TAKES, 2)).len(), 1);
 }
 
 #[test]
@@ -131,23 +143,21 @@ fn what_cannot_have_been_before_the_fault_is_believed() {
 }
 
 #[test]
-fn where_removals_are_not_seen_to_begin_any_other_thread_may_have_been_at_one() {
+fn where_removals_are_not_seen_any_other_thread_may_have_been_at_one() {
     let mut ledger = weighing();
     ledger.seed(VA, PagemapWord(1 << 63 | 1), false);
     let plain = |seq, pfn| of(TOUCHES, seq, fault(VA, pte(pfn), 0));
-    // Alone it is not a contest.
-    let moves = ledger.apply(&plain(1, 2));
-    assert_eq!(moves[0].cause, Cause::Unknown);
+    // Of one thread alone nothing is contested.
+    ledger.apply(&plain(1, 2));
     assert_eq!(ledger.apply(&taken(TAKES, 2)).len(), 1);
-    ledger.apply(&plain(3, 3));
-    assert!(ledger.apply(&plain(4, 4)).is_empty());
-    assert_eq!(ledger.apply(&taken(TAKES, 5)).len(), 2);
-    assert_eq!(ledger.pages.get(VA.page_number()), present(4));
+    assert_eq!(ledger.apply(&plain(3, 3))[0].cause, Cause::FirstTouch);
+    assert!(ledger.apply(&taken(TAKES, 4)).is_empty());
+    assert!(reread(&mut ledger, &[word(0, 3)]).is_empty());
 }
 
 #[test]
-fn nothing_waits_where_nobody_asks_for_it_again() {
+fn where_nothing_is_read_again_removals_are_believed() {
     let mut ledger = Ledger::new(None, PAGING);
-    ledger.seed(VA, PagemapWord(1 << 63 | 1), false);
-    assert_eq!(ledger.apply(&touched(1, 2)).len(), 1);
+    ledger.apply(&touched(1, 2));
+    assert_eq!(ledger.apply(&taken(TAKES, 2)).len(), 1);
 }
