@@ -6,7 +6,7 @@
 //! there: the sums of smaps leave out zero pages, device memory and markers (smaps_pte_entry, fs/proc/task_mmu.c, 6.1), so that
 //! a mapping of which it says 0 need not be empty.
 
-use std::{io, os::fd::AsFd as _, thread};
+use std::{io, os::fd::AsFd as _, sync::Barrier, thread};
 
 use anyhow::{Context as _, Result};
 use v2p_common::{PAGE_SIZE, VirtAddr};
@@ -148,9 +148,16 @@ impl Scanner {
         let half = ((end - at) / 2).min(HALF) & !(PAGE_SIZE - 1);
         let (middle, end) = (at + half, end.min(at + 2 * half));
         let mut second = Self::default();
+        // A thread maps memory as it starts, for which it would wait for the end of a scan of our own address space.
+        let started = Barrier::new(2);
         let (walked, then) = thread::scope(|scope| {
-            let helper = thread::Builder::new()
-                .spawn_scoped(scope, || second.once(pagemap, middle, end, max_pages));
+            let helper = thread::Builder::new().spawn_scoped(scope, || {
+                started.wait();
+                second.once(pagemap, middle, end, max_pages)
+            });
+            if helper.is_ok() {
+                started.wait();
+            }
             let walked = self.once(pagemap, at, middle, max_pages);
             let then = helper.ok().and_then(|helper| helper.join().ok());
             (walked, then)
