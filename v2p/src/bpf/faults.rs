@@ -42,7 +42,8 @@ impl FaultKind {
 #[derive(Default)]
 pub(super) struct FaultEvents {
     counters: Vec<Counter>,
-    /// Whether a thread may have inherited one before there was a program on it.
+    /// Whether a thread may have inherited one before there was a program on it. A child that was forked in those microseconds may
+    /// have too, which nobody sees: its faults are counted as left out.
     inherited_early: bool,
 }
 

@@ -240,8 +240,8 @@ impl Tracer {
         self.control.target.pid.set(0);
     }
 
-    /// Takes the hooks on faults off, and counts those that no program was told of. Not before, since to read the count of a
-    /// thread that runs interrupts it.
+    /// Takes the hooks on faults off, and counts those that no program was told of: at any address, and of children that have
+    /// inherited the events. Not before, since to read the count of a thread that runs interrupts it.
     pub fn stop_faults(&mut self, programs: &mut Programs) {
         if let Some(counted) = programs.stop_faults() {
             settle();
