@@ -123,6 +123,7 @@ impl Session<'_> {
     /// Where the output fails, or the ring holds what is no event.
     pub async fn run(mut self, mut stop: Stop, output: &mut dyn Listener) -> Result<()> {
         let mut state = self.begin(output)?;
+        stop.begins();
         let mut next_reading = Instant::now() + READ_EVERY;
         let why = loop {
             let stopped = tokio::select! {

@@ -13,11 +13,12 @@ pub struct Stop {
     interrupt: Signal,
     terminate: Signal,
     hangup: Option<Signal>,
+    duration: Option<Duration>,
     deadline: Option<Instant>,
 }
 
 impl Stop {
-    /// Stops at SIGINT, SIGTERM, or after `duration`.
+    /// Stops at SIGINT, SIGTERM, or `duration` after the watch has begun.
     ///
     /// # Errors
     /// Where the signals cannot be caught.
@@ -27,7 +28,8 @@ impl Stop {
             interrupt: catch(SignalKind::interrupt())?,
             terminate: catch(SignalKind::terminate())?,
             hangup: None,
-            deadline: duration.and_then(|d| Instant::now().checked_add(d)),
+            duration,
+            deadline: None,
         })
     }
 
@@ -38,6 +40,12 @@ impl Stop {
     pub fn or_hangup(mut self) -> Result<Self> {
         self.hangup = Some(signal(SignalKind::hangup()).context("signal handler")?);
         Ok(self)
+    }
+
+    /// The watch is live.
+    pub(super) fn begins(&mut self) {
+        let duration = self.duration.take();
+        self.deadline = duration.and_then(|duration| Instant::now().checked_add(duration));
     }
 
     pub(super) async fn reached(&mut self) -> &'static str {
