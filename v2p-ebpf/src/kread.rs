@@ -1,4 +1,5 @@
-//! The only reader of memory that is not the programs' own.
+//! The only reader of memory that is not the programs' own, by its address. Members of the running task, whose type the verifier
+//! knows, are read by `task`.
 
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated};
 use v2p_common::{

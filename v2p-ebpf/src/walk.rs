@@ -67,25 +67,17 @@ pub(crate) fn to_table(direct_map: &DirectMap, pgd: u64, va: VirtAddr, directory
     }
 }
 
-/// Walks from the top table `pgd` down to the entry that maps `va`, and calls `visit` with each
-/// entry on the way. `None` where a table could not be read.
+/// Walks from the top table `pgd` down to the entry that maps `va`, by `read`, one of [`kread`]'s, and calls `visit` with
+/// each entry on the way. `None` where a table could not be read.
 #[inline(always)]
 pub(crate) fn walk(
     direct_map: &DirectMap,
     pgd: u64,
     va: VirtAddr,
+    read: impl Fn(u64) -> Option<u64>,
     visit: impl FnMut(Level, u64),
 ) -> Option<End> {
-    let mut walk = Walk::new(direct_map, va, kread::word, visit);
-    walk.run(pgd, direct_map.levels.get() == 5)
-        .break_value()
-        .flatten()
-}
-
-/// The same, reading in place where the kernel has that, and with nobody to visit.
-#[inline(always)]
-pub(crate) fn walk_in_place(direct_map: &DirectMap, pgd: u64, va: VirtAddr) -> Option<End> {
-    let mut walk = Walk::new(direct_map, va, kread::word_in_place, |_, _| {});
+    let mut walk = Walk::new(direct_map, va, read, visit);
     walk.run(pgd, direct_map.levels.get() == 5)
         .break_value()
         .flatten()

@@ -84,11 +84,17 @@ fn walk_into(control: &Control, mm: u64, va: u64) -> Option<()> {
     }
     let pgd = walk::pgd_of(mm)?;
     answer.pgd.set(pgd);
-    let end = walk::walk(&control.direct_map, pgd, VirtAddr(va), |level, entry| {
-        if let Some(place) = answer.entries.get(level as usize) {
-            place.set(entry);
-        }
-    })?;
+    let end = walk::walk(
+        &control.direct_map,
+        pgd,
+        VirtAddr(va),
+        kread::word,
+        |level, entry| {
+            if let Some(place) = answer.entries.get(level as usize) {
+                place.set(entry);
+            }
+        },
+    )?;
     answer.end_level.set(end.level as u64);
     Some(())
 }

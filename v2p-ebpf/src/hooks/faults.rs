@@ -25,7 +25,7 @@ use crate::{
     atomic,
     emit::{self, Brought},
     hooks::{Space, space_of, watched},
-    maps, task, walk,
+    kread, maps, task, walk,
 };
 
 /// X86_PF_PROT (arch/x86/include/asm/trap_pf.h): the CPU's own number.
@@ -136,7 +136,14 @@ fn after(ctx: &PerfEventContext, major: u32) -> Option<()> {
     };
     // Known where the thread was not moved to another CPU meanwhile, and no other of the target's came between.
     let access = Access::kind(lane.access.get(), tid, VirtAddr(va).page_number());
-    let end = walk::walk_in_place(&control.direct_map, task::pgd(), VirtAddr(va));
+    let (direct_map, pgd) = (&control.direct_map, task::pgd());
+    let end = walk::walk(
+        direct_map,
+        pgd,
+        VirtAddr(va),
+        kread::word_in_place,
+        |_, _| {},
+    );
     // After the walk: a removal that begins later takes nothing that was found. One that ends before has its number before ours.
     let contested = match control.account.zapping.get() {
         0 => 0,

@@ -45,7 +45,13 @@ impl Space {
     #[inline(always)]
     fn walk(self, va: u64) -> Option<walk::End> {
         let pgd = walk::pgd_of(self.mm)?;
-        walk::walk(&self.control.direct_map, pgd, VirtAddr(va), |_, _| {})
+        walk::walk(
+            &self.control.direct_map,
+            pgd,
+            VirtAddr(va),
+            kread::word,
+            |_, _| {},
+        )
     }
 }
 

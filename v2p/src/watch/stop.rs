@@ -64,3 +64,23 @@ impl Stop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_runs_from_when_the_watch_begins() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut stop = Stop::new(Some(Duration::ZERO)).unwrap();
+            let early = tokio::time::timeout(Duration::from_millis(20), stop.reached()).await;
+            assert!(early.is_err(), "{early:?}");
+            stop.begins();
+            assert_eq!(stop.reached().await, "duration");
+        });
+    }
+}
