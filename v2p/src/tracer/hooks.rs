@@ -216,10 +216,13 @@ impl Hooks {
             Err(e) => {
                 let why = format!("{e:#}");
                 let what = format!("{hook}: cannot be attached: ");
-                self.missing.push(Missing {
+                let missing = Missing {
                     hook: hook.to_owned(),
                     why: why.strip_prefix(&what).unwrap_or(&why).to_owned(),
-                });
+                };
+                if !self.missing.contains(&missing) {
+                    self.missing.push(missing);
+                }
                 self.first_error.get_or_insert(e);
                 false
             }
