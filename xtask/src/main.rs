@@ -9,6 +9,7 @@ mod dist;
 mod ebpf;
 mod fresh;
 mod guests;
+mod harness;
 mod lab;
 mod matrix;
 mod perfetto;

@@ -231,7 +231,7 @@ fn table<'a>(family: &str, columns: &[Column<'a>], reasons: &mut Reasons<'a>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test::Count;
+    use crate::harness::Count;
 
     const CLOSING: &str =
         "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";

@@ -1,7 +1,6 @@
 //! Every test there is: without root, as root on this machine's kernel, and in guests; one closing count.
 
 use std::{
-    fmt,
     io::{self, Write as _},
     path::PathBuf,
     process::{Command, Stdio},
@@ -15,12 +14,11 @@ use anyhow::{Context as _, Result};
 use crate::{
     build::{self, Executable},
     guests::{FOR_THE_MATRIX, GUESTS, Guest},
+    harness::{self, Count},
     lab::{self, Job, Kernel},
     root, shell,
 };
 
-/// What a test of cargo's own harness prints where it cannot be done here, with the reason.
-const SKIPPED: &str = "skipped: ";
 /// The suite that runs on every kernel.
 const LIVE: &str = "live";
 /// How long the soak is.
@@ -31,52 +29,6 @@ pub(crate) const STORM_WRITES: &str = "V2P_STORM_WRITES";
 pub(crate) const BURST_SECONDS: &str = "V2P_BURST_SECONDS";
 /// What tests are told that shall be more than a glance.
 pub(crate) const LONGER: [&str; 3] = [STORM_WRITES, SOAK_SECONDS, BURST_SECONDS];
-
-/// Passed, failed, skipped.
-#[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Count {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
-}
-
-impl Count {
-    fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.skipped += other.skipped;
-    }
-
-    /// What a harness's output says; `None` where its closing line is missing: it crashed. A test of cargo's own harness cannot say that it was skipped,
-    /// and passes; it prints so.
-    fn of(output: &str) -> Option<Self> {
-        let line = output
-            .lines()
-            .rev()
-            .find_map(|line| line.trim().strip_prefix("test result: "))?;
-        let number = |what: &str| -> Option<u64> {
-            let before = line.split(what).next()?;
-            before.split_whitespace().next_back()?.parse().ok()
-        };
-        let told = output.lines().filter(|line| line.starts_with(SKIPPED));
-        let told = told.count() as u64;
-        Some(Self {
-            passed: number(" passed")?.saturating_sub(told),
-            failed: number(" failed")?,
-            skipped: number(" ignored")? + told,
-        })
-    }
-}
-
-impl fmt::Display for Count {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} passed, {} failed, {} skipped",
-            self.passed, self.failed, self.skipped
-        )
-    }
-}
 
 /// Runs them, where the title has `on` in it; gives 1 where one failed.
 pub(crate) fn run(filter: Option<&str>, on: &str) -> Result<u8> {
@@ -107,8 +59,7 @@ fn everything(
     for test in executables.iter().filter(|e| e.test) {
         let title = title_here(test);
         if title.contains(on) {
-            let (count, output) = on_this_machine(&title, test, &executables, filter)?;
-            done.total.add(count);
+            let (count, output) = on_this_machine(&title, test, &executables, filter, &mut done)?;
             if test.name == LIVE {
                 done.runs.push(Run {
                     title,
@@ -128,7 +79,14 @@ fn everything(
         "all tests: {:.0} s",
         start.elapsed().as_secs_f64()
     ));
-    let Done { total, runs } = done;
+    let Done {
+        total,
+        failures,
+        runs,
+    } = done;
+    for failure in failures {
+        println!("\n{failure}");
+    }
     println!("{total}");
     Ok((u8::from(total.failed > 0), runs))
 }
@@ -137,6 +95,8 @@ fn everything(
 #[derive(Default)]
 struct Done {
     total: Count,
+    /// What failed, and where: repeated at the end.
+    failures: Vec<String>,
     runs: Vec<Run>,
 }
 
@@ -196,20 +156,43 @@ fn title_here(test: &Executable) -> String {
     format!("{} {} on this machine", package.display(), test.name)
 }
 
-/// Says what a harness printed; its count, or one failure where it has none.
-fn tell(name: &str, took: Duration, output: &str, ended: &str) -> Count {
-    let count = Count::of(output).unwrap_or(Count {
-        failed: 1,
-        ..Count::default()
-    });
-    // What failed or was skipped is worth reading; what passed is a number.
-    let quiet = |line: &&str| line.ends_with("... ok") || *line == "ok" || line.is_empty();
-    for line in output.lines().filter(|line| !quiet(line)) {
-        println!("    {line}");
+impl Done {
+    /// Says what a harness printed, and counts it: one failure where it has no count. `ended` is what is to be said of its end.
+    fn tell(&mut self, title: &str, took: Duration, output: &str, ended: &str) -> Count {
+        let count = Count::of(output).unwrap_or(Count {
+            failed: 1,
+            ..Count::default()
+        });
+        // What failed or was skipped is worth reading; what passed is a number.
+        let quiet = |line: &&str| line.ends_with("... ok") || *line == "ok" || line.is_empty();
+        for line in output.lines().filter(|line| !quiet(line)) {
+            println!("    {line}");
+        }
+        println!("{title}: {count} ({:.1} s){ended}", took.as_secs_f64());
+        let _ = io::stdout().flush();
+        self.total.add(count);
+        if count.failed > 0 {
+            let failed = harness::failures(output).join("\n");
+            self.failures
+                .push(format!("FAILED, {title}{ended}\n{failed}"));
+        }
+        count
     }
-    println!("{name}: {count} ({:.1} s){ended}", took.as_secs_f64());
-    let _ = io::stdout().flush();
-    count
+
+    fn tell_guest(
+        &mut self,
+        guest: &Guest,
+        took: Duration,
+        ended: Result<(String, i32)>,
+    ) -> (Count, String) {
+        let (output, ended) = match ended {
+            Ok((output, 0)) => (output, String::new()),
+            Ok((output, status)) => (output, format!(": exit {status}")),
+            Err(e) => (String::new(), format!(": {e:#}")),
+        };
+        let count = self.tell(&guest.title(), took, &output, &ended);
+        (count, output)
+    }
 }
 
 fn arguments(filter: Option<&str>) -> Vec<String> {
@@ -221,6 +204,7 @@ fn on_this_machine(
     test: &Executable,
     executables: &[Executable],
     filter: Option<&str>,
+    done: &mut Done,
 ) -> Result<(Count, String)> {
     let start = Instant::now();
     let mut arguments = arguments(filter);
@@ -237,7 +221,7 @@ fn on_this_machine(
         .with_context(|| test.path.display().to_string())?;
     let mut text = match String::from_utf8_lossy(&output.stdout) {
         text if test.name == LIVE => text.into_owned(),
-        text => without_successes(&text),
+        text => harness::without_successes(&text),
     };
     text.push_str(&String::from_utf8_lossy(&output.stderr));
     let ended = if output.status.success() {
@@ -245,22 +229,7 @@ fn on_this_machine(
     } else {
         format!(": {}", output.status)
     };
-    Ok((tell(title, start.elapsed(), &text, &ended), text))
-}
-
-/// What cargo's own harness printed; of tests that passed no more than that they were skipped.
-fn without_successes(text: &str) -> String {
-    let mut passed = false;
-    let kept = text.lines().filter(|line| {
-        match *line {
-            "successes:" => passed = true,
-            "failures:" => passed = false,
-            line if line.starts_with("test result: ") => passed = false,
-            _ => {}
-        }
-        !passed || line.starts_with(SKIPPED)
-    });
-    kept.map(|line| format!("{line}\n")).collect()
+    Ok((done.tell(title, start.elapsed(), &text, &ended), text))
 }
 
 /// Boots them, as many at a time as this machine has cores: each keeps one busy.
@@ -279,8 +248,7 @@ fn in_guests(
             let ended = kernel.and_then(|kernel| try_in_guest(guest, &kernel, executables, filter));
             // Held while it is printed, so that no two guests' lines are mixed.
             let mut done = lock(&done);
-            let (count, output) = tell_guest(guest, start.elapsed(), ended);
-            done.total.add(count);
+            let (count, output) = done.tell_guest(guest, start.elapsed(), ended);
             done.runs.push(Run {
                 title: guest.title(),
                 column: guest.column(),
@@ -300,21 +268,6 @@ fn in_guests(
 /// Nothing that holds one can panic half way.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn tell_guest(guest: &Guest, took: Duration, ended: Result<(String, i32)>) -> (Count, String) {
-    let title = guest.title();
-    match ended {
-        Ok((output, status)) => {
-            let ended = if status == 0 {
-                String::new()
-            } else {
-                format!(": exit {status}")
-            };
-            (tell(&title, took, &output, &ended), output)
-        }
-        Err(e) => (tell(&title, took, "", &format!(": {e:#}")), String::new()),
-    }
 }
 
 fn try_in_guest(
@@ -358,39 +311,4 @@ fn try_in_guest(
     let mut output = String::from_utf8_lossy(&kept.stdout).into_owned();
     output.push_str(&String::from_utf8_lossy(&kept.stderr));
     Ok((output, status))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_closing_line_of_a_harness_is_counted() {
-        let output = "test a ... ok\ntest result: ok. 12 passed; 1 failed; 3 ignored; 0 measured; 0 filtered out\n";
-        let count = Count {
-            passed: 12,
-            failed: 1,
-            skipped: 3,
-        };
-        assert_eq!(Count::of(output), Some(count));
-        assert_eq!(count.to_string(), "12 passed, 1 failed, 3 skipped");
-    }
-
-    #[test]
-    fn what_was_skipped_and_passed_is_counted_as_skipped() {
-        let output = "test a ... ok\ntest b ... ok\n\nsuccesses:\n\n---- a stdout ----\nskipped: no root\n\n\nsuccesses:\n    a\n    b\n\n\
-                      test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";
-        let kept = without_successes(output);
-        assert!(
-            !kept.contains("stdout") && !kept.contains("    a"),
-            "{kept}"
-        );
-        let count = Count::of(&kept).unwrap();
-        assert_eq!(count.to_string(), "1 passed, 0 failed, 1 skipped");
-    }
-
-    #[test]
-    fn a_harness_that_crashed_has_no_count() {
-        assert_eq!(Count::of("running 3 tests\nSegmentation fault\n"), None);
-    }
 }

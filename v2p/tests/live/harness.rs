@@ -6,7 +6,11 @@ use std::{
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt as _},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -49,6 +53,8 @@ pub(crate) fn expected_devmem() -> Option<String> {
 /// A running `v2p watch --json`, whose hooks are live.
 pub(crate) struct Watching {
     child: Child,
+    /// By us.
+    killed: Arc<AtomicBool>,
     records: Receiver<Value>,
     seen: Vec<Value>,
 }
@@ -64,10 +70,16 @@ impl Watching {
             .expect("v2p runs");
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, records) = channel();
+        let killed = Arc::new(AtomicBool::new(false));
+        let cut = Arc::clone(&killed);
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                let record =
-                    serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
+                let record = match serde_json::from_str(&line) {
+                    Ok(record) => record,
+                    // The last line of a watch that was killed may be half of one.
+                    Err(_) if cut.load(Ordering::Relaxed) => return,
+                    Err(e) => panic!("{e}: {line:?}"),
+                };
                 if sender.send(record).is_err() {
                     return;
                 }
@@ -75,6 +87,7 @@ impl Watching {
         });
         let mut watching = Self {
             child,
+            killed,
             records,
             seen: Vec::new(),
         };
@@ -126,6 +139,7 @@ impl Watching {
 
 impl Drop for Watching {
     fn drop(&mut self) {
+        self.killed.store(true, Ordering::Relaxed);
         // Both fail only where it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
