@@ -126,8 +126,6 @@ pub struct Account {
     pub crowded: Word,
     /// Slots of a lane, a power of two.
     pub lane: Word,
-    /// Whether the kind of access is asked for: 0 or 1.
-    pub access: Word,
     /// Threads that are taking entries out. It may be too many, where the kernel told nobody of an end.
     pub zapping: Word,
     /// Threads that were seen to fault on a page that was there, and were not told of yet: where there are none, none is

@@ -148,11 +148,17 @@ impl Entry {
         Pfn(((!self.0 << 5) >> 14) & paging.migration_pfn_mask())
     }
 
+    /// Whether the CPU finds something by it: a page, or a lower table.
+    #[inline(always)]
+    pub const fn is_present(self) -> bool {
+        self.0 & PRESENT != 0
+    }
+
     /// Whether a present entry of a page table is marked as having no page behind it that the kernel keeps account of: a
     /// device's memory, a page that the kernel maps itself, or the zero page (`_PAGE_SPECIAL`, set by pte_mkspecial in
     /// arch/x86/include/asm/pgtable.h, 6.1 to 7.3).
     pub const fn is_special(self) -> bool {
-        self.0 & PRESENT != 0 && self.0 & SPECIAL != 0
+        self.is_present() && self.0 & SPECIAL != 0
     }
 
     /// Whether two readings are the same entry but for the accessed and dirty bits,

@@ -49,6 +49,8 @@ const PERF: [&str; 9] = [
     "-o",
     "/dev/null",
 ];
+/// Has v2p tell of faults, and of the kind of access.
+const FAULTS_TOLD: [&str; 1] = ["--faults"];
 const GIB: usize = 1 << 30;
 
 fn main() {
@@ -78,42 +80,56 @@ fn main() {
             .is_ok_and(|o| o.status.success())
     };
     let (perf, bpftrace) = (has("perf"), has("bpftrace"));
-    let mut rows: Vec<(&str, Vec<f64>)> = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
     let mut lives = Vec::new();
     for _ in 0..ROUNDS {
-        let mut add = |name, ns: f64| match rows.iter_mut().find(|(n, _)| *n == name) {
-            Some((_, all)) => all.push(ns),
-            None => rows.push((name, vec![ns])),
+        let mut add = |name, round| match rows.iter_mut().find(|row| row.name == name) {
+            Some(row) => row.rounds.push(round),
+            None => rows.push(Row::new(name, round)),
         };
-        add("no tracer", Workload::start().round());
+        add("no tracer", alone(Workload::start().round()));
         if perf {
-            add("perf record -e page-faults -c 1 -d", under("perf", &PERF));
+            let name = "perf record -e page-faults -c 1 -d";
+            add(name, alone(under("perf", &PERF)));
         }
-        if perf {
-            add("not watched, while perf records another", beside_perf());
-        }
-        let (ns, live_ms) = watched();
-        add("v2p watch --faults --json", ns);
-        lives.push(live_ms);
         if bpftrace {
             let count = ["-e", "software:page-faults:1 { @ = count(); }"];
-            add("bpftrace, counting all faults", under("bpftrace", &count));
+            let name = "bpftrace, counting all faults";
+            add(name, alone(under("bpftrace", &count)));
         }
-        add("not watched, while another is", beside());
+        let (ns, live_ms) = watched(&FAULTS_TOLD);
+        add("v2p watch --faults --json", alone(ns));
+        lives.push(live_ms);
+        add("v2p watch --json", alone(watched(&[]).0));
+        if perf {
+            let name = "not watched, while perf records another";
+            let perf = |pid| (start_tracer("perf", &PERF, pid), None);
+            add(name, beside(perf));
+        }
+        for (name, told) in [
+            ("not watched, while v2p watches another", &[][..]),
+            ("not watched, while its faults are told", &FAULTS_TOLD),
+        ] {
+            let v2p = |pid| {
+                let (v2p, out, _) = watch(pid, told);
+                (v2p, Some(out))
+            };
+            add(name, beside(v2p));
+        }
     }
-    let base = median(&rows[0].1);
+    let base = median(&rows[0].all());
     let perf_adds = rows
         .iter()
-        .find(|(name, _)| name.starts_with("perf"))
-        .map(|(_, all)| median(all) - base);
+        .find(|row| row.name.starts_with("perf"))
+        .map(|row| row.added(base));
     table(format!(
         "{:<44} {:>9} {:>9} {:>9} {:>9} {:>7}",
         "row", "median", "min", "max", "added", "ratio"
     ));
-    for (name, all) in &rows {
-        let (median, added) = (median(all), median(all) - base);
-        let ratio = perf_adds.map(|perf| added / perf);
-        let (low, high) = extremes(all);
+    for row in &rows {
+        let (name, all, added) = (row.name, row.all(), row.added(base));
+        let (median, ratio) = (median(&all), perf_adds.map(|perf| added / perf));
+        let (low, high) = extremes(&all);
         if json {
             let row = json!({"type": "row", "row": name, "kernel": kernel::release(), "unit": "ns", "median": median,
                 "min": low, "max": high, "added": added, "ratio": ratio});
@@ -172,7 +188,7 @@ fn burst() -> Burst {
     let mut said = BufReader::new(child.stdout.take().unwrap());
     said.read_line(&mut line).unwrap();
     let start: u64 = line.trim().parse().unwrap();
-    let (mut v2p, out, _) = watch(child.id());
+    let (mut v2p, out, _) = watch(child.id(), &[]);
     let reader = std::thread::spawn(move || {
         let (mut moves, mut last) = (0, String::new());
         for line in out.lines().map_while(Result::ok) {
@@ -238,6 +254,41 @@ fn punched() {
         println!("{}", start as u64);
     }
     let _ = std::io::stdin().read(&mut [0]);
+}
+
+/// What is printed as one line.
+struct Row {
+    name: &'static str,
+    rounds: Vec<Round>,
+}
+
+/// Nanoseconds a fault.
+struct Round {
+    ns: f64,
+    /// Of the same process just before, with no tracer.
+    before: Option<f64>,
+}
+
+const fn alone(ns: f64) -> Round {
+    Round { ns, before: None }
+}
+
+impl Row {
+    fn new(name: &'static str, round: Round) -> Self {
+        let rounds = vec![round];
+        Self { name, rounds }
+    }
+
+    fn all(&self) -> Vec<f64> {
+        self.rounds.iter().map(|round| round.ns).collect()
+    }
+
+    /// What is added: to the same process's own time where that is known, else to `base`.
+    fn added(&self, base: f64) -> f64 {
+        let added = self.rounds.iter();
+        let added = added.map(|round| round.ns - round.before.unwrap_or(base));
+        median(&added.collect::<Vec<_>>())
+    }
 }
 
 fn extremes(all: &[f64]) -> (f64, f64) {
@@ -325,16 +376,6 @@ fn under(tracer: &str, arguments: &[&str]) -> f64 {
     ns
 }
 
-/// A round of a workload that nobody watches, while perf records an idle process: what any tracer of page faults makes
-/// others pay.
-fn beside_perf() -> f64 {
-    let idle = Workload::start();
-    let mut perf = start_tracer("perf", &PERF, idle.child.id());
-    let ns = Workload::start().round();
-    interrupt(&mut perf);
-    ns
-}
-
 fn start_tracer(tracer: &str, arguments: &[&str], pid: u32) -> Child {
     let tracer = Command::new(tracer)
         .args(arguments)
@@ -350,10 +391,11 @@ fn start_tracer(tracer: &str, arguments: &[&str], pid: u32) -> Child {
 }
 
 /// v2p at the workload, and how many milliseconds it took until the hooks were live.
-fn watch(pid: u32) -> (Child, BufReader<ChildStdout>, f64) {
+fn watch(pid: u32, told: &[&str]) -> (Child, BufReader<ChildStdout>, f64) {
     let begin = Instant::now();
     let mut v2p = Command::new(env!("CARGO_BIN_EXE_v2p"))
-        .args(["watch", "--faults", "--json", "--pid", &pid.to_string()])
+        .args(["watch", "--json", "--pid", &pid.to_string()])
+        .args(told)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -366,9 +408,9 @@ fn watch(pid: u32) -> (Child, BufReader<ChildStdout>, f64) {
 }
 
 /// A round of a watched workload: every fault must come, and none be lost.
-fn watched() -> (f64, f64) {
+fn watched(told: &[&str]) -> (f64, f64) {
     let mut workload = Workload::start();
-    let (mut v2p, out, live) = watch(workload.child.id());
+    let (mut v2p, out, live) = watch(workload.child.id(), told);
     let reader = std::thread::spawn(move || last_line(out));
     let ns = workload.round();
     interrupt(&mut v2p);
@@ -400,13 +442,13 @@ fn last_line(mut out: BufReader<ChildStdout>) -> String {
         .to_owned()
 }
 
-/// A round of a workload that nobody watches, while v2p watches an idle process.
-fn beside() -> f64 {
-    let idle = Workload::start();
-    let (mut v2p, out, _) = watch(idle.child.id());
-    let mut workload = Workload::start();
+/// Two rounds of a workload that nobody watches: by itself, and while the tracer that is started looks at an idle process, which is what
+/// any tracer of page faults makes others pay.
+fn beside(start: impl FnOnce(u32) -> (Child, Option<BufReader<ChildStdout>>)) -> Round {
+    let (idle, mut workload) = (Workload::start(), Workload::start());
+    let before = Some(workload.round());
+    let (mut tracer, _out) = start(idle.child.id());
     let ns = workload.round();
-    interrupt(&mut v2p);
-    drop(out);
-    ns
+    interrupt(&mut tracer);
+    Round { ns, before }
 }

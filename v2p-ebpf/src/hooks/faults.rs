@@ -5,10 +5,9 @@
 //! what the fault brought. They are attached to the target's threads alone: nobody else
 //! pays. Faults that get_user_pages takes on the target's behalf raise neither.
 //!
-//! Where no other hook tells what happens to a page between two faults, or the kind of access is asked for, the tracepoints
-//! are asked too, for the error code alone: it says whether a page was there when the fault came, and what the CPU wanted. The event page-faults, which fires when a fault comes and for
-//! the target's threads alone, would do as well; but a second event makes the target's fault dearer by 150 ns (6.18) than
-//! the tracepoint makes everybody's (some 25 ns).
+//! Where no other hook tells what happens to a page between two faults, the event page-faults is asked too, which fires as a fault comes (do_user_addr_fault, arch/x86/mm/fault.c,
+//! 6.1 to 7.3): a page that is there then was not taken away before. Where the kind of access is asked for, the tracepoints do both,
+//! for the error code alone says what the CPU wanted; but every process pays for those, some 80 ns a fault (6.18).
 
 use aya_ebpf::{
     macros::{perf_event, raw_tracepoint},
@@ -19,6 +18,7 @@ use v2p_common::{
     control::Control,
     event::fault,
     lane::{Access, Lane},
+    pte::Entry,
 };
 
 use crate::{
@@ -30,6 +30,12 @@ use crate::{
 
 /// X86_PF_PROT (arch/x86/include/asm/trap_pf.h): the CPU's own number.
 const PROT: u64 = 1;
+
+#[perf_event]
+fn fault_begins(ctx: PerfEventContext) -> u32 {
+    begins(&ctx);
+    0
+}
 
 #[perf_event]
 fn fault_minor(ctx: PerfEventContext) -> u32 {
@@ -45,13 +51,13 @@ fn fault_major(ctx: PerfEventContext) -> u32 {
 
 #[raw_tracepoint(tracepoint = "page_fault_user")]
 fn page_fault_user(ctx: RawTracePointContext) -> u32 {
-    before(&ctx);
+    error_code(&ctx);
     0
 }
 
 #[raw_tracepoint(tracepoint = "page_fault_kernel")]
 fn page_fault_kernel(ctx: RawTracePointContext) -> u32 {
-    before(&ctx);
+    error_code(&ctx);
     0
 }
 
@@ -64,33 +70,48 @@ fn address_of(ctx: &PerfEventContext) -> Option<(u64, Space)> {
     watched(&space.control.target, va).then_some((va, space))
 }
 
-/// Arguments (address, regs, error_code), 6.1 to 7.3.
 #[inline(always)]
-fn before(ctx: &RawTracePointContext) -> Option<()> {
-    let error: u64 = ctx.arg(2);
-    let asked = maps::control()?.account.access.get() != 0;
-    if error & PROT == 0 && !asked {
-        return None;
-    }
-    let control = space_of(task::mm())?.control;
-    let va: u64 = ctx.arg(0);
-    let (tid, page) = (task::tid(), VirtAddr(va).page_number());
-    if asked && let Some((_, lane)) = emit::lane() {
-        lane.access.set(Access { tid, page, error }.pack());
-    }
-    if error & PROT == 0 {
-        return None;
-    }
-    // SAFETY: only this thread writes its own value.
-    let known = unsafe { maps::PROTECTION.get(tid) }.is_some();
-    // A full map costs the name of a cause, not an event.
-    if maps::PROTECTION.insert(tid, page, 0).is_ok() && !known {
-        atomic::increment(&control.account.protected);
-    }
+fn begins(ctx: &PerfEventContext) -> Option<()> {
+    let (va, space) = address_of(ctx)?;
+    let there = walk_in_place(space.control, va).is_some_and(|end| Entry(end.entry).is_present());
+    remember(space.control, task::tid(), va, there);
     Some(())
 }
 
-/// Whether the page at `va` was there before this fault, as far as [`before`] saw it.
+/// Arguments (address, regs, error_code), 6.1 to 7.3.
+#[inline(always)]
+fn error_code(ctx: &RawTracePointContext) -> Option<()> {
+    let control = space_of(task::mm())?.control;
+    let (va, error): (u64, u64) = (ctx.arg(0), ctx.arg(2));
+    let (tid, page) = (task::tid(), VirtAddr(va).page_number());
+    if let Some((_, lane)) = emit::lane() {
+        lane.access.set(Access { tid, page, error }.pack());
+    }
+    remember(control, tid, va, error & PROT != 0);
+    Some(())
+}
+
+/// Keeps for [`was_there`] whether the page at `va` is there as a fault of this thread comes.
+#[inline(always)]
+fn remember(control: &Control, tid: u32, va: u64, there: bool) {
+    let protected = &control.account.protected;
+    if !there {
+        // What is left of a fault that ended badly is not about this one.
+        if protected.get() != 0 && maps::PROTECTION.remove(tid).is_ok() {
+            atomic::decrement(protected);
+        }
+        return;
+    }
+    // SAFETY: only this thread writes its own value.
+    let known = unsafe { maps::PROTECTION.get(tid) }.is_some();
+    let page = VirtAddr(va).page_number();
+    // A full map costs the name of a cause, not an event.
+    if maps::PROTECTION.insert(tid, page, 0).is_ok() && !known {
+        atomic::increment(protected);
+    }
+}
+
+/// Whether the page at `va` was there before this fault, as far as [`remember`] was told.
 #[inline(always)]
 fn was_there(control: &Control, tid: u32, va: u64) -> bool {
     if control.account.protected.get() == 0 {
@@ -105,6 +126,18 @@ fn was_there(control: &Control, tid: u32, va: u64) -> bool {
         atomic::decrement(&control.account.protected);
     }
     there
+}
+
+/// Walks the running task's tables.
+#[inline(always)]
+fn walk_in_place(control: &Control, va: u64) -> Option<walk::End> {
+    walk::walk(
+        &control.direct_map,
+        task::pgd(),
+        VirtAddr(va),
+        kread::word_in_place,
+        |_, _| {},
+    )
 }
 
 /// Whether this fault was told already. A thread that was started while its process was being attached to may
@@ -136,14 +169,7 @@ fn after(ctx: &PerfEventContext, major: u32) -> Option<()> {
     };
     // Known where the thread was not moved to another CPU meanwhile, and no other of the target's came between.
     let access = Access::kind(lane.access.get(), tid, VirtAddr(va).page_number());
-    let (direct_map, pgd) = (&control.direct_map, task::pgd());
-    let end = walk::walk(
-        direct_map,
-        pgd,
-        VirtAddr(va),
-        kread::word_in_place,
-        |_, _| {},
-    );
+    let end = walk_in_place(control, va);
     // After the walk: a removal that begins later takes nothing that was found. One that ends before has its number before ours.
     let contested = match control.account.zapping.get() {
         0 => 0,

@@ -14,6 +14,8 @@ use perf_event::{Builder, Counter, events::Software};
 /// A page-fault program: which faults it is told of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FaultKind {
+    /// All, as they come. What it finds is told with the fault.
+    Begins,
     /// No I/O was waited for.
     Minor,
     /// The page came from disk or swap.
@@ -23,13 +25,24 @@ pub enum FaultKind {
 impl FaultKind {
     pub(super) const fn program(self) -> &'static str {
         match self {
+            Self::Begins => "fault_begins",
             Self::Minor => "fault_minor",
             Self::Major => "fault_major",
         }
     }
 
+    /// The name of its event.
+    pub const fn event_name(self) -> &'static str {
+        match self {
+            Self::Begins => "page-faults",
+            Self::Minor => "page-faults-min",
+            Self::Major => "page-faults-maj",
+        }
+    }
+
     const fn event(self) -> Software {
         match self {
+            Self::Begins => Software::PAGE_FAULTS,
             Self::Minor => Software::PAGE_FAULTS_MIN,
             Self::Major => Software::PAGE_FAULTS_MAJ,
         }
@@ -41,7 +54,7 @@ impl FaultKind {
 /// (bpf_prog_active, bpf_overflow_handler in kernel/events/core.c, 6.1 to 7.3).
 #[derive(Default)]
 pub(super) struct FaultEvents {
-    counters: Vec<Counter>,
+    counters: Vec<(FaultKind, Counter)>,
     /// Whether a thread may have inherited one before there was a program on it. A child that was forked in those microseconds may
     /// have too, which nobody sees: its faults are counted as left out.
     inherited_early: bool,
@@ -84,7 +97,7 @@ impl FaultEvents {
             .build()?;
         counter.set_bpf(program)?;
         counter.enable()?;
-        self.counters.push(counter);
+        self.counters.push((kind, counter));
         Ok(())
     }
 
@@ -93,13 +106,15 @@ impl FaultEvents {
         self.inherited_early = true;
     }
 
-    /// Stops all: no program runs that was not under way before. How many faults they were told of; `None`: not known,
+    /// Stops all: no program runs that was not under way before. How many faults were to be told; `None`: not known,
     /// since some may have counted before there was a program on them.
     pub(super) fn stop(&mut self) -> Option<u64> {
         let mut sum = 0;
-        for counter in &mut self.counters {
+        for (kind, counter) in &mut self.counters {
             counter.disable().ok()?;
-            sum += counter.read().ok()?;
+            if *kind != FaultKind::Begins {
+                sum += counter.read().ok()?;
+            }
         }
         (!self.inherited_early).then_some(sum)
     }

@@ -7,9 +7,7 @@ use crate::{
     kernel::limits::{Limits, ROOM},
 };
 
-/// Descriptors that each thread of the target takes: two events.
-const FILES_A_THREAD: u64 = 2;
-/// And each hook: a program and its link.
+/// Descriptors that each hook takes: a program and its link.
 const FILES_A_HOOK: u64 = 2;
 
 impl Limits {
@@ -43,15 +41,21 @@ impl Limits {
         }
     }
 
-    /// Threads whose faults can be followed beside `hooks` live hooks; none: any number.
-    fn threads(&self, hooks: usize) -> Option<u64> {
+    /// Threads whose faults can be followed beside `hooks` live hooks, by `events` for each, of which each takes a descriptor; none: any number.
+    fn threads(&self, hooks: usize, events: usize) -> Option<u64> {
         let taken = self.open_files + FILES_A_HOOK * hooks as u64;
-        Some(self.files?.saturating_sub(taken) / FILES_A_THREAD)
+        let left = self.files?.saturating_sub(taken);
+        Some(left.checked_div(events as u64).unwrap_or(0))
     }
 
     /// Whether the faults of a process of `threads` threads can be followed: what shows it, and whether they cannot.
-    pub(super) fn judge_threads(&self, hooks: usize, threads: u64) -> (String, bool) {
-        match (self.files, self.threads(hooks)) {
+    pub(super) fn judge_threads(
+        &self,
+        hooks: usize,
+        events: usize,
+        threads: u64,
+    ) -> (String, bool) {
+        match (self.files, self.threads(hooks, events)) {
             (Some(files), Some(room)) => {
                 let evidence = format!(
                     "RLIMIT_NOFILE {files} (hard) is room for the faults of {room} threads"
@@ -107,8 +111,9 @@ mod tests {
     fn threads_are_counted_by_the_descriptors_that_are_left() {
         // 1024 less 24 and 2 * 50 for hooks.
         let limits = limits(None, None);
-        let (evidence, few) = limits.judge_threads(50, 450);
+        let (evidence, few) = limits.judge_threads(50, 2, 450);
         assert!(evidence.contains("of 450 threads") && !few, "{evidence}");
-        assert!(limits.judge_threads(50, 451).1);
+        assert!(limits.judge_threads(50, 2, 451).1);
+        assert!(!limits.judge_threads(50, 3, 300).1 && limits.judge_threads(50, 3, 301).1);
     }
 }

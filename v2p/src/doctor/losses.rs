@@ -195,10 +195,9 @@ const PARTS: [Part; 22] = [
 ];
 
 /// Hooks that only stand in for others, or show in another way what others show too: without them nothing more is lost.
-const HELPERS: [&str; 5] = [
+const HELPERS: [&str; 4] = [
     "sys_exit",
-    "page_fault_user",
-    "page_fault_kernel",
+    "page-faults",
     "mm_collapse_huge_page",
     "__gup_longterm_locked",
 ];

@@ -39,6 +39,9 @@ pub struct Tracing {
     pub carrier: Option<Carrier>,
 }
 
+/// How the names of the hooks begin that each thread has one of.
+const FAULTS: &str = "page-faults";
+
 /// What the kernel said to hooks and probes.
 struct Tried {
     kinds: Vec<(Kind, Trial)>,
@@ -105,7 +108,8 @@ impl Tracing {
             Ok(carrier)
         });
         let carriers_error = carrier.as_ref().err();
-        let threads = limits.judge_threads(tried.hooks, threads);
+        let events = live.iter().filter(|hook| hook.starts_with(FAULTS));
+        let threads = limits.judge_threads(tried.hooks, events.count(), threads);
         self.checks
             .push(tracepoints(&tried, carriers_error, threads));
         self.checks

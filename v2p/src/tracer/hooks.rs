@@ -63,14 +63,11 @@ const WAYS_TO_GET_USER_PAGES: [(&str, &[&str]); 4] = [
 /// What stands in for the hooks on functions where the kernel refuses those: they cost every process a little.
 const INSTEAD_OF_FUNCTIONS: [&str; 2] = ["sys_exit", "mm_collapse_huge_page"];
 
-/// What the CPU says of a fault before it is served; so they do.
+/// What the CPU says of a fault before it is served. Every process pays for them.
 const ERROR_CODES: [&str; 2] = ["page_fault_user", "page_fault_kernel"];
 
-/// What tells of faults, by the names of perf's software events.
-const FAULTS: [(FaultKind, &str); 2] = [
-    (FaultKind::Minor, "page-faults-min"),
-    (FaultKind::Major, "page-faults-maj"),
-];
+/// What tells of faults.
+const FAULTS: [FaultKind; 2] = [FaultKind::Minor, FaultKind::Major];
 
 /// Hooks, as they are made live.
 #[derive(Default)]
@@ -79,6 +76,8 @@ pub(super) struct Hooks {
     pub(super) missing: Vec<Missing>,
     /// Programs that are live.
     programs: Vec<&'static str>,
+    /// Those for faults.
+    faults: Vec<FaultKind>,
     pub(super) first_error: Option<anyhow::Error>,
 }
 
@@ -91,10 +90,12 @@ impl Hooks {
         for (program, functions) in FUNCTIONS {
             hooks.function(programs, program, functions);
         }
-        if access || !hooks.has("zap_range") {
+        if access {
             for name in ERROR_CODES {
                 hooks.tracepoint(programs, name);
             }
+        } else if !hooks.has("zap_range") {
+            hooks.faults(programs, process, FaultKind::Begins);
         }
         if !hooks.has("zap_range") {
             for name in INSTEAD_OF_FUNCTIONS {
@@ -131,8 +132,8 @@ impl Hooks {
             hooks.tracepoint(programs, name);
         }
         hooks.reasons(programs);
-        for (kind, name) in FAULTS {
-            hooks.faults(programs, process, kind, name);
+        for kind in FAULTS {
+            hooks.faults(programs, process, kind);
         }
         hooks
     }
@@ -148,15 +149,21 @@ impl Hooks {
         FORKS.iter().all(|name| self.tracepoint(programs, name))
     }
 
-    fn faults(
-        &mut self,
+    fn faults(&mut self, programs: &mut Programs, process: &Process, kind: FaultKind) {
+        let attached = attach_to_all_threads(programs, process, kind);
+        if self.note(kind.event_name(), kind.event_name(), attached) {
+            self.faults.push(kind);
+        }
+    }
+
+    /// Attaches what tells of faults to all threads of `process` once more.
+    pub(super) fn attach_faults_again(
+        &self,
         programs: &mut Programs,
         process: &Process,
-        kind: FaultKind,
-        name: &'static str,
-    ) {
-        let attached = attach_to_all_threads(programs, process, kind);
-        self.note(name, name, attached);
+    ) -> Result<()> {
+        let mut kinds = self.faults.iter();
+        kinds.try_for_each(|kind| attach_to_all_threads(programs, process, *kind))
     }
 
     /// Whether a program is live.
@@ -228,12 +235,6 @@ impl Hooks {
             }
         }
     }
-}
-
-/// What tells of faults, on all threads of `process`.
-pub(super) fn attach_faults(programs: &mut Programs, process: &Process) -> Result<()> {
-    let mut kinds = FAULTS.into_iter();
-    kinds.try_for_each(|(kind, _)| attach_to_all_threads(programs, process, kind))
 }
 
 /// Threads may start threads while we attach: new ones inherit the event from those that have it, the

@@ -71,8 +71,7 @@ pub struct Target {
     /// Whether the children of the process are traced too, and theirs. Programs of a layout with
     /// [`follow`](v2p_common::layout::KernelLayout::follow) alone do it.
     pub follow_forks: bool,
-    /// Whether the kind of access is asked for that each fault came of: every process then pays for two more tracepoints,
-    /// where they are not live in any case.
+    /// Whether the kind of access is asked for that each fault came of: every process then pays for two tracepoints.
     pub access: bool,
 }
 
@@ -128,7 +127,6 @@ impl Tracer {
         control.target.mm.set(target.mm);
         let followed = if target.follow_exec { process.pid } else { 0 };
         control.target.pid.set(u64::from(followed));
-        control.account.access.set(u64::from(target.access));
         let (ring, lanes) = (programs.take_ring()?, programs.take_lanes()?);
         let mut hooks = match wanted {
             Wanted::Migrations => Hooks::of_migrations(programs, process),
@@ -213,7 +211,7 @@ impl Tracer {
     /// # Errors
     /// Exit code 3, with the kernel's reason.
     pub fn attach_faults_again(&self, programs: &mut Programs, process: &Process) -> Result<()> {
-        hooks::attach_faults(programs, process)
+        self.hooks.attach_faults_again(programs, process)
     }
 
     /// Whether the programs report of the address space `mm` now.

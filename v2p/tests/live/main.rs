@@ -12,6 +12,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod badly;
 mod burst;
 mod contest;
 mod deeds;
@@ -73,6 +74,7 @@ fn main() {
         ("boot", doctor::trials_of_a_boot()),
         ("watch", watch::trials()),
         ("watch", ends::trials()),
+        ("watch", badly::trials()),
         ("watch", contest::trials()),
         ("follow", follow::trials()),
         ("delivery", delivery::trials()),
