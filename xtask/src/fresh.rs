@@ -1,6 +1,6 @@
 //! `cargo xtask fresh`: the README's commands on a machine that has what the README asks for, and nothing else.
 //!
-//! The machine is a Debian 12 by debootstrap, entered by chroot, with this one's rustup and the committed state of this tree. Home and cache are
+//! The machine is a Debian 12 by debootstrap, entered by pivot_root, with this one's rustup and the committed state of this tree. Home and cache are
 //! empty. What belongs to the network is carried in: names, certificates, and the settings of apt and cargo.
 
 use std::{
@@ -136,15 +136,16 @@ fn clone(machine: &Path) -> Result<()> {
     )
 }
 
-/// Runs a command of the README there. The mounts are seen by it alone, and gone with it.
+/// Runs a command of the README there. The mounts are seen by it alone, and gone with it. By pivot_root: in a chroot nobody may make user
+/// namespaces or change what is mounted at the root, as tests do.
 fn enter(machine: &Path, command: &str) -> Result<()> {
     let mounts: Vec<_> = MOUNTED
         .iter()
-        .map(|place| format!("mount --rbind /{place} \"$0/{place}\""))
+        .map(|place| format!("mount --rbind /{place} {place}"))
         .collect();
     let script = format!(
-        "{} && mount -t tmpfs tmpfs \"$0/tmp\" && exec chroot \"$0\" /usr/bin/env -i \
-         HOME=/root PATH=/root/.cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin RUSTUP_AUTO_INSTALL=0 sh -c 'cd /root/v2p && {}'",
+        "mount --bind \"$0\" \"$0\" && cd \"$0\" && {} && mount -t tmpfs tmpfs tmp && pivot_root . . && umount -l . && cd /root/v2p && \
+         exec /usr/bin/env -i HOME=/root PATH=/root/.cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin RUSTUP_AUTO_INSTALL=0 sh -c '{}'",
         mounts.join(" && "),
         command.replace('\'', "'\\''")
     );

@@ -11,12 +11,14 @@ use super::{
 use crate::{cache, root, setup, shell};
 
 /// What the kernel's own build needs, and a sign that it is there.
-const TOOLS: [(&str, &str); 9] = [
+const TOOLS: [(&str, &str); 10] = [
     ("make", "make"),
     ("gcc", "gcc"),
     ("flex", "flex"),
     ("bison", "bison"),
     ("bc", "bc"),
+    // scripts/bpf_doc.py, which resolve_btfids wants.
+    ("python3", "python3"),
     ("xz", "xz-utils"),
     ("pahole", "dwarves"),
     ("/usr/include/gelf.h", "libelf-dev"),
