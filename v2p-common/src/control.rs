@@ -128,6 +128,8 @@ pub struct Account {
     pub lane: Word,
     /// Threads that are taking entries out. It may be too many, where the kernel told nobody of an end.
     pub zapping: Word,
+    /// How often one began to.
+    pub zaps: Word,
     /// Threads that were seen to fault on a page that was there, and were not told of yet: where there are none, none is
     /// looked for. It may be too many, where a fault ends badly.
     pub protected: Word,

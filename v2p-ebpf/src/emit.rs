@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{
 };
 use v2p_common::{
     control::Control,
-    event::{Header, Number, kind},
+    event::{Header, Number, fault, kind},
     lane::{Lane, Slot},
 };
 
@@ -101,6 +101,32 @@ pub(crate) fn lane() -> Option<(u32, &'static Lane)> {
     Some((cpu, maps::lane(cpu)?))
 }
 
+/// That nobody is taking entries out, since it was looked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Quiet {
+    /// How often somebody had begun to; `None`: somebody was at it.
+    zaps: Option<u64>,
+}
+
+impl Quiet {
+    /// To be asked before a walk.
+    #[inline(always)]
+    pub(crate) fn now(control: &Control) -> Self {
+        let account = &control.account;
+        let zaps = account.zaps.get();
+        Self {
+            zaps: (account.zapping.get() == 0).then_some(zaps),
+        }
+    }
+
+    /// To be asked when what was found has its number: a removal that begins later has a later one, and one that ended before the walk an
+    /// earlier one. Of any other it is not known which was first.
+    #[inline(always)]
+    fn lasts(self, control: &Control) -> bool {
+        self.zaps == Some(control.account.zaps.get())
+    }
+}
+
 /// Puts a fault into the lane of this CPU.
 #[inline(always)]
 pub(crate) fn emit_fault(
@@ -108,9 +134,14 @@ pub(crate) fn emit_fault(
     (cpu, lane): (u32, &Lane),
     tid: u32,
     brought: &Brought,
+    quiet: Quiet,
 ) -> Option<()> {
     let account = &control.account;
     let seq = atomic::increment(&account.seq);
+    let contested = match quiet.lasts(control) {
+        true => 0,
+        false => fault::CONTESTED,
+    };
     let (slots, written) = (account.lane.get(), lane.written.get());
     let waiting = written.wrapping_sub(lane.read.get());
     let place = maps::slot(cpu * slots as u32 + (written & (slots - 1)) as u32);
@@ -122,7 +153,7 @@ pub(crate) fn emit_fault(
         seq,
         // SAFETY: the helper has no preconditions.
         t_ns: unsafe { bpf_ktime_get_ns() },
-        task: Slot::pack(tid, task::tgid(), brought.level, brought.flags),
+        task: Slot::pack(tid, task::tgid(), brought.level, brought.flags | contested),
         comm: task::comm(),
         va: brought.va,
         entry: brought.entry,

@@ -169,19 +169,15 @@ fn after(ctx: &PerfEventContext, major: u32) -> Option<()> {
     };
     // Known where the thread was not moved to another CPU meanwhile, and no other of the target's came between.
     let access = Access::kind(lane.access.get(), tid, VirtAddr(va).page_number());
+    let quiet = emit::Quiet::now(control);
     let end = walk_in_place(control, va);
-    // After the walk: a removal that begins later takes nothing that was found. One that ends before has its number before ours.
-    let contested = match control.account.zapping.get() {
-        0 => 0,
-        _ => fault::CONTESTED,
-    };
     debug!(ctx, "fault at {:x}, major {}", va, major);
     let brought = Brought {
         mm: space.mm,
         va,
         entry: end.map_or(0, |end| end.entry),
         level: end.map_or(u32::MAX, |end| end.level as u32),
-        flags: major | protection | access | contested,
+        flags: major | protection | access,
     };
-    emit::emit_fault(control, (cpu, lane), tid, &brought)
+    emit::emit_fault(control, (cpu, lane), tid, &brought, quiet)
 }

@@ -29,6 +29,7 @@ fn zap_begins(ctx: FEntryContext) -> u32 {
         // Of a full map the faults are not marked.
         if !known && maps::ZAPPING.insert(tid, 1, 0).is_ok() {
             atomic::increment(&space.control.account.zapping);
+            atomic::increment(&space.control.account.zaps);
         }
     }
     0

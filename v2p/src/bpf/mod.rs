@@ -49,6 +49,15 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../v2p.bpf.o");
 /// The program that serves requests; all others are hooks.
 pub const CARRIER: &str = "carrier";
 
+/// Hooks that tell no events, but leave word for those that do.
+const HELPING: [&str; 5] = [
+    "zap_begins",
+    "collapse_file_begins",
+    "page_fault_user",
+    "page_fault_kernel",
+    "fault_begins",
+];
+
 /// Page tables that one request can have copied: of 512 MiB of address space.
 pub const TABLES: usize = 256;
 
@@ -298,15 +307,19 @@ impl Programs {
         self.lanes.take().context("the lanes are taken already")
     }
 
-    /// Times that the kernel skipped one of the hooks because it was running on that CPU already, summed;
-    /// `None` where the kernel does not count (before 5.12). The carrier, which is no hook, asks again
-    /// instead: see [`crate::carrier`].
-    pub fn recursion_misses(&self) -> Option<u64> {
-        let mut sum = 0;
-        for (_, misses) in self.misses() {
-            sum += misses?;
+    /// Times that the kernel skipped one of the hooks because it was running on that CPU already, summed: of those that tell
+    /// events, and of those that only leave word for others. `None` where the kernel does not count (before 5.12). The carrier, which
+    /// is no hook, asks again instead: see [`crate::carrier`].
+    pub fn recursion_misses(&self) -> Option<(u64, u64)> {
+        let (mut told, mut helping) = (0, 0);
+        for (name, misses) in self.misses() {
+            let sum = match HELPING.contains(&name) {
+                true => &mut helping,
+                false => &mut told,
+            };
+            *sum += misses?;
         }
-        Some(sum)
+        Some((told, helping))
     }
 
     /// The hooks that the kernel skipped, by the names of their programs, and how often.

@@ -80,12 +80,14 @@ pub struct Target {
 pub struct Loss {
     /// Events for which the ring had no room.
     pub ring: u64,
-    /// Times that the kernel skipped a program; `None`: this kernel does not tell.
+    /// Times that the kernel skipped a program that tells events; `None`: this kernel does not tell.
     pub skipped: Option<u64>,
+    /// Times that it skipped one that tells none itself, but what others tell is the poorer for it.
+    pub helping: u64,
 }
 
 impl Loss {
-    /// What was lost since `earlier`.
+    /// Events that were lost since `earlier`.
     #[must_use]
     pub fn since(self, earlier: Self) -> u64 {
         let skipped = match (self.skipped, earlier.skipped) {
@@ -93,6 +95,12 @@ impl Loss {
             _ => 0,
         };
         self.ring.saturating_sub(earlier.ring) + skipped
+    }
+
+    /// Whether the kernel skipped anything since `earlier`.
+    #[must_use]
+    pub fn is_skipped_since(self, earlier: Self) -> bool {
+        (self.skipped, self.helping) != (earlier.skipped, earlier.helping)
     }
 }
 
@@ -220,6 +228,17 @@ impl Tracer {
         self.control.target.mm.get() == mm || places.iter().any(|place| place.mm.get() == mm)
     }
 
+    /// Whether the programs report of no target. It is so where it has ended, and where somebody gave up the address space that an exec
+    /// left at the very moment of that exec: their zero may then have come after the new one.
+    pub fn has_no_target(&self) -> bool {
+        self.control.target.mm.get() == 0
+    }
+
+    /// Has the programs report of `mm` as the target's.
+    pub fn resume(&self, mm: u64) {
+        self.control.target.mm.set(mm);
+    }
+
     /// Has the programs report of the address space `mm` no more, where it ended and they were not told.
     pub fn leave(&self, mm: u64) {
         let Control { target, family, .. } = &**self.control;
@@ -288,7 +307,8 @@ impl Tracer {
         let skipped = programs.recursion_misses();
         Loss {
             ring: self.lost(),
-            skipped: skipped.map(|misses| misses + self.faults_left_out),
+            skipped: skipped.map(|(told, _)| told + self.faults_left_out),
+            helping: skipped.map_or(0, |(_, helping)| helping),
         }
     }
 

@@ -6,6 +6,7 @@ use v2p_common::event::{Event, Fork, Number};
 use super::{
     Session, State,
     family::{Gone, PATIENCE},
+    losses::missed,
 };
 use crate::{
     exit,
@@ -49,6 +50,16 @@ impl Session<'_> {
                     "v2p: watch: the process executed a program whose pages we may not read: {e:#}"
                 ));
             }
+        }
+        let is_target = exec.number == u64::from(self.ended.get_ref().pid);
+        // In this order: an address space that is there was not given up before.
+        if is_target
+            && self.tracer.has_no_target()
+            && let Some(space) = state.family.spaces.get(at)
+            && space.is_there()
+        {
+            self.tracer.resume(exec.header.mm);
+            missed(state);
         }
         // Its number may be another's by now, whose pages they would be.
         if !self.follow

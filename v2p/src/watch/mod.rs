@@ -4,6 +4,7 @@ mod begin;
 mod family;
 mod listener;
 mod lives;
+mod losses;
 mod merged;
 mod names;
 mod reading;
@@ -27,6 +28,7 @@ use v2p_common::{
 
 use self::{
     family::{Family, PATIENCE},
+    losses::missed,
     merged::Merged,
     names::Names,
     report::{Counts, Report},
@@ -108,7 +110,8 @@ struct State<'o> {
     family: Family,
     report: Report<'o>,
     scanner: Scanner,
-    before: Loss,
+    /// What was lost when that was last told.
+    loss: Loss,
     /// Events lost, when a gap in their numbers was last seen.
     lost: u64,
     /// Number of the event that is to come.
@@ -134,8 +137,7 @@ impl Session<'_> {
                 () = tokio::time::sleep(TICK) => None,
             };
             let events = self.tracer.take()?;
-            self.tell(&events, &mut state)?;
-            self.tell_losses(&mut state)?;
+            self.tell_all(&events, &mut state)?;
             if Instant::now() >= next_reading {
                 self.look_after(&mut state)?;
                 self.resolve_doubts(&mut state)?;
@@ -169,7 +171,7 @@ impl Session<'_> {
 
     /// Everything up to the start record.
     fn begin<'o>(&mut self, output: &'o mut dyn Listener) -> Result<State<'o>> {
-        let before = self.tracer.loss(self.programs);
+        let loss = self.tracer.loss(self.programs);
         let pid = self.ended.get_ref().pid;
         let ledger = Ledger::new(page::zero_pfn()?, self.paging)
             .limited_to(self.ranges)
@@ -199,7 +201,7 @@ impl Session<'_> {
             family: Family::new(target, self.follow),
             report: Report::new(output, self.tracer.tells_reasons()),
             scanner,
-            before,
+            loss,
             lost: 0,
             next_seq: None,
             next_sweep: Instant::now() + SWEEP_BLIND,
@@ -237,7 +239,7 @@ impl Session<'_> {
         }
         self.drain(state).await?;
         self.tracer.stop_faults(self.programs);
-        self.tell_losses(state)?;
+        self.tell_losses(self.tracer.loss(self.programs), state)?;
         // No event is to come any more.
         self.tell_gone(state, 0)?;
         self.settle_gone(state)?;
@@ -255,7 +257,7 @@ impl Session<'_> {
                 self.tracer.take()?
             }
         };
-        self.tell(&events, state)
+        self.tell_all(&events, state)
     }
 
     fn tell(&mut self, events: &[Event], state: &mut State<'_>) -> Result<()> {
@@ -310,6 +312,8 @@ impl Session<'_> {
             }
         }
         match event {
+            // The one that an exec has left: somebody who reads of the process may be the last to have it.
+            Event::MmGone(gone) if gone.header.mm != space.mm => return Ok(()),
             // Whether an exec or the end took it, only what comes next can say.
             Event::MmGone(gone) if gone.number != GONE_BY_EXEC => space.gone = Some(*gone),
             _ => {
@@ -323,28 +327,6 @@ impl Session<'_> {
         }
         if let Event::MmGone(_) = event {
             family.ended_space(at);
-        }
-        Ok(())
-    }
-
-    fn tell_losses(&self, state: &mut State<'_>) -> Result<()> {
-        let loss = self.tracer.loss(self.programs);
-        let lost = loss.since(state.before);
-        let told = state.report.counts.lost;
-        if lost > told {
-            if loss.skipped != state.before.skipped {
-                let skipped = self.tracer.skipped(self.programs).into_iter();
-                let skipped: Vec<_> = skipped
-                    .map(|(name, n)| format!("{name} {n} times"))
-                    .collect();
-                let what = format!("v2p: skipped by the kernel so far: {}", skipped.join(", "));
-                state.report.output.say(&what);
-            }
-            state.report.tell(Record::Lost {
-                events: lost - told,
-            })?;
-            state.report.counts.lost = lost;
-            missed(state);
         }
         Ok(())
     }
@@ -378,12 +360,6 @@ impl Session<'_> {
     fn is_asked(&self, va: u64) -> bool {
         self.ranges.is_empty() || self.ranges.iter().any(|r| (r.start..r.end).contains(&va))
     }
-}
-
-/// What was lost is not known: compare.
-fn missed(state: &mut State<'_>) {
-    let spaces = &mut state.family.spaces;
-    spaces.iter_mut().for_each(|s| s.ledger.missed());
 }
 
 /// Everything is to be read again.

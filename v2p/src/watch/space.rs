@@ -94,6 +94,15 @@ impl Space {
         Ok(())
     }
 
+    /// Whether its pages can be read: it was not given up.
+    pub(super) fn is_there(&self) -> bool {
+        let read = self
+            .pagemap
+            .as_ref()
+            .map(|pagemap| pagemap.word(VirtAddr(0)));
+        matches!(read, Some(Ok(Some(_))))
+    }
+
     /// Believes what the last reading found, but for one of this turn; gives the moves.
     pub(super) fn confirm(&mut self) -> Vec<Move> {
         if std::mem::take(&mut self.fresh) {

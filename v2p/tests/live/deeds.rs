@@ -15,10 +15,11 @@ use std::{
 use rustix::{
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous},
     pipe::pipe,
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
 };
 
 use v2p::{
-    common::{VirtAddr, pagemap::PagemapWord},
+    common::{Pfn, VirtAddr, pagemap::PagemapWord},
     process::Pagemap,
 };
 
@@ -68,7 +69,7 @@ pub(crate) fn obey(command: &str, rest: &str) -> Option<u64> {
         ("private-file", [pages]) => private_file(*pages),
         ("shared-memory", [pages]) => shared_memory(*pages),
         ("page-out", [va]) => until_gone(*va),
-        ("spin", [va, seconds]) => spin(*va, *seconds),
+        ("spin", [va, pfn, seconds]) => spin(*va, *pfn, *seconds),
         ("scuffle", [va, pages, seconds]) => scuffle(*va, *pages, *seconds),
         ("fork", _) => fork(false),
         ("fork-twice", _) => fork(true),
@@ -183,22 +184,32 @@ fn word(va: u64) -> PagemapWord {
     word.unwrap().unwrap()
 }
 
+/// From one CPU after the other: the page may be in a batch of one of them, which only this CPU's own call drains.
 fn until_gone(va: u64) -> u64 {
     const MADV_PAGEOUT: u64 = 21;
-    for _ in 0..100 {
+    let ours = sched_getaffinity(None).unwrap();
+    let cpus: Vec<_> = (0..CpuSet::MAX_CPU)
+        .filter(|cpu| ours.is_set(*cpu))
+        .collect();
+    let mut gone = 0;
+    for cpu in cpus.iter().cycle().take(100) {
+        let mut one = CpuSet::new();
+        one.set(*cpu);
+        sched_setaffinity(None, &one).unwrap();
         call(libc::SYS_madvise.cast_unsigned(), &[va, PAGE, MADV_PAGEOUT]);
         if word(va).pfn().is_none() {
-            return 1;
+            gone = 1;
+            break;
         }
-        // It may still be in a batch of another CPU.
         thread::sleep(Duration::from_millis(10));
     }
-    0
+    sched_setaffinity(None, &ours).unwrap();
+    gone
 }
 
-fn spin(va: u64, seconds: u64) -> u64 {
-    let (before, start) = (word(va).pfn(), Instant::now());
-    while word(va).pfn() == before && start.elapsed().as_secs() < seconds {
+fn spin(va: u64, pfn: u64, seconds: u64) -> u64 {
+    let start = Instant::now();
+    while word(va).pfn() == Some(Pfn(pfn)) && start.elapsed().as_secs() < seconds {
         (0..1_000_000).for_each(|_| write_to(va));
     }
     1

@@ -29,7 +29,9 @@ fn a_full_ring() -> Done {
     const TIMES: u64 = 4000;
     // Where there are two nodes, balancing makes faults of its own.
     let _unbalanced = Setting::change("/proc/sys/kernel/numa_balancing", "0");
+    let _at_rest = Setting::change("/proc/sys/vm/compaction_proactiveness", "0");
     let mut target = Target::start();
+    target.stay_on_first_cpu();
     // Told of one page alone, or the test would have to hold a million records; all events come all the same.
     let range = format!("{:#x}..{:#x}", va(0), va(1));
     let watching = watch(&target, &[&range]);
@@ -38,7 +40,7 @@ fn a_full_ring() -> Done {
     signal(rustix::process::Signal::STOP);
     target.churn(va(0), PAGES, TIMES);
     signal(rustix::process::Signal::CONT);
-    let (records, status) = watching.interrupt();
+    let (records, status) = watching.interrupt_losing();
     assert!(status.success());
     let end = records.last().unwrap();
     let count = |name: &str| end[name].as_u64().unwrap();
@@ -65,9 +67,9 @@ fn left_out_by_perf() -> Done {
     const TIMES: u64 = 4;
     let _unbalanced = Setting::change("/proc/sys/kernel/numa_balancing", "0");
     let mut target = Target::start();
-    // The first CPU, and priority 1 (struct sched_param).
+    target.stay_on_first_cpu();
+    // Priority 1 (struct sched_param).
     let one = target.scratch(&[1]);
-    target.must(libc::SYS_sched_setaffinity, &[0, 8, one]);
     let fifo = u64::try_from(libc::SCHED_FIFO).unwrap();
     target.must(libc::SYS_sched_setscheduler, &[0, fifo, one]);
     let range = format!("{:#x}..{:#x}", va(0), va(1));
@@ -80,7 +82,7 @@ fn left_out_by_perf() -> Done {
         }
         done.store(true, Ordering::Relaxed);
     });
-    let (records, status) = watching.interrupt();
+    let (records, status) = watching.interrupt_losing();
     assert!(status.success());
     let end = records.last().unwrap();
     let count = |name: &str| end[name].as_u64().unwrap();

@@ -17,6 +17,8 @@ use std::{
 
 use serde_json::Value;
 
+use crate::Again;
+
 /// How long anything may take, in a guest without hardware virtualisation too.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -55,6 +57,8 @@ pub(crate) struct Watching {
     child: Child,
     /// By us.
     killed: Arc<AtomicBool>,
+    /// What it says on stderr of hooks that were skipped, once it has ended.
+    skipped: Option<thread::JoinHandle<Option<String>>>,
     records: Receiver<Value>,
     seen: Vec<Value>,
 }
@@ -66,9 +70,20 @@ impl Watching {
             .args(["watch", "--json"])
             .args(arguments)
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("v2p runs");
         let stdout = BufReader::new(child.stdout.take().unwrap());
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let skipped = thread::spawn(move || {
+            let said = stderr.lines().map_while(Result::ok);
+            // All of them, so that none is in its way.
+            said.filter(|line| {
+                eprintln!("{line}");
+                line.contains("skipped by the kernel")
+            })
+            .last()
+        });
         let (sender, records) = channel();
         let killed = Arc::new(AtomicBool::new(false));
         let cut = Arc::clone(&killed);
@@ -88,6 +103,7 @@ impl Watching {
         let mut watching = Self {
             child,
             killed,
+            skipped: Some(skipped),
             records,
             seen: Vec::new(),
         };
@@ -100,7 +116,7 @@ impl Watching {
     }
 
     /// Reads records until one is as wanted.
-    pub(crate) fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn wait_for(&mut self, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         while let Ok(record) = self
             .records
@@ -116,13 +132,33 @@ impl Watching {
 
     /// Ends it as Ctrl-C does; gives every record of the whole watch and its exit status.
     pub(crate) fn interrupt(self) -> (Vec<Value>, ExitStatus) {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        self.signal(rustix::process::Signal::INT);
         self.finish()
     }
 
-    /// Waits for its own end; gives every record and its exit status.
+    /// The same of a watch that is to lose events.
+    pub(crate) fn interrupt_losing(self) -> (Vec<Value>, ExitStatus) {
+        self.signal(rustix::process::Signal::INT);
+        self.finish_losing()
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for its own end; gives every record and its exit status. Where the kernel skipped a hook, which was told, the test is done again.
     pub(crate) fn finish(mut self) -> (Vec<Value>, ExitStatus) {
+        let skipped = self.skipped.take();
+        let ended = self.finish_losing();
+        if let Some(what) = skipped.and_then(|skipped| skipped.join().unwrap()) {
+            std::panic::panic_any(Again(what));
+        }
+        ended
+    }
+
+    /// The same of a watch that is to lose events.
+    pub(crate) fn finish_losing(mut self) -> (Vec<Value>, ExitStatus) {
         loop {
             match self.records.recv_timeout(PATIENCE) {
                 Ok(record) => self.seen.push(record),

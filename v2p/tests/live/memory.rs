@@ -52,7 +52,12 @@ pub(crate) fn to_node<const N: usize>(
             if node.is_some() { MPOL_MF_MOVE } else { 0 },
         )
     };
-    (done >= 0).then_some(status)
+    // Of a call that had to leave some of them, the kernel may have put down nothing.
+    match (done, node) {
+        (1.., Some(_)) => to_node(pages, None),
+        (0.., _) => Some(status),
+        _ => None,
+    }
 }
 
 /// Makes what is called so; `i` is a number for it.

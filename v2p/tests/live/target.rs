@@ -18,7 +18,7 @@ use v2p::{
     process::Pagemap,
 };
 
-use crate::{deeds, memory};
+use crate::{Again, deeds, memory};
 
 /// Set: this program is a target.
 pub(crate) const KIND: &str = "V2P_LIVE_TARGET";
@@ -228,6 +228,12 @@ impl Target {
         result.cast_unsigned()
     }
 
+    /// Has it run on the first CPU alone.
+    pub(crate) fn stay_on_first_cpu(&mut self) {
+        let first = self.scratch(&[1]);
+        self.must(libc::SYS_sched_setaffinity, &[0, 8, first]);
+    }
+
     /// Has it write words into its scratch memory, from the start; gives their address.
     pub(crate) fn scratch(&mut self, words: &[u64]) -> u64 {
         let words: Vec<_> = words.iter().map(u64::to_string).collect();
@@ -310,9 +316,16 @@ impl Target {
         self.order(&format!("page-out {va}"));
     }
 
-    /// Has it use a page until its frame changes, or for some seconds.
-    pub(crate) fn spin(&mut self, va: u64, seconds: u64) {
-        self.order(&format!("spin {va} {seconds}"));
+    /// The same where it has to go; else the test is done again.
+    pub(crate) fn must_page_out(&mut self, va: u64) {
+        if self.order(&format!("page-out {va}")) == 0 {
+            std::panic::panic_any(Again("the kernel kept the page".to_owned()));
+        }
+    }
+
+    /// Has it use a page until it lies in another frame than `pfn`, or for some seconds.
+    pub(crate) fn spin(&mut self, va: u64, pfn: u64, seconds: u64) {
+        self.order(&format!("spin {va} {pfn} {seconds}"));
     }
 
     /// The frame of its page `i`.

@@ -1,22 +1,26 @@
 //! Compaction: by hand, by who needs a large piece, and by the kernel's own thread.
 
 use std::{
-    fs, thread,
+    fs,
+    panic::panic_any,
+    thread,
     time::{Duration, Instant},
 };
 
 use libtest_mimic::Trial;
+use serde_json::Value;
 use v2p::{common::VirtAddr, inject};
 
 use super::{
     scene::{Scene, Told},
-    tid, trial,
+    tid,
 };
 use crate::{
-    Done,
+    Again, Done,
     machine::{Setting, free_memory, only_in_guests},
     memory::HUGE,
     target::{Target, va},
+    trial,
 };
 
 const PROACTIVENESS: &str = "/proc/sys/vm/compaction_proactiveness";
@@ -136,8 +140,12 @@ fn proactive() -> Done {
     if told.moves.is_empty() {
         return Done::Skipped("10 s of fragmentation did not make the kernel compact".to_owned());
     }
-    if told.moves[0]["by"]["tid"] == tid() {
+    let is_by = |who: fn(&Value) -> bool| told.moves.iter().any(|m| who(&m["by"]));
+    if is_by(|by| by["tid"] == tid()) {
         return Done::Skipped("the filling of the pool compacted already".to_owned());
+    }
+    if is_by(|by| by["comm"] == "khugepaged") {
+        panic_any(Again("khugepaged compacted for itself".to_owned()));
     }
     only_compaction(&told).by_name("migration", "kcompactd");
     told.by_event("compaction, proactive");

@@ -8,11 +8,12 @@ use std::{
 
 use libtest_mimic::Trial;
 
-use super::{scene::Scene, tid, trial};
+use super::{scene::Scene, tid};
 use crate::{
     Done,
     machine::only_in_guests,
     target::{BASE, PAGE, PAGES, Target, va},
+    trial,
 };
 
 const ALL: (u64, u64) = (BASE, PAGES);

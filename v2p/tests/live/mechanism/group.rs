@@ -62,3 +62,10 @@ impl Group {
         }
     }
 }
+
+impl Drop for Group {
+    /// For whoever has it next, also where this test fails.
+    fn drop(&mut self) {
+        self.no_limit();
+    }
+}

@@ -4,12 +4,13 @@ use std::fs;
 
 use libtest_mimic::Trial;
 
-use super::{migration, scene::Scene, trial};
+use super::{migration, scene::Scene};
 use crate::{
     Done,
     machine::Setting,
     memory::{HUGE, HUGE_BASE},
     target::Target,
+    trial,
 };
 
 const AREA: (u64, u64) = (HUGE_BASE, 512);

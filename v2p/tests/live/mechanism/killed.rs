@@ -12,12 +12,13 @@ use libtest_mimic::Trial;
 use rustix::process::{Signal, pidfd_send_signal};
 use serde_json::Value;
 
-use super::{group::Group, scene::Scene, tid, trial};
+use super::{group::Group, scene::Scene, tid};
 use crate::{
     Done,
     harness::PATIENCE,
     machine::only_in_guests,
     target::{BASE, PAGE, PAGES, Target},
+    trial,
 };
 
 const ALL: (u64, u64) = (BASE, PAGES);

@@ -11,11 +11,12 @@ use v2p::{
     process::{FrameFlags, Pagemap, frame_flags},
 };
 
-use super::{scene::Scene, trial};
+use super::scene::Scene;
 use crate::{
     Done,
     machine::Setting,
     target::{BASE, PAGE, PAGES, Target, va},
+    trial,
 };
 
 const ALL: (u64, u64) = (BASE, PAGES);

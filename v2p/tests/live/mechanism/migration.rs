@@ -7,11 +7,13 @@ use std::{
 
 use libtest_mimic::Trial;
 
-use super::{group::Group, scene::Scene, trial};
+use super::{group::Group, scene::Scene};
 use crate::{
     Done,
+    harness::PATIENCE,
     machine::{Setting, only_in_guests},
     target::{BASE, PAGE, PAGES, Target, va},
+    trial,
 };
 
 const ALL: (u64, u64) = (BASE, PAGES);
@@ -125,11 +127,11 @@ fn cpuset() -> Done {
     group.set("cpuset.mems", "1");
     let began = Instant::now();
     while (0..8).any(|i| other_node(&mut scene.target, va(i)) == 1) {
-        assert!(began.elapsed() < Duration::from_secs(10), "nothing moves");
+        assert!(began.elapsed() < PATIENCE, "nothing moves");
         thread::sleep(Duration::from_millis(50));
     }
-    // The event that has the reason comes when the worker has moved the rest of the process too.
-    thread::sleep(Duration::from_secs(1));
+    // The event that has the reason comes when the worker has moved the rest of the process too; until then they are not told.
+    scene.wait_for("migration", 8);
     let told = scene.end();
     told.only((BASE, 8), &["migration"])
         .by_name("migration", "kworker");
@@ -155,7 +157,8 @@ fn numa_balancing() -> Done {
             target.must(libc::SYS_move_pages, &arguments);
         }
     });
-    scene.target.spin(va(3), 20);
+    let frame = scene.target.frame(3);
+    scene.target.spin(va(3), frame, 20);
     let told = scene.end();
     if told.causes_of(va(3)).is_empty() {
         return Done::Skipped("20 s of use did not make the kernel move it".to_owned());

@@ -2,11 +2,12 @@
 
 use libtest_mimic::Trial;
 
-use super::{scene::Scene, trial};
+use super::scene::Scene;
 use crate::{
     Done,
     memory::FILE_BASE,
     target::{BASE, PAGE, PAGES, va},
+    trial,
 };
 
 const ALL: (u64, u64) = (BASE, PAGES);

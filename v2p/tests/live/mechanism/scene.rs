@@ -17,6 +17,7 @@ use v2p::{
 };
 
 use crate::{
+    Again,
     harness::{Watching, address},
     target::Target,
 };
@@ -105,9 +106,25 @@ impl Scene {
             target, stranger, ..
         } = self;
         thread::scope(|scope| {
-            scope.spawn(|| _ = deed(stranger));
-            deed(target)
+            let other = scope.spawn(|| _ = deed(stranger));
+            let done = deed(target);
+            if let Err(what) = other.join() {
+                std::panic::resume_unwind(what);
+            }
+            done
         })
+    }
+
+    /// Waits until `pages` pages were told as moved for this cause.
+    pub(crate) fn wait_for(&mut self, cause: &str, pages: u64) {
+        let mut told = 0;
+        let watching = self.watching.as_mut().unwrap();
+        watching.wait_for(|r| {
+            if r["type"] == "move" && r["cause"] == cause {
+                told += r["pages"].as_u64().unwrap();
+            }
+            told >= pages
+        });
     }
 
     /// Ends the watch, and holds what it told against the truth: for each page the moves follow each other from
@@ -254,6 +271,14 @@ impl Told {
         self
     }
 
+    /// Nobody compacted meanwhile: what is asked for in large pieces wakes the kernel's own thread, which goes on for a while.
+    pub(crate) fn uncompacted(&self) -> &Self {
+        if self.moves.iter().any(|m| m["reason"] == "compaction") {
+            std::panic::panic_any(Again("the kernel compacted meanwhile".to_owned()));
+        }
+        self
+    }
+
     fn of_cause<'a>(&'a self, cause: &'a str) -> impl Iterator<Item = &'a Value> {
         self.moves.iter().filter(move |m| m["cause"] == cause)
     }
@@ -292,10 +317,6 @@ impl Told {
         println!("matrix: {mechanism}: {told}");
     }
 }
-
-/// The payload of a panic where the same is to be done again, and why: the watch told that it lost events (7.x runs hooks with preemption
-/// on, and skips one that another process's is in on that CPU); or the machine moved pages when nothing was to move.
-pub(crate) struct Again(pub(crate) String);
 
 fn at_rest(before: &BTreeMap<u64, State>, after: &BTreeMap<u64, State>) {
     let other = before

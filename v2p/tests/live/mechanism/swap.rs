@@ -4,11 +4,12 @@ use std::{ffi::CString, thread, time::Duration};
 
 use libtest_mimic::Trial;
 
-use super::{scene::Scene, trial};
+use super::scene::Scene;
 use crate::{
     Done,
     machine::swap_on_zram,
     target::{BASE, PAGES, Target, va},
+    trial,
 };
 
 const ALL: (u64, u64) = (BASE, PAGES);
@@ -32,7 +33,7 @@ fn swap_out() -> Done {
         return Done::Skipped(reason);
     }
     let mut scene = Scene::new(&[ALL], written);
-    scene.act(|target| target.page_out(va(4)));
+    scene.act(|target| target.must_page_out(va(4)));
     thread::sleep(Duration::from_millis(100));
     let told = scene.end();
     told.only((va(4), 1), &["swap-out"])
@@ -47,7 +48,7 @@ fn swap_in() -> Done {
     }
     let mut scene = Scene::showing_faults(&[ALL], |target| {
         written(target);
-        target.page_out(va(4));
+        target.must_page_out(va(4));
     });
     scene.act(|target| target.tell("write", 4));
     let told = scene.end();
@@ -64,7 +65,7 @@ fn swap_in_from_the_cache() -> Done {
     }
     let mut scene = Scene::showing_faults(&[ALL], |target| {
         written(target);
-        target.page_out(va(4));
+        target.must_page_out(va(4));
         target.fork();
     });
     scene.act(|target| target.have_child_write(va(4)));
@@ -82,7 +83,7 @@ fn out_and_in() -> Done {
     }
     let mut scene = Scene::new(&[ALL], written);
     scene.act(|target| {
-        target.page_out(va(4));
+        target.must_page_out(va(4));
         target.tell("write", 4);
     });
     let told = scene.end();
@@ -99,7 +100,7 @@ fn swapoff() -> Done {
     }
     let scene = Scene::new(&[ALL], |target| {
         written(target);
-        target.page_out(va(4));
+        target.must_page_out(va(4));
     });
     let path = CString::new("/dev/zram0").unwrap();
     // SAFETY: a path that ends in NUL.

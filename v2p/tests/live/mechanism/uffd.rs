@@ -4,11 +4,12 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use libtest_mimic::Trial;
 
-use super::{scene::Scene, tid, trial};
+use super::{scene::Scene, tid};
 use crate::{
     Done,
     memory::FILE_BASE,
     target::{PAGE, Target, va},
+    trial,
 };
 
 const COPY: u64 = 0xc028_aa03;

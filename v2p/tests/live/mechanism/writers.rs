@@ -4,12 +4,13 @@ use std::{fs, io, os::unix::fs::FileExt as _};
 
 use libtest_mimic::Trial;
 
-use super::{scene::Scene, tid, trial};
+use super::{scene::Scene, tid};
 use crate::{
     Done,
     machine::{load_module, only_in_guests},
     memory::FILE_BASE,
     target::{BASE, PAGE, PAGES, va},
+    trial,
 };
 
 const ALL: (u64, u64) = (BASE, PAGES);

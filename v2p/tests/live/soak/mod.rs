@@ -130,6 +130,8 @@ impl Churned {
     /// What it needs for that is in its memory already.
     fn start() -> Self {
         let mut target = Target::start();
+        // So that one lane has all its faults, and overflows.
+        target.stay_on_first_cpu();
         (0..3).for_each(|_| target.churn(va(0), PAGES, 10));
         Self {
             target,
