@@ -1,7 +1,7 @@
 //! Questions to the kernel's memory, answered from inside our own pread of /proc/PID/pagemap
 //! (v2p-ebpf/src/hooks/carrier.rs says why that works).
 
-use std::rc::Rc;
+use std::{rc::Rc, thread, time::Duration};
 
 use anyhow::{Result, ensure};
 use v2p_common::{
@@ -20,6 +20,9 @@ use crate::{
 
 /// How often a request is made that was not served.
 const ATTEMPTS: usize = 100;
+/// After so many, others get the time to end what is in the way.
+const AT_ONCE: usize = 10;
+const PAUSE: Duration = Duration::from_micros(100);
 
 /// The tracepoint that carries us.
 const TRACEPOINT: &str = "mmap_lock_acquire_returned";
@@ -285,7 +288,10 @@ fn ask(
     // From 7.x on tracepoints are preemptible, and the kernel skips a program that another task has been
     // preempted in on this CPU: then nothing was served, and asking again is harmless.
     let mut word = None;
-    for _ in 0..ATTEMPTS {
+    for attempt in 0..ATTEMPTS {
+        if attempt >= AT_ONCE {
+            thread::sleep(PAUSE);
+        }
         answer.status.set(status::NONE);
         request.kind.set(kind);
         let read = pagemap.word(va);

@@ -22,6 +22,8 @@ use crate::{
 const GIB: u64 = 1 << 30;
 /// A pgd lies in RAM; 64 TiB is what four levels can map, and more than machines have.
 const MAX_GIB: u64 = 64 * 1024;
+/// Our page may be on its way to another frame just then, or a page in its place; so all are tried some times.
+const ROUNDS: u32 = 3;
 /// x86-64 has at most 52 physical bits (arch/x86/include/asm/page_types.h).
 /// Memory encryption (SME, SEV, TDX) takes some away; then no candidate is ever proven.
 const PHYSICAL_MASK: u64 = (1 << 52) - 1;
@@ -71,9 +73,10 @@ pub fn learn(carrier: &mut Carrier) -> Result<DirectMap> {
     let nowhere = candidate(0, 4);
     let pgd = try_with(carrier, nowhere)?.pgd;
     let top = pgd & !(GIB - 1);
-    for k in 0..MAX_GIB {
+    let places = (0..ROUNDS).flat_map(|_| 0..MAX_GIB);
+    for k in places {
         let Some(base) = top.checked_sub(k * GIB) else {
-            break;
+            continue;
         };
         for levels in [4, 5] {
             let candidate = candidate(base, levels);

@@ -36,7 +36,7 @@ fn a_guest_that_hangs_is_stopped_with_its_last_lines() {
     let (output, errors) = run(&[
         "lab",
         "--timeout",
-        "8",
+        "15",
         "--append",
         "loglevel=7",
         "--",
@@ -47,11 +47,11 @@ fn a_guest_that_hangs_is_stopped_with_its_last_lines() {
     assert_eq!(output.status.code(), Some(2), "{errors}");
     assert!(
         errors.contains(
-            "the guest was not done after 8 s and was stopped; the last lines of its console:"
+            "the guest was not done after 15 s and was stopped; the last lines of its console:"
         ),
         "{errors}"
     );
-    assert!(start.elapsed() > Duration::from_secs(8));
+    assert!(start.elapsed() > Duration::from_secs(15));
 }
 
 #[test]

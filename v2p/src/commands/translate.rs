@@ -212,6 +212,9 @@ fn one_address(asked: &[Asked]) -> Result<VirtAddr> {
     }
 }
 
+/// How often a walk is tried that ends at a table that cannot be read.
+const WALKS: u32 = 4;
+
 /// Says the walk for `va`, from the top table down to where it ends. False: the address space is gone.
 fn levels(
     translator: &mut Translator,
@@ -220,8 +223,15 @@ fn levels(
     output: &mut Output,
 ) -> Result<bool> {
     let decoder = translator.decoder();
-    let Some(walk) = translator.carrier()?.walk(pagemap, va)? else {
-        return Ok(false);
+    let mut tries = 0;
+    let walk = loop {
+        tries += 1;
+        match translator.carrier()?.walk(pagemap, va)? {
+            None => return Ok(false),
+            // A table was freed under it.
+            Some(walk) if walk.end.is_none() && tries < WALKS => {}
+            Some(walk) => break walk,
+        }
     };
     let paging = decoder.paging.context("there is no walk")?;
     let top = if paging.levels == 5 {

@@ -106,7 +106,15 @@ impl Search {
         let (mut found, mut pages) = (Vec::new(), 0);
         for mapping in &mappings {
             let mut finder = Finder::new(&self.wanted);
-            let alive = self.translator.mapping(&pagemap, mapping, &mut finder)?;
+            let alive = match self.translator.mapping(&pagemap, mapping, &mut finder) {
+                Ok(alive) => alive,
+                Err(e) if exit::code(&e) == exit::UNSUPPORTED => return Err(e),
+                // Others are none the worse for it.
+                Err(_) => {
+                    self.unread += 1;
+                    return Ok(());
+                }
+            };
             pages += finder.pages;
             found.extend(
                 finder

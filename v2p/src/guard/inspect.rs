@@ -1,6 +1,9 @@
 //! What is looked at before anything is written: where the page is, whose it is, what it holds.
 
-use std::{fs, io, thread, time::Duration};
+use std::{
+    fs, io, thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use v2p_common::{
@@ -20,8 +23,10 @@ use crate::{
     translate::Verdict,
 };
 
-/// How often a page is looked up, a moment apart, that is being moved or that the routes do not agree on.
+/// How often at least, and how long, a page is looked up that is being moved or that the routes do not agree on: who moves it may have to
+/// wait for its turn.
 const LOOKS: u32 = 1000;
+const LOOKED_FOR: Duration = Duration::from_secs(5);
 /// After how many of them it is believed that only one route can tell.
 const DIFFERING_LOOKS: u32 = 20;
 /// How often bytes are compared that the process may be changing meanwhile.
@@ -130,28 +135,28 @@ impl Guard {
 
     /// The same, again and again while the page is being moved.
     pub(super) fn look_at_rest(&mut self, va: VirtAddr) -> Result<Sight> {
+        let start = Instant::now();
         let mut sight = self.look(va)?;
-        for look in 0..LOOKS {
+        for look in 0.. {
+            let late = look >= LOOKS && start.elapsed() >= LOOKED_FOR;
             match sight {
                 Sight::Disagree {
                     settled: Some(state),
                     ..
                 } if look >= DIFFERING_LOOKS => return Ok(Sight::Without(state)),
-                Sight::Disagree { .. } | Sight::Without(PageState::Migrating { .. }) => {}
+                // An entry like that of a migration, which stays, is that of bad memory.
+                Sight::Without(PageState::Migrating { pfn })
+                    if look >= LOOKS && frame_flags(pfn)?.has(FrameFlags::HWPOISON) =>
+                {
+                    return Ok(Sight::Without(PageState::Poisoned));
+                }
+                Sight::Disagree { .. } | Sight::Without(PageState::Migrating { .. }) if !late => {}
                 _ => return Ok(sight),
             }
             thread::sleep(Duration::from_micros(100));
             sight = self.look(va)?;
         }
-        // An entry like that of a migration, which stays, is that of bad memory.
-        Ok(match sight {
-            Sight::Without(PageState::Migrating { pfn })
-                if frame_flags(pfn)?.has(FrameFlags::HWPOISON) =>
-            {
-                Sight::Without(PageState::Poisoned)
-            }
-            other => other,
-        })
+        Ok(sight)
     }
 
     /// Where the page at `va` is; or why that is no place to write to.

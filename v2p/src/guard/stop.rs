@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result};
 
 use crate::{exit::Failure, process::Process};
 
-/// How long a thread may take to stop: one in an uninterruptible sleep does not.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a thread may take to stop: one in an uninterruptible sleep does not, and one may have to wait for its turn.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A thread that is stopped, and a signal that it was about to take.
 struct Thread {

@@ -21,6 +21,8 @@ struct Doubt {
     deed: Deed,
     pages: Range<u64>,
     change: Change,
+    /// Those of the pages that a fault was told of since.
+    answered: BTreeSet<u64>,
     /// Whether they were read since.
     read: bool,
 }
@@ -47,6 +49,7 @@ impl Doubts {
             && last.pages.start <= pages.end
         {
             last.pages = last.pages.start.min(pages.start)..last.pages.end.max(pages.end);
+            last.answered.retain(|page| !pages.contains(page));
             return;
         }
         if self.doubts.len() < MANY {
@@ -54,6 +57,7 @@ impl Doubts {
                 deed,
                 pages,
                 change,
+                answered: BTreeSet::new(),
                 read: false,
             });
         } else {
@@ -94,10 +98,34 @@ impl Doubts {
         to: PageState,
         merged: bool,
     ) -> Option<(Cause, &Change)> {
-        let about = self.doubts.iter().rev().filter(|d| d.pages.contains(&page));
-        about
+        self.about(page)
             .filter_map(|d| Some((d.deed.cause(page, from, to, merged)?, &d.change)))
             .next()
+    }
+
+    /// The same, of what was done since a fault on the page was told.
+    pub(super) fn explain_anew(
+        &self,
+        page: u64,
+        from: PageState,
+        to: PageState,
+        merged: bool,
+    ) -> Option<(Cause, &Change)> {
+        self.about(page)
+            .filter(|d| !d.answered.contains(&page))
+            .filter_map(|d| Some((d.deed.cause(page, from, to, merged)?, &d.change)))
+            .next()
+    }
+
+    fn about(&self, page: u64) -> impl Iterator<Item = &Doubt> {
+        let about = move |doubt: &&Doubt| doubt.pages.contains(&page);
+        self.doubts.iter().rev().filter(about)
+    }
+
+    /// A fault on `page` was told.
+    pub(super) fn answer(&mut self, page: u64) {
+        let about = self.doubts.iter_mut().filter(|d| d.pages.contains(&page));
+        about.for_each(|doubt| _ = doubt.answered.insert(page));
     }
 
     /// The ranges that must be read now, in order and apart; they count as read.

@@ -74,20 +74,30 @@ impl Ledger {
             if !self.is_asked(page) {
                 continue;
             }
-            if from == to {
+            let merged = self.merged.contains(&page);
+            // Not there when the fault came, but the ledger has it: it was taken away before, and we may know by what. Where the same
+            // frame came again that was no other fault's doing.
+            let taken = match from == to {
+                _ if there => None,
+                true if self.sees_removals => None,
+                true => self
+                    .doubts
+                    .explain_anew(page, from, PageState::Absent, merged),
+                false => self.doubts.explain(page, from, PageState::Absent, merged),
+            };
+            let is_as_before = from == to && taken.is_none();
+            if let Some((cause, taken)) = taken {
+                moves.push(page, from, PageState::Absent, cause, taken);
+                from = PageState::Absent;
+            }
+            if !self.sees_removals {
+                self.doubts.answer(page);
+            }
+            if is_as_before {
                 if contested {
                     self.contests.add(page, &fault.header);
                 }
                 continue;
-            }
-            let merged = self.merged.contains(&page);
-            // Not there when the fault came, but the ledger has it: it was taken away before, and we may know by what.
-            if !there
-                && let Some((cause, taken)) =
-                    self.doubts.explain(page, from, PageState::Absent, merged)
-            {
-                moves.push(page, from, PageState::Absent, cause, taken);
-                from = PageState::Absent;
             }
             let cause = match filled(from, to, merged) {
                 // Nothing puts a huge page in the place of base pages within a fault: they were collapsed, and this is

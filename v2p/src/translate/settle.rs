@@ -52,12 +52,8 @@ pub(super) fn settle(
             decoder.entry(end.level, end.entry, page.va).0,
         );
         settled = decoder.settle(again, word, walked);
-        match last.replace(states) {
-            Some(before) if before != states => changes = true,
-            // What only one route can tell, and tells twice.
-            Some(_) if settled.verdict == Verdict::Single => return Ok(Some(settled)),
-            _ => {}
-        }
+        // What only one route can tell it must tell each time: a page that comes and goes looks so once.
+        changes |= last.replace(states).is_some_and(|before| before != states);
     }
     if changes {
         settled.verdict = Verdict::Moved;

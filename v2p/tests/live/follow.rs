@@ -161,6 +161,8 @@ fn cow_in_child() -> Done {
 
 fn cow_in_parent() -> Done {
     let mut target = Target::start();
+    // A page that is in the batch of another CPU is copied for the last one that has it, too.
+    target.stay_on_first_cpu();
     let before = target.tell("write", 3);
     let watching = followed(&target);
     let child = target.fork();

@@ -3,7 +3,10 @@
 use std::{
     fs::File,
     io::{BufRead as _, BufReader},
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt as _},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
@@ -29,6 +32,15 @@ pub(crate) fn v2p() -> Command {
     let mut command = Command::new(path);
     command.stdin(Stdio::null());
     command
+}
+
+/// The same through a descriptor, which is to stay open until it runs: a user need not be able to reach the folder that the build lies in.
+pub(crate) fn v2p_by_descriptor() -> std::io::Result<(Command, File)> {
+    let program = File::open(v2p().get_program())?;
+    rustix::io::fcntl_setfd(&program, rustix::io::FdFlags::empty())?;
+    let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+    command.stdin(Stdio::null());
+    Ok((command, program))
 }
 
 /// Runs it to its end.

@@ -97,14 +97,14 @@ pub(crate) fn page_out(place: *mut u8) -> u64 {
     let pagemap = Pagemap::of_self().unwrap();
     let page = VirtAddr(place as u64);
     for _ in 0..100 {
-        // A page that was just written may still be in a batch of another CPU, which only this drains
-        // (lru_add_drain_all in sysctl_compaction_handler, mm/compaction.c).
-        let _ = fs::write("/proc/sys/vm/compact_memory", "1");
         advise(place, MADV_PAGEOUT);
         let word = pagemap.word(page).unwrap().unwrap();
         if matches!(word.state(), PagemapState::SwapEntry { .. }) {
             return 1;
         }
+        // A page that was just written may still be in a batch of another CPU, which only this drains
+        // (lru_add_drain_all in sysctl_compaction_handler, mm/compaction.c).
+        let _ = fs::write("/proc/sys/vm/compact_memory", "1");
         thread::sleep(std::time::Duration::from_millis(10));
     }
     0

@@ -166,7 +166,7 @@ fn setuid() -> Done {
     target.tell("write", 1);
     target.execute();
     // By then the watch has seen the exec.
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    std::thread::sleep(std::time::Duration::from_secs(2));
     let pfn = target.tell("write", 5);
     let (records, _) = watching.interrupt();
     std::fs::remove_dir_all(&folder).unwrap();

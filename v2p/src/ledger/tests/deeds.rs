@@ -189,3 +189,39 @@ fn a_huge_page_of_which_one_page_is_asked_about_is_copied_not_collapsed() {
     assert_eq!((moves.len(), moves[0].cause), (1, Cause::Cow));
     assert_eq!(moves[0].to, present(512 * 9 + 7));
 }
+
+/// Where removals are seen by no hook: what a system call took away, and a fault brought back before anybody read.
+#[test]
+fn a_page_that_comes_back_in_the_same_frame_was_away() {
+    let discarded = || Event::Look(look(how::ZAP, 1, 28));
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    assert!(ledger.apply(&discarded()).is_empty());
+    let told =
+        |moves: Vec<Move>| -> Vec<_> { moves.iter().map(|m| (m.from, m.to, m.cause)).collect() };
+    let away_and_back = [
+        (present(7), PageState::Absent, Cause::Discard),
+        (PageState::Absent, present(7), Cause::FirstTouch),
+    ];
+    let fault = fault(VA, pte(7), 0);
+    assert_eq!(told(ledger.apply(&fault)), away_and_back);
+    // Another thread came to the same page at the same time.
+    assert_eq!(told(ledger.apply(&fault)), []);
+    // Once more, as one doubt with the first.
+    assert!(ledger.apply(&discarded()).is_empty());
+    assert_eq!(told(ledger.apply(&fault)), away_and_back);
+    assert_eq!(told(reread(&mut ledger, &[word(0, 7)])), []);
+    // Nothing was done to it since.
+    assert_eq!(told(ledger.apply(&fault)), []);
+}
+
+#[test]
+fn a_page_that_is_gone_again_by_the_end_of_its_fault_is_known_to_be() {
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    assert!(ledger.apply(&Event::Look(look(how::ZAP, 1, 28))).is_empty());
+    let gone = ledger.apply(&fault(VA, 0, 0));
+    assert_eq!((gone.len(), gone[0].to), (1, PageState::Absent));
+    let came = ledger.apply(&fault(VA, pte(7), 0));
+    assert_eq!((came.len(), came[0].from), (1, PageState::Absent));
+}

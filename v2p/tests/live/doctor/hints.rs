@@ -50,7 +50,7 @@ fn all(change: impl Fn(&mut Command), stopped: &[(&str, &str)]) {
     let own = format!("{:#x}", &raw const *byte as u64);
     let run = |line: &str| {
         let line = line.replace("PID", &pid).replace("ADDR", &own);
-        let mut command = harness::v2p();
+        let (mut command, _program) = harness::v2p_by_descriptor().unwrap();
         command.args(line.split(' '));
         change(&mut command);
         command.output().expect("v2p runs")

@@ -79,7 +79,7 @@ fn not_root() -> Done {
     if expected_devmem().is_none() {
         return skipped(DOES_NOT_OPEN);
     }
-    let mut command = harness::v2p();
+    let (mut command, _program) = harness::v2p_by_descriptor().unwrap();
     command.args(["doctor", "--json"]).uid(65534).gid(65534);
     let report = Report::of(&command.output().expect("v2p runs"));
     report.assert_denied("root", "EACCES");

@@ -4,12 +4,9 @@ use std::{
     ffi::CStr,
     fs::{self, File},
     io,
-    os::{
-        fd::AsRawFd as _,
-        unix::{fs::PermissionsExt as _, process::CommandExt as _},
-    },
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::PathBuf,
-    process::{Command, Output, Stdio},
+    process::{Output, Stdio},
     sync::mpsc::{RecvTimeoutError, channel},
     thread,
 };
@@ -46,13 +43,10 @@ pub(super) struct Ran {
 /// of stderr (`mute`, `fullmute`); at a `terminal`.
 pub(super) fn run(who: &str, place: &str, arguments: &[&str]) -> io::Result<Ran> {
     let folder = Folder::new()?;
-    // Through a descriptor: a user need not be able to reach the folder that the build lies in.
-    let program = File::open(harness::v2p().get_program())?;
-    rustix::io::fcntl_setfd(&program, rustix::io::FdFlags::empty())?;
-    let through = format!("/proc/self/fd/{}", program.as_raw_fd());
+    let (through, _program) = harness::v2p_by_descriptor()?;
     let mut command = match place {
         "noproc" => harness::v2p(),
-        _ => Command::new(through),
+        _ => through,
     };
     command
         .args(arguments)

@@ -21,6 +21,7 @@ use v2p::{
 };
 
 use crate::{
+    Again,
     harness::expected_devmem,
     target::{BASE, Target, va},
 };
@@ -94,7 +95,14 @@ impl Scene {
 
     fn job(&mut self, job: &Job<'_>, disturb: &mut dyn FnMut(Step) -> anyhow::Result<()>) -> Write {
         let Self { guard, runtime } = self;
-        runtime.block_on(guard.write(job, disturb)).unwrap()
+        let control = guard.programs().control();
+        let before = control.account.lost.get();
+        let said = runtime.block_on(guard.write(job, disturb)).unwrap();
+        if said.lost > control.account.lost.get() - before {
+            let skipped = guard.programs().skipped();
+            std::panic::panic_any(Again(format!("skipped by the kernel: {skipped:?}")));
+        }
+        said
     }
 }
 

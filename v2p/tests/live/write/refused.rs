@@ -137,6 +137,8 @@ fn length() -> Done {
 
 fn file() -> Done {
     let (mut target, mut scene) = scene(1);
+    // Or the first stay in the batch of another.
+    target.stay_on_first_cpu();
     target.private_file(BATCH + 1);
     (0..BATCH).for_each(|i| target.touch(FILE_BASE + i * PAGE));
     assert_refused(&scene.write(FILE_BASE + 8, &NEW), "file");
@@ -151,6 +153,7 @@ fn shared_mapping() -> Done {
     const ANONYMOUS: u64 = 0x21;
     const FIXED_NOREPLACE: u64 = 0x10_0000;
     let (mut target, mut scene) = scene(1);
+    target.stay_on_first_cpu();
     let flags = ANONYMOUS | FIXED_NOREPLACE;
     let nobody = u64::MAX;
     let len = BATCH * PAGE;

@@ -244,7 +244,8 @@ fn guarded(storm: &mut Storm, scene: &mut Scene, pause: Duration, n: u64) -> Row
         let (is_there, was_wiped) = (value == token, wiped > writing);
         row.count(Some(said.verdict), is_there, was_wiped);
         // What is to fail the test is told in full.
-        let unexplained = said.verdict == Verdict::Unproven && !was_wiped;
+        let unexplained = said.verdict == Verdict::Unproven && !was_wiped && said.lost == 0;
+        row.unexplained += u64::from(unexplained);
         if unexplained || said.pinned && said.verdict != Verdict::Landed {
             println!("storm: {said:?}");
         }

@@ -22,7 +22,7 @@ pub(super) struct Row {
     pub(super) wrote_after_all: u64,
     /// The bytes are not there, and the page was thrown away while it was written to, or since: nobody can say more.
     pub(super) thrown: u64,
-    /// Called unproven, though that was not so.
+    /// Called unproven, though that was not so, and no events were lost.
     pub(super) unexplained: u64,
     /// What the storm did.
     pub(super) deeds: [u64; 4],
@@ -52,7 +52,6 @@ impl Row {
         let strayed = !is_there && !was_wiped;
         let written = !matches!(verdict, Some(Verdict::Moved | Verdict::Refused));
         self.thrown += u64::from(written && !is_there && was_wiped);
-        self.unexplained += u64::from(verdict == Some(Verdict::Unproven) && !was_wiped);
         match verdict {
             None | Some(Verdict::Landed) if strayed => {
                 self.strays += 1;
