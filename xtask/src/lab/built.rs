@@ -11,7 +11,7 @@ use super::{
 use crate::{cache, root, setup, shell};
 
 /// What the kernel's own build needs, and a sign that it is there.
-const TOOLS: [(&str, &str); 10] = [
+const TOOLS: [(&str, &str); 11] = [
     ("make", "make"),
     ("gcc", "gcc"),
     ("flex", "flex"),
@@ -20,6 +20,7 @@ const TOOLS: [(&str, &str); 10] = [
     // scripts/bpf_doc.py, which resolve_btfids wants.
     ("python3", "python3"),
     ("xz", "xz-utils"),
+    ("lz4", "lz4"),
     ("pahole", "dwarves"),
     ("/usr/include/gelf.h", "libelf-dev"),
     ("/usr/include/stdio.h", "libc6-dev"),
