@@ -17,8 +17,8 @@ pub struct Lane {
     pub written: Word,
     /// The last thread that was told a fault of, and its faults until then.
     pub last: [Word; 2],
-    /// The access that the last fault on this CPU came of, as [`Access::pack`] has it.
-    pub access: Word,
+    /// What was known of the last fault on this CPU as it came, as [`Came::pack`] has it.
+    pub came: Word,
     /// Times that a program was run for a fault on this CPU, whoever's.
     pub runs: Word,
     _apart: [Word; 11],
@@ -46,51 +46,52 @@ pub struct Slot {
     pub mm: u64,
 }
 
-/// What a fault came of, before it is served: who, where, and how the CPU meant it.
+/// What is known of a fault before it is served: who, where, and one of [`fault`]'s flags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Access {
+pub struct Came {
     /// The thread.
     pub tid: u32,
     /// Number of the page.
     pub page: u64,
-    /// The CPU's error code.
-    pub error: u64,
+    /// The kind of access, or that nothing was there.
+    pub flag: u32,
 }
 
-impl Access {
+impl Came {
     /// X86_PF_WRITE and X86_PF_INSTR (arch/x86/include/asm/trap_pf.h): the CPU's own numbers.
     const WRITE: u64 = 1 << 1;
     const INSTRUCTION: u64 = 1 << 4;
     /// Where the page's low bits are: more than this fit no word.
     const PAGE: u32 = 32;
 
-    /// All in one word, so that it is written and read whole. Never 0.
+    /// The kind of access that the CPU's error code means: one of [`fault`]'s flags.
     #[inline(always)]
-    pub const fn pack(self) -> u64 {
-        let kind = if self.error & Self::INSTRUCTION != 0 {
+    pub const fn access(error: u64) -> u32 {
+        if error & Self::INSTRUCTION != 0 {
             fault::EXECUTE
-        } else if self.error & Self::WRITE != 0 {
+        } else if error & Self::WRITE != 0 {
             fault::WRITE
         } else {
             fault::READ
-        };
+        }
+    }
+
+    /// All in one word, so that it is written and read whole.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
         self.page << Self::PAGE
-            | (kind as u64) << PID_BITS
+            | (self.flag as u64 & 0xff) << PID_BITS
             | (self.tid as u64 & ((1 << PID_BITS) - 1))
     }
 
-    /// The kind of access, one of [`fault`]'s, that `packed` has for this thread and page; 0: it is of another.
+    /// The flag that `packed` has for this thread and page; 0: it is of another.
     #[inline(always)]
-    pub const fn kind(packed: u64, tid: u32, page: u64) -> u32 {
-        let of = Self {
-            tid,
-            page,
-            error: 0,
-        };
-        let kind = packed >> PID_BITS & 0xff;
+    pub const fn flag(packed: u64, tid: u32, page: u64) -> u32 {
+        let of = Self { tid, page, flag: 0 };
+        let flag = packed >> PID_BITS & 0xff;
         let other = of.pack() ^ packed;
         if other & !(0xff << PID_BITS) == 0 {
-            kind as u32
+            flag as u32
         } else {
             0
         }
@@ -167,14 +168,17 @@ mod tests {
     }
 
     #[test]
-    fn an_access_is_known_by_its_thread_and_page_alone() {
+    fn what_a_fault_came_of_is_known_by_its_thread_and_page_alone() {
         for (error, kind) in [(4, fault::READ), (7, fault::WRITE), (0x14, fault::EXECUTE)] {
+            assert_eq!(Came::access(error), kind);
+        }
+        for flag in [fault::READ, fault::WRITE, fault::EXECUTE, fault::EMPTY] {
             let (tid, page) = (0x3f_ffff, 0x7_ffff_ffff);
-            let packed = Access { tid, page, error }.pack();
-            assert_eq!(Access::kind(packed, tid, page), kind);
-            assert_eq!(Access::kind(packed, tid - 1, page), 0);
-            assert_eq!(Access::kind(packed, tid, page - 1), 0);
-            assert_eq!(Access::kind(0, tid, page), 0);
+            let packed = Came { tid, page, flag }.pack();
+            assert_eq!(Came::flag(packed, tid, page), flag);
+            assert_eq!(Came::flag(packed, tid - 1, page), 0);
+            assert_eq!(Came::flag(packed, tid, page - 1), 0);
+            assert_eq!(Came::flag(0, tid, page), 0);
         }
     }
 

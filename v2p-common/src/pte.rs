@@ -154,6 +154,13 @@ impl Entry {
         self.0 & PRESENT != 0
     }
 
+    /// Whether the bits that name a frame are the same in both, and not 0.
+    #[inline(always)]
+    pub const fn has_frame_of(self, other: Self) -> bool {
+        const FRAME: u64 = (1 << 52) - (1 << 12);
+        self.0 & FRAME != 0 && (self.0 ^ other.0) & FRAME == 0
+    }
+
     /// Whether a present entry of a page table is marked as having no page behind it that the kernel keeps account of: a
     /// device's memory, a page that the kernel maps itself, or the zero page (`_PAGE_SPECIAL`, set by pte_mkspecial in
     /// arch/x86/include/asm/pgtable.h, 6.1 to 7.3).

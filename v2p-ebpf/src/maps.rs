@@ -54,7 +54,7 @@ pub(crate) fn slot(number: u32) -> Option<*mut Slot> {
 /// Threads of the target that are in a fault on a page that was there, and its address. A fault that ends badly leaves
 /// its entry to the thread's next one, or to be evicted.
 #[map]
-pub(crate) static PROTECTION: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
+pub(crate) static PROTECTION: LruHashMap<u32, [u64; 2]> = LruHashMap::with_max_entries(4096, 0);
 
 /// Threads that are taking entries out of an address space that is watched. One whose end the kernel told nobody stays until its next.
 #[map]

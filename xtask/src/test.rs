@@ -51,7 +51,10 @@ fn everything(
     // First, since tests on this machine boot guests too, and wait for each as long as one takes that is there. One after the
     // other: packages are installed, and kernels built with all cores.
     let prepare = |guest: &&'static Guest| {
-        let try_to = || lab::prepare(&guest.options(), &executables);
+        let try_to = || match shell::interrupted() {
+            true => Err(anyhow::anyhow!("interrupted")),
+            false => lab::prepare(&guest.options(), &executables),
+        };
         let kernel = try_to().or_else(|e| {
             // A package's server may have been away for a moment.
             shell::step(&format!("{}: once more, since: {e:#}", guest.title()));

@@ -102,6 +102,8 @@ pub mod fault {
     pub const EXECUTE: u32 = 1 << 4;
     /// Entries were being taken out of the address space meanwhile, or of another that is watched.
     pub const CONTESTED: u32 = 1 << 5;
+    /// There was nothing as it came: no page, and no entry of one elsewhere. Not set where that is not known.
+    pub const EMPTY: u32 = 1 << 6;
 }
 
 /// Bytes of a task's name in the kernel (TASK_COMM_LEN), NUL-terminated.

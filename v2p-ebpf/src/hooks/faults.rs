@@ -6,7 +6,7 @@
 //! pays. Faults that get_user_pages takes on the target's behalf raise neither.
 //!
 //! Where no other hook tells what happens to a page between two faults, the event page-faults is asked too, which fires as a fault comes (do_user_addr_fault, arch/x86/mm/fault.c,
-//! 6.1 to 7.3): a page that is there then was not taken away before. Where the kind of access is asked for, the tracepoints do both,
+//! 6.1 to 7.3): what is there then, and is replaced, was not taken away before. Where the kind of access is asked for, the tracepoints do both,
 //! for the error code alone says what the CPU wanted; but every process pays for those, some 80 ns a fault (6.18).
 
 use aya_ebpf::{
@@ -17,7 +17,7 @@ use v2p_common::{
     VirtAddr,
     control::Control,
     event::fault,
-    lane::{Access, Lane},
+    lane::{Came, Lane},
     pte::Entry,
 };
 
@@ -73,8 +73,16 @@ fn address_of(ctx: &PerfEventContext) -> Option<(u64, Space)> {
 #[inline(always)]
 fn begins(ctx: &PerfEventContext) -> Option<()> {
     let (va, space) = address_of(ctx)?;
-    let there = walk_in_place(space.control, va).is_some_and(|end| Entry(end.entry).is_present());
-    remember(space.control, task::tid(), va, there);
+    let (tid, page) = (task::tid(), VirtAddr(va).page_number());
+    let (_, lane) = emit::lane()?;
+    lane.came.set(0);
+    // What could not be read is not known to be empty.
+    let entry = Entry(walk_in_place(space.control, va)?.entry);
+    if entry == Entry(0) {
+        let flag = fault::EMPTY;
+        lane.came.set(Came { tid, page, flag }.pack());
+    }
+    remember(space.control, tid, va, entry);
     Some(())
 }
 
@@ -85,17 +93,19 @@ fn error_code(ctx: &RawTracePointContext) -> Option<()> {
     let (va, error): (u64, u64) = (ctx.arg(0), ctx.arg(2));
     let (tid, page) = (task::tid(), VirtAddr(va).page_number());
     if let Some((_, lane)) = emit::lane() {
-        lane.access.set(Access { tid, page, error }.pack());
+        let flag = Came::access(error);
+        lane.came.set(Came { tid, page, flag }.pack());
     }
-    remember(control, tid, va, error & PROT != 0);
+    // That there was one, not which.
+    remember(control, tid, va, Entry(error & PROT));
     Some(())
 }
 
-/// Keeps for [`was_there`] whether the page at `va` is there as a fault of this thread comes.
+/// Keeps for [`was_there`] what is there at `va` as a fault of this thread comes.
 #[inline(always)]
-fn remember(control: &Control, tid: u32, va: u64, there: bool) {
+fn remember(control: &Control, tid: u32, va: u64, entry: Entry) {
     let protected = &control.account.protected;
-    if !there {
+    if !entry.is_present() {
         // What is left of a fault that ended badly is not about this one.
         if protected.get() != 0 && maps::PROTECTION.remove(tid).is_ok() {
             atomic::decrement(protected);
@@ -104,28 +114,28 @@ fn remember(control: &Control, tid: u32, va: u64, there: bool) {
     }
     // SAFETY: only this thread writes its own value.
     let known = unsafe { maps::PROTECTION.get(tid) }.is_some();
-    let page = VirtAddr(va).page_number();
+    let found = [VirtAddr(va).page_number(), entry.0];
     // A full map costs the name of a cause, not an event.
-    if maps::PROTECTION.insert(tid, page, 0).is_ok() && !known {
+    if maps::PROTECTION.insert(tid, found, 0).is_ok() && !known {
         atomic::increment(protected);
     }
 }
 
-/// Whether the page at `va` was there before this fault, as far as [`remember`] was told.
+/// Whether a page was at `va` before this fault, other than the one of `now`, as far as [`remember`] was told: that one may have
+/// been brought by a fault of another thread, which is told later.
 #[inline(always)]
-fn was_there(control: &Control, tid: u32, va: u64) -> bool {
+fn was_there(control: &Control, tid: u32, va: u64, now: Entry) -> bool {
     if control.account.protected.get() == 0 {
         return false;
     }
     // SAFETY: only this thread writes its own value.
-    let Some(at) = (unsafe { maps::PROTECTION.get(tid) }) else {
+    let Some([page, entry]) = (unsafe { maps::PROTECTION.get(tid) }).copied() else {
         return false;
     };
-    let there = *at == VirtAddr(va).page_number();
     if maps::PROTECTION.remove(tid).is_ok() {
         atomic::decrement(&control.account.protected);
     }
-    there
+    page == VirtAddr(va).page_number() && !Entry(entry).has_frame_of(now)
 }
 
 /// Walks the running task's tables.
@@ -162,22 +172,22 @@ fn after(ctx: &PerfEventContext, major: u32) -> Option<()> {
     if is_told(lane, tid) {
         return None;
     }
-    let protection = if was_there(control, tid, va) {
-        fault::PROTECTION
-    } else {
-        0
-    };
     // Known where the thread was not moved to another CPU meanwhile, and no other of the target's came between.
-    let access = Access::kind(lane.access.get(), tid, VirtAddr(va).page_number());
+    let came = Came::flag(lane.came.get(), tid, VirtAddr(va).page_number());
     let quiet = emit::Quiet::now(control);
     let end = walk_in_place(control, va);
+    let now = Entry(end.map_or(0, |end| end.entry));
+    let protection = match was_there(control, tid, va, now) {
+        true => fault::PROTECTION,
+        false => 0,
+    };
     debug!(ctx, "fault at {:x}, major {}", va, major);
     let brought = Brought {
         mm: space.mm,
         va,
-        entry: end.map_or(0, |end| end.entry),
+        entry: now.0,
         level: end.map_or(u32::MAX, |end| end.level as u32),
-        flags: major | protection | access,
+        flags: major | protection | came,
     };
     emit::emit_fault(control, (cpu, lane), tid, &brought, quiet)
 }

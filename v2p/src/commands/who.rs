@@ -103,16 +103,16 @@ impl Search {
                 return Ok(());
             }
         };
-        let (mut found, mut pages) = (Vec::new(), 0);
+        let (mut found, mut pages, mut whole) = (Vec::new(), 0, true);
         for mapping in &mappings {
             let mut finder = Finder::new(&self.wanted);
             let alive = match self.translator.mapping(&pagemap, mapping, &mut finder) {
                 Ok(alive) => alive,
                 Err(e) if exit::code(&e) == exit::UNSUPPORTED => return Err(e),
-                // Others are none the worse for it.
+                // Others are none the worse for it, and what was found is so.
                 Err(_) => {
-                    self.unread += 1;
-                    return Ok(());
+                    whole = false;
+                    break;
                 }
             };
             pages += finder.pages;
@@ -126,7 +126,10 @@ impl Search {
                 return Ok(());
             }
         }
-        self.processes += 1;
+        match whole {
+            true => self.processes += 1,
+            false => self.unread += 1,
+        }
         self.pages += pages;
         self.mappings += found.len() as u64;
         found.iter().try_for_each(|record| output.record(record))

@@ -21,10 +21,16 @@ struct Doubt {
     deed: Deed,
     pages: Range<u64>,
     change: Change,
-    /// Those of the pages that a fault was told of since.
-    answered: BTreeSet<u64>,
+    /// Pages whose removal it has explained: the next one had another reason.
+    used: BTreeSet<u64>,
     /// Whether they were read since.
     read: bool,
+}
+
+impl Doubt {
+    fn is_about(&self, page: u64) -> bool {
+        self.pages.contains(&page) && !self.used.contains(&page)
+    }
 }
 
 /// All doubts.
@@ -49,7 +55,13 @@ impl Doubts {
             && last.pages.start <= pages.end
         {
             last.pages = last.pages.start.min(pages.start)..last.pages.end.max(pages.end);
-            last.answered.retain(|page| !pages.contains(page));
+            let again: Vec<u64> = last.used.range(pages).copied().collect();
+            if !again.is_empty() {
+                last.change = change;
+            }
+            for page in again {
+                last.used.remove(&page);
+            }
             return;
         }
         if self.doubts.len() < MANY {
@@ -57,7 +69,7 @@ impl Doubts {
                 deed,
                 pages,
                 change,
-                answered: BTreeSet::new(),
+                used: BTreeSet::new(),
                 read: false,
             });
         } else {
@@ -98,34 +110,26 @@ impl Doubts {
         to: PageState,
         merged: bool,
     ) -> Option<(Cause, &Change)> {
-        self.about(page)
+        let about = self.doubts.iter().rev().filter(|d| d.is_about(page));
+        about
             .filter_map(|d| Some((d.deed.cause(page, from, to, merged)?, &d.change)))
             .next()
     }
 
-    /// The same, of what was done since a fault on the page was told.
-    pub(super) fn explain_anew(
-        &self,
+    /// What took `page` away, the latest first; it explains that once.
+    pub(super) fn take(
+        &mut self,
         page: u64,
         from: PageState,
-        to: PageState,
         merged: bool,
-    ) -> Option<(Cause, &Change)> {
-        self.about(page)
-            .filter(|d| !d.answered.contains(&page))
-            .filter_map(|d| Some((d.deed.cause(page, from, to, merged)?, &d.change)))
-            .next()
-    }
-
-    fn about(&self, page: u64) -> impl Iterator<Item = &Doubt> {
-        let about = move |doubt: &&Doubt| doubt.pages.contains(&page);
-        self.doubts.iter().rev().filter(about)
-    }
-
-    /// A fault on `page` was told.
-    pub(super) fn answer(&mut self, page: u64) {
-        let about = self.doubts.iter_mut().filter(|d| d.pages.contains(&page));
-        about.for_each(|doubt| _ = doubt.answered.insert(page));
+    ) -> Option<(Cause, Change)> {
+        let about = self.doubts.iter_mut().rev().filter(|d| d.is_about(page));
+        let gone = PageState::Absent;
+        let (cause, doubt) = about
+            .filter_map(|d| Some((d.deed.cause(page, from, gone, merged)?, d)))
+            .next()?;
+        doubt.used.insert(page);
+        Some((cause, doubt.change))
     }
 
     /// The ranges that must be read now, in order and apart; they count as read.

@@ -66,6 +66,12 @@ impl Ledger {
         let there = fault.flags & fault::PROTECTION != 0;
         let contested = self.is_contested(fault);
         let was_huge = self.is_huge(&pages);
+        // A base page may have come back in the frame that it had. With more threads, another may have brought it before this fault ended, and
+        // before its removal was told. Where removals come as events it is known to be away.
+        let came_back = fault.flags & fault::EMPTY != 0
+            && level == Level::Pte
+            && !self.sees_removals
+            && !self.contests.has_rivals();
         for page in pages.clone() {
             self.in_transit.remove(&page);
             self.told(page);
@@ -75,23 +81,16 @@ impl Ledger {
                 continue;
             }
             let merged = self.merged.contains(&page);
-            // Not there when the fault came, but the ledger has it: it was taken away before, and we may know by what. Where the same
-            // frame came again that was no other fault's doing.
-            let taken = match from == to {
-                _ if there => None,
-                true if self.sees_removals => None,
-                true => self
-                    .doubts
-                    .explain_anew(page, from, PageState::Absent, merged),
-                false => self.doubts.explain(page, from, PageState::Absent, merged),
+            // Not there when the fault came, but the ledger has it: it was taken away before, and we may know by what.
+            let was_away = !there && (from != to || came_back);
+            let taken = match was_away {
+                true => self.doubts.take(page, from, merged),
+                false => None,
             };
             let is_as_before = from == to && taken.is_none();
             if let Some((cause, taken)) = taken {
-                moves.push(page, from, PageState::Absent, cause, taken);
+                moves.push(page, from, PageState::Absent, cause, &taken);
                 from = PageState::Absent;
-            }
-            if !self.sees_removals {
-                self.doubts.answer(page);
             }
             if is_as_before {
                 if contested {

@@ -234,9 +234,12 @@ impl Tracer {
         self.control.target.mm.get() == 0
     }
 
-    /// Has the programs report of `mm` as the target's.
-    pub fn resume(&self, mm: u64) {
-        self.control.target.mm.set(mm);
+    /// Has the programs report of `mm` as the target's, where they report of none. False: they report of another by now.
+    pub fn resume(&self, mm: u64) -> bool {
+        // SAFETY: an aligned word of the map, which the programs read and write whole.
+        let target = unsafe { AtomicU64::from_ptr(self.control.target.mm.as_ptr()) };
+        let (order, failed) = (Ordering::SeqCst, Ordering::SeqCst);
+        target.compare_exchange(0, mm, order, failed).is_ok()
     }
 
     /// Has the programs report of the address space `mm` no more, where it ended and they were not told.

@@ -57,8 +57,8 @@ impl Session<'_> {
             && self.tracer.has_no_target()
             && let Some(space) = state.family.spaces.get(at)
             && space.is_there()
+            && self.tracer.resume(exec.header.mm)
         {
-            self.tracer.resume(exec.header.mm);
             missed(state);
         }
         // Its number may be another's by now, whose pages they would be.

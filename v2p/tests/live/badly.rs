@@ -45,6 +45,14 @@ fn refused_then_punched() -> Done {
         assert_eq!(first["from"]["pfn"], old, "{told:?}");
         assert_eq!(last["to"]["pfn"], new, "{told:?}");
         assert!(told.iter().all(|r| r["cause"] != "cow"), "{told:?}");
+        // What says so where no function is hooked.
+        let hooks = records[0]["hooks"].as_array().unwrap();
+        let has = |name: &str| hooks.iter().any(|hook| hook == name);
+        let by = match more {
+            [] => "page-faults",
+            _ => "page_fault_user",
+        };
+        assert!(has("try_to_unmap_one") || has(by), "{}", records[0]);
     }
     Done::Passed
 }

@@ -194,25 +194,38 @@ fn a_huge_page_of_which_one_page_is_asked_about_is_copied_not_collapsed() {
 #[test]
 fn a_page_that_comes_back_in_the_same_frame_was_away() {
     let discarded = || Event::Look(look(how::ZAP, 1, 28));
-    let mut ledger = Ledger::new(None, PAGING);
-    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
-    assert!(ledger.apply(&discarded()).is_empty());
     let told =
         |moves: Vec<Move>| -> Vec<_> { moves.iter().map(|m| (m.from, m.to, m.cause)).collect() };
     let away_and_back = [
         (present(7), PageState::Absent, Cause::Discard),
         (PageState::Absent, present(7), Cause::FirstTouch),
     ];
-    let fault = fault(VA, pte(7), 0);
-    assert_eq!(told(ledger.apply(&fault)), away_and_back);
-    // Another thread came to the same page at the same time.
-    assert_eq!(told(ledger.apply(&fault)), []);
+    let on_nothing = fault_of(fault::EMPTY, pte(7), 0);
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    // What is not known to have been away is not told.
+    assert!(ledger.apply(&discarded()).is_empty());
+    assert_eq!(told(ledger.apply(&fault_of(0, pte(7), 0))), []);
+    assert_eq!(told(ledger.apply(&on_nothing)), away_and_back);
+    // One removal explains one.
+    assert_eq!(told(ledger.apply(&on_nothing)), []);
+    let another = told(ledger.apply(&fault_of(fault::EMPTY, pte(9), 0)));
+    assert_eq!(another, [(present(7), present(9), Cause::Unknown)]);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
     // Once more, as one doubt with the first.
     assert!(ledger.apply(&discarded()).is_empty());
-    assert_eq!(told(ledger.apply(&fault)), away_and_back);
+    assert_eq!(told(ledger.apply(&on_nothing)), away_and_back);
     assert_eq!(told(reread(&mut ledger, &[word(0, 7)])), []);
-    // Nothing was done to it since.
-    assert_eq!(told(ledger.apply(&fault)), []);
+}
+
+#[test]
+fn with_more_threads_a_page_that_comes_back_in_the_same_frame_is_not_told() {
+    let mut ledger = Ledger::new(None, PAGING).weighing_contests(true);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    let mut discarded = look(how::ZAP, 1, 28);
+    discarded.header.tid += 1;
+    assert!(ledger.apply(&Event::Look(discarded)).is_empty());
+    assert!(ledger.apply(&fault_of(fault::EMPTY, pte(7), 0)).is_empty());
 }
 
 #[test]

@@ -16,7 +16,7 @@ use v2p::{
     common::VirtAddr,
     guard::{Guard, Job, Step, undisturbed},
     process::Process,
-    record::Write,
+    record::{Verdict, Write},
     tracer::Wanted,
 };
 
@@ -94,15 +94,25 @@ impl Scene {
     }
 
     fn job(&mut self, job: &Job<'_>, disturb: &mut dyn FnMut(Step) -> anyhow::Result<()>) -> Write {
-        let Self { guard, runtime } = self;
-        let control = guard.programs().control();
+        let control = self.guard.programs().control();
         let before = control.account.lost.get();
-        let said = runtime.block_on(guard.write(job, disturb)).unwrap();
+        let said = self.job_losing(job, disturb);
         if said.lost > control.account.lost.get() - before {
-            let skipped = guard.programs().skipped();
+            assert_ne!(said.verdict, Verdict::Landed, "{said:#?}");
+            let skipped = self.guard.programs().skipped();
             std::panic::panic_any(Again(format!("skipped by the kernel: {skipped:?}")));
         }
         said
+    }
+
+    /// The same where the kernel may skip hooks.
+    fn job_losing(
+        &mut self,
+        job: &Job<'_>,
+        disturb: &mut dyn FnMut(Step) -> anyhow::Result<()>,
+    ) -> Write {
+        let Self { guard, runtime } = self;
+        runtime.block_on(guard.write(job, disturb)).unwrap()
     }
 }
 

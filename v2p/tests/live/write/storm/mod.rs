@@ -229,7 +229,7 @@ fn guarded(storm: &mut Storm, scene: &mut Scene, pause: Duration, n: u64) -> Row
             force_readonly: false,
         };
         let start = Instant::now();
-        let said = scene.job(&job, &mut |step| {
+        let said = scene.job_losing(&job, &mut |step| {
             if step == Step::Write {
                 writing = now_ns();
                 if !pause.is_zero() {
