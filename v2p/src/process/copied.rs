@@ -25,7 +25,8 @@ pub fn copied_by_fork(pid: u32, pagemap: &Pagemap) -> Option<Vec<Span<u64>>> {
         };
         if is_copied && !mapping.is_kernels() {
             match copied.last_mut() {
-                Some(last) if last.end == pages.start => last.end = pages.end,
+                // The file is read in pieces, between which mappings may have grown.
+                Some(last) if last.end >= pages.start => last.end = last.end.max(pages.end),
                 _ => copied.push(pages),
             }
         }
