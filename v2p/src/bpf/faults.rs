@@ -31,6 +31,13 @@ impl FaultKind {
         }
     }
 
+    /// Whether a hook of this name is such an event, of which each thread has one.
+    pub fn is_hook(name: &str) -> bool {
+        [Self::Begins, Self::Minor, Self::Major]
+            .iter()
+            .any(|kind| kind.event_name() == name)
+    }
+
     /// The name of its event.
     pub const fn event_name(self) -> &'static str {
         match self {

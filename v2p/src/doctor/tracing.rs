@@ -12,7 +12,7 @@ use super::{
     losses::{Lost, losses},
 };
 use crate::{
-    bpf::{Kind, Programs, Refusal, Trial, Watched},
+    bpf::{FaultKind, Kind, Programs, Refusal, Trial, Watched},
     carrier::Carrier,
     exit::{self, Failure},
     kernel::{
@@ -38,9 +38,6 @@ pub struct Tracing {
     /// Looks through the direct map.
     pub carrier: Option<Carrier>,
 }
-
-/// How the names of the hooks begin that each thread has one of.
-const FAULTS: &str = "page-faults";
 
 /// What the kernel said to hooks and probes.
 struct Tried {
@@ -108,7 +105,7 @@ impl Tracing {
             Ok(carrier)
         });
         let carriers_error = carrier.as_ref().err();
-        let events = live.iter().filter(|hook| hook.starts_with(FAULTS));
+        let events = live.iter().filter(|hook| FaultKind::is_hook(hook));
         let threads = limits.judge_threads(tried.hooks, events.count(), threads);
         self.checks
             .push(tracepoints(&tried, carriers_error, threads));
