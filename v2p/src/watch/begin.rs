@@ -36,14 +36,18 @@ pub struct Wish<'a> {
     pub access: bool,
 }
 
-/// Has the allocator give back what a full ring held, once it is told. Left alone, glibc takes what was large once for usual, and keeps up to
-/// 64 MiB of it (M_MMAP_THRESHOLD in mallopt(3): to set it keeps it as it is).
+/// Has the allocator give back what a full ring held, once it is told, and keep what is used for every turn: what it gives back it must ask
+/// for again, and where two give memory back on one CPU 7.x may skip the hooks of one. Left alone, glibc takes what was large once for usual,
+/// and keeps up to 64 MiB of it (M_MMAP_THRESHOLD in mallopt(3): to set it keeps it as it is).
 fn give_memory_back() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: two numbers, and no memory. That it was not understood does no harm.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10)
-    };
+    for (what, bytes) in [
+        (libc::M_MMAP_THRESHOLD, 4 << 20),
+        (libc::M_TRIM_THRESHOLD, 8 << 20),
+    ] {
+        // SAFETY: two numbers, and no memory. That it was not understood does no harm.
+        unsafe { libc::mallopt(what, bytes) };
+    }
 }
 
 /// Watches until told to stop, and tells `listener`.

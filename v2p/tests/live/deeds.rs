@@ -15,7 +15,7 @@ use std::{
 use rustix::{
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous},
     pipe::pipe,
-    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+    thread::{CpuSet, sched_getaffinity},
 };
 
 use v2p::{
@@ -25,6 +25,7 @@ use v2p::{
 
 use crate::{
     kin,
+    machine::OnCpu,
     memory::{FILE_BASE, to_node},
     target::{COUNT, PAGE, write_to},
 };
@@ -110,7 +111,8 @@ fn shuttle(start: u64, seconds: u64) -> u64 {
     moved
 }
 
-/// Takes pages away for so long, while another thread touches them; in the end all are there. How often they were taken.
+/// Takes pages away for so long on the first CPU, while another thread touches them on the second; in the end all are there.
+/// How often they were taken.
 fn scuffle(start: u64, pages: u64, seconds: u64) -> u64 {
     let done = AtomicBool::new(false);
     let touch_all = || (0..pages).for_each(|i| write_to(start + i * PAGE));
@@ -118,11 +120,13 @@ fn scuffle(start: u64, pages: u64, seconds: u64) -> u64 {
     let mut times = 0;
     thread::scope(|scope| {
         scope.spawn(|| {
+            let _apart = OnCpu::stay(1);
             while !done.load(Ordering::Relaxed) {
                 touch_all();
             }
             touch_all();
         });
+        let _apart = OnCpu::stay(0);
         let end = Instant::now() + Duration::from_secs(seconds);
         while Instant::now() < end {
             // SAFETY: pages of ours that hold nothing.
@@ -193,9 +197,7 @@ fn until_gone(va: u64) -> u64 {
         .collect();
     let mut gone = 0;
     for cpu in cpus.iter().cycle().take(100) {
-        let mut one = CpuSet::new();
-        one.set(*cpu);
-        sched_setaffinity(None, &one).unwrap();
+        let _here = OnCpu::stay(*cpu);
         call(libc::SYS_madvise.cast_unsigned(), &[va, PAGE, MADV_PAGEOUT]);
         if word(va).pfn().is_none() {
             gone = 1;
@@ -203,7 +205,6 @@ fn until_gone(va: u64) -> u64 {
         }
         thread::sleep(Duration::from_millis(10));
     }
-    sched_setaffinity(None, &ours).unwrap();
     gone
 }
 

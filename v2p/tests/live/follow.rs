@@ -354,7 +354,7 @@ fn too_many() -> Done {
         left -= 1;
     }
     target.order(&format!("many {PLACES}"));
-    let (records, _) = watching.interrupt();
+    let (records, _) = watching.interrupt_losing();
     let refused: Vec<_> = forks(&records)
         .into_iter()
         .filter(|f| f["followed"] == false)

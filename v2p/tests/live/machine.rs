@@ -2,6 +2,8 @@
 
 use std::{ffi::CString, fs, io::Write as _, process::Command};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
 use crate::harness;
 
 /// A setting of the kernel's, put back whatever becomes of the test.
@@ -29,6 +31,29 @@ impl Drop for Setting {
             .split_once('[')
             .and_then(|(_, rest)| rest.split_once(']'));
         let _ = fs::write(&self.path, chosen.map_or(before, |(chosen, _)| chosen));
+    }
+}
+
+/// This thread, and what it starts, on one CPU for a while.
+pub(crate) struct OnCpu {
+    before: CpuSet,
+}
+
+impl OnCpu {
+    /// `None`: there is no such CPU, or not for us.
+    pub(crate) fn stay(cpu: usize) -> Option<Self> {
+        let before = sched_getaffinity(None).ok()?;
+        let mut one = CpuSet::new();
+        one.set(cpu);
+        sched_setaffinity(None, &one).ok()?;
+        Some(Self { before })
+    }
+}
+
+impl Drop for OnCpu {
+    fn drop(&mut self) {
+        // It was given before.
+        let _ = sched_setaffinity(None, &self.before);
     }
 }
 

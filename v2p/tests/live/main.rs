@@ -120,7 +120,7 @@ enum Done {
 
 /// A test, which is skipped without root, and done again where [`Again`] says so, some times.
 fn trial(name: &'static str, test: fn() -> Done) -> Trial {
-    const TIMES: u32 = 5;
+    const TIMES: u32 = 8;
     let some_times = move || {
         let mut times = 0;
         loop {
