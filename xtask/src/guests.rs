@@ -144,8 +144,7 @@ const fn with_levels(levels: &'static str, guest: Guest) -> Guest {
     }
 }
 
-/// Opened kernels are booted without the part that turns five levels on, so they have four in any case; built and stock
-/// ones have five unless they are told otherwise. Those that take longest come first, so that the last to end is a short one.
+/// All kernels have five levels unless they are told otherwise. Those that take longest come first, so that the last to end is a short one.
 pub(crate) const GUESTS: [Guest; 21] = [
     with_levels("4", with_rare_memory("opened-6.1")),
     with_levels("4", with_rare_memory("opened-6.12")),
@@ -172,14 +171,14 @@ pub(crate) const GUESTS: [Guest; 21] = [
     ),
     // Where functions cannot be hooked.
     with_levels(
-        "4",
+        "5",
         with_families(
             &["demo", BOOT, "watch", "follow", "delivery", "trouble"],
             guest("opened-6.12", "lockdown=integrity", "lockdown"),
         ),
     ),
     with_levels(
-        "4",
+        "5",
         Guest {
             numa: true,
             inject: "100",
@@ -201,18 +200,18 @@ pub(crate) const GUESTS: [Guest; 21] = [
         with_families(ON_STOCK, guest("stock-6.1", "", "strict-devmem")),
     ),
     with_levels(
-        "4",
+        "5",
         with_families(
             WITH_DOCTOR,
             guest("opened-6.1", "secretmem.enable=1", "open"),
         ),
     ),
     with_levels(
-        "4",
+        "5",
         with_families(WITH_DOCTOR, guest("opened-6.12", "", "open")),
     ),
     with_levels(
-        "4",
+        "5",
         with_families(WITH_DOCTOR, guest("opened-7.3", "", "open")),
     ),
     with_levels("4", guest("built-6.12", "no5lvl nopat", "open")),
@@ -225,14 +224,14 @@ pub(crate) const GUESTS: [Guest; 21] = [
     with_levels("5", confidential("stock-6.1")),
     with_levels("5", confidential("stock-7.3")),
     with_levels(
-        "4",
+        "5",
         of_a_boot(
             "agrees",
             guest("opened-6.1", "lockdown=integrity", "lockdown"),
         ),
     ),
     with_levels(
-        "4",
+        "5",
         of_a_boot(
             "agrees",
             guest("opened-7.3", "lockdown=integrity", "lockdown"),
@@ -254,9 +253,12 @@ pub(crate) const GUESTS: [Guest; 21] = [
     ),
 ];
 
-/// What the matrix has beside [`GUESTS`], so that every kernel stands in it with each kind of tables that it can have here, and with each
-/// lockdown: `cargo xtask matrix` alone boots them.
-pub(crate) const FOR_THE_MATRIX: [Guest; 9] = [
+/// What the matrix has beside [`GUESTS`], so that every kernel stands in it with each kind of tables, and with each lockdown: `cargo xtask
+/// matrix` alone boots them.
+pub(crate) const FOR_THE_MATRIX: [Guest; 12] = [
+    five_levels("opened-6.1"),
+    five_levels("opened-6.12"),
+    five_levels("opened-7.3"),
     with_levels(
         "4",
         Guest {
@@ -266,15 +268,26 @@ pub(crate) const FOR_THE_MATRIX: [Guest; 9] = [
         },
     ),
     // How each mechanism is told where functions cannot be hooked.
-    with_levels("4", locked_down("opened-6.12", OF_A_COLUMN)),
-    with_levels("4", locked_down("opened-6.1", WHAT_IS_LEFT)),
-    with_levels("4", locked_down("opened-7.3", WHAT_IS_LEFT)),
+    with_levels("5", locked_down("opened-6.12", OF_A_COLUMN)),
+    with_levels("5", locked_down("opened-6.1", WHAT_IS_LEFT)),
+    with_levels("5", locked_down("opened-7.3", WHAT_IS_LEFT)),
     with_levels("5", locked_down("built-6.12", WHAT_IS_LEFT)),
-    with_levels("4", confidential("opened-6.1")),
-    with_levels("4", confidential("opened-6.12")),
-    with_levels("4", confidential("opened-7.3")),
+    with_levels("5", confidential("opened-6.1")),
+    with_levels("5", confidential("opened-6.12")),
+    with_levels("5", confidential("opened-7.3")),
     with_levels("5", confidential("built-6.12")),
 ];
+
+const fn five_levels(kernel: &'static str) -> Guest {
+    with_levels(
+        "5",
+        Guest {
+            numa: true,
+            families: OF_A_COLUMN,
+            ..guest(kernel, "secretmem.enable=1", "open")
+        },
+    )
+}
 
 const fn locked_down(kernel: &'static str, families: &'static [&'static str]) -> Guest {
     Guest {

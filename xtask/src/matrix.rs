@@ -57,15 +57,10 @@ const NOT_MADE: [(&str, &str); 7] = [
     ),
 ];
 
-/// Kinds of guests that are not there, and why.
-const NOT_THERE: &str = "Opened kernels have four levels of page tables: they are booted as vmlinux by PVH, and it is the part of a bzImage \
-     before it that turns five on. Five levels are had with built-6.12, and with stock kernels";
-
 /// Runs every live test where the title has `on` in it, and prints the tables as Markdown; 1 where a test failed.
 pub(crate) fn run(on: &str) -> Result<u8> {
     let (code, runs) = test::for_the_matrix(on)?;
     println!("\n{}\n{}", guests(&runs), tables(&runs));
-    println!("{NOT_THERE}.");
     let not_made = NOT_MADE.map(|(name, why)| format!("{name} ({why})"));
     println!("No test makes: {}.", not_made.join("; "));
     Ok(code)

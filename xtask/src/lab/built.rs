@@ -41,6 +41,7 @@ pub(super) fn kernel() -> Result<Kernel> {
         image: entry.join("bzImage"),
         description: format!("{release}, built with STRICT_DEVMEM=n"),
         files: vec![(format!("/boot/config-{release}"), entry.join("config"))],
+        opening: None,
     })
 }
 

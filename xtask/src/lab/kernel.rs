@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{apt, built, modules, opened};
+use super::{
+    apt, built, modules,
+    opened::{self, Opening},
+};
 use crate::cache;
 
 /// A kernel to boot.
@@ -18,6 +21,8 @@ pub(crate) struct Kernel {
     pub(crate) description: String,
     /// Files that belong to it: place in the guest, place here.
     pub(crate) files: Vec<(String, PathBuf)>,
+    /// What is made to answer otherwise.
+    pub(super) opening: Option<Opening>,
 }
 
 impl Kernel {
@@ -32,6 +37,7 @@ impl Kernel {
                 image: name.into(),
                 description: format!("the kernel {name}"),
                 files: Vec::new(),
+                opening: None,
             }),
             _ => bail!(
                 "{name:?} is no kernel: neither a file, nor stock-SERIES, opened-SERIES (6.1, 6.12, 7.3, ...) or built-6.12"
@@ -56,6 +62,7 @@ pub(super) fn stock(series: &str) -> Result<Kernel> {
         image: entry.join("vmlinuz"),
         description: format!("Debian's {release}, as it is"),
         files,
+        opening: None,
     })
 }
 

@@ -2,7 +2,7 @@
 
 pub(crate) mod apt;
 mod built;
-mod bzimage;
+mod gdb;
 mod initramfs;
 mod kernel;
 mod modules;
@@ -132,7 +132,7 @@ fn boot(
         .context("a folder for the run")?;
     let initrd = run.path().join("initrd");
     initramfs::write(&initrd, init, &kernel.files, job)?;
-    qemu::run(options, &kernel.image, &initrd, run.path(), sink)
+    qemu::run(options, kernel, &initrd, run.path(), sink)
 }
 
 /// Where a guest's output goes.

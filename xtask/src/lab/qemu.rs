@@ -3,23 +3,25 @@
 use std::{
     fs::{self, File},
     io::Read as _,
-    os::unix::process::CommandExt as _,
+    os::unix::{net::UnixStream, process::CommandExt as _},
     path::Path,
     process::{Child, Command, Stdio},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    Options, Sink,
+    Kernel, Options, Sink,
+    opened::{Opening, PLACED},
     wire::{Frame, Frames},
 };
 use crate::shell;
 
 const CONSOLE: &str = "console";
 const WIRE: &str = "wire";
+const DEBUGGER: &str = "debugger";
 /// How often the guest's files are looked at.
 const TICK: Duration = Duration::from_millis(5);
 /// Lines of the console that an error shows.
@@ -28,7 +30,7 @@ const LAST_LINES: usize = 20;
 /// Boots `kernel` with `initrd`; gives the exit status of the command that ran there.
 pub(super) fn run(
     options: &Options,
-    kernel: &Path,
+    kernel: &Kernel,
     initrd: &Path,
     run: &Path,
     sink: &mut dyn Sink,
@@ -39,9 +41,17 @@ pub(super) fn run(
     let mut line = File::create_new(&wire).and_then(|_| File::open(&wire))?;
     let mut guest = start(options, kernel, initrd, run)?;
     let deadline = Instant::now() + options.timeout;
+    let mut opening = match kernel.opening {
+        Some(opening) => Some(start_opening(opening, &run.join(DEBUGGER), &mut guest)?),
+        None => None,
+    };
     let mut frames = Frames::default();
     let mut status = None;
     loop {
+        if let Some(done) = opening.take_if(|opening| opening.is_finished()) {
+            done.join()
+                .map_err(|_| anyhow::anyhow!("the opening of the kernel died"))??;
+        }
         // In this order: what a guest wrote before it ended is read after it was seen to end.
         let ended = guest.0.try_wait().context("QEMU")?;
         let mut bytes = Vec::new();
@@ -91,7 +101,29 @@ impl Drop for Guest {
     }
 }
 
-fn start(options: &Options, kernel: &Path, initrd: &Path, run: &Path) -> Result<Guest> {
+/// Has a thread open the kernel of `guest`; it ends with the guest, if not before.
+fn start_opening(
+    opening: Opening,
+    socket: &Path,
+    guest: &mut Guest,
+) -> Result<JoinHandle<Result<()>>> {
+    // QEMU makes it before the guest starts, but not before it has started itself.
+    let line = loop {
+        match UnixStream::connect(socket) {
+            Ok(line) => break line,
+            Err(e) if guest.0.try_wait()?.is_some() => {
+                return Err(e).context("QEMU's socket for a debugger");
+            }
+            Err(_) => thread::sleep(TICK),
+        }
+    };
+    Ok(thread::spawn(move || opening.open(line)))
+}
+
+fn start(options: &Options, kernel: &Kernel, initrd: &Path, run: &Path) -> Result<Guest> {
+    let placed = kernel
+        .opening
+        .map_or_else(String::new, |_| format!(" {PLACED}"));
     let mut qemu = Command::new("qemu-system-x86_64");
     // -cpu max has LA57, so five levels of page tables unless no5lvl says otherwise.
     let accelerator = if options.kvm {
@@ -126,11 +158,19 @@ fn start(options: &Options, kernel: &Path, initrd: &Path, run: &Path) -> Result<
     .arg("-serial")
     .arg(format!("file:{}", run.join(WIRE).display()))
     .arg("-kernel")
-    .arg(kernel)
+    .arg(&kernel.image)
     .arg("-initrd")
     .arg(initrd)
     .arg("-append")
-    .arg(format!("console=ttyS0 panic=-1 quiet {}", options.append));
+    .arg(format!(
+        "console=ttyS0 panic=-1 quiet {}{placed}",
+        options.append
+    ));
+    if kernel.opening.is_some() {
+        let socket = run.join(DEBUGGER);
+        qemu.arg("-gdb")
+            .arg(format!("unix:{},server=on,wait=off", socket.display()));
+    }
     if options.numa {
         for node in ["0", "1"] {
             qemu.args([
