@@ -13,7 +13,7 @@ use crate::{record::Cause, state::PageState};
 
 const BLOCK: u64 = BLOCK_PAGES as u64;
 
-/// More doubts than this are held as one over everything, that explains nothing.
+/// Of more doubts than this only the ranges are kept: they are read, and explain nothing.
 const MANY: usize = 1024;
 
 /// Something was done to some pages.
@@ -21,7 +21,7 @@ struct Doubt {
     deed: Deed,
     pages: Range<u64>,
     change: Change,
-    /// Pages whose removal it has explained: the next one had another reason.
+    /// Pages that it says nothing of any more: it has explained their removal, or they came after it.
     used: BTreeSet<u64>,
     /// Whether they were read since.
     read: bool,
@@ -33,6 +33,14 @@ impl Doubt {
     }
 }
 
+/// What a reading found of a page.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub(super) state: PageState,
+    /// It is a page of a file, or of shared memory.
+    pub(super) of_file: bool,
+}
+
 /// All doubts.
 #[derive(Default)]
 pub(super) struct Doubts {
@@ -42,7 +50,7 @@ pub(super) struct Doubts {
     /// Ranges to be read without a reason.
     plain: Vec<Range<u64>>,
     /// Pages that were found otherwise than the ledger has them.
-    candidates: BTreeMap<u64, PageState>,
+    candidates: BTreeMap<u64, Found>,
 }
 
 impl Doubts {
@@ -74,6 +82,15 @@ impl Doubts {
             });
         } else {
             self.plain.push(pages);
+        }
+    }
+
+    /// `page` was there at the event of number `seq`: what was done before that did not take it away later.
+    pub(super) fn came(&mut self, page: u64, seq: u64) {
+        for doubt in &mut self.doubts {
+            if doubt.pages.contains(&page) && doubt.change.seq.is_some_and(|done| done < seq) {
+                doubt.used.insert(page);
+            }
         }
     }
 
@@ -154,13 +171,13 @@ impl Doubts {
         apart
     }
 
-    /// `page` was found to be `state`, which the ledger does not have.
-    pub(super) fn found(&mut self, page: u64, state: PageState) {
-        self.candidates.insert(page, state);
+    /// `page` was found to be what the ledger does not have.
+    pub(super) fn found(&mut self, page: u64, found: Found) {
+        self.candidates.insert(page, found);
     }
 
     /// The pages that were found otherwise, and that no event has told of since.
-    pub(super) fn take_found(&mut self) -> BTreeMap<u64, PageState> {
+    pub(super) fn take_found(&mut self) -> BTreeMap<u64, Found> {
         std::mem::take(&mut self.candidates)
     }
 

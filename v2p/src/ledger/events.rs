@@ -12,6 +12,7 @@ use v2p_common::{
 use super::{
     Ledger,
     cause::{Deed, Memory, filled},
+    doubt::Found,
     moves::{Change, Moves},
 };
 use crate::{record::Cause, state::PageState};
@@ -310,7 +311,11 @@ impl Ledger {
             let before = PageState::Present { pfn };
             let known = matches!(from, PageState::Migrating { .. }) || from == before;
             if !seeded && !known && self.is_asked(page) {
-                self.unseen(page, from, before, m.header.t_ns, true, moves);
+                let found = Found {
+                    state: before,
+                    of_file: false,
+                };
+                self.unseen(page, from, found, m.header.t_ns, true, moves);
             }
             // The last one counts: an entry may have gone without an event.
             self.in_transit.insert(page, pfn);

@@ -24,7 +24,7 @@ use self::{
     cause::{Deed, deduced},
     child::Young,
     contest::Contests,
-    doubt::Doubts,
+    doubt::{Doubts, Found},
     moves::{Change, Moves},
     pages::Pages,
 };
@@ -240,13 +240,15 @@ impl Ledger {
         &mut self,
         page: u64,
         from: PageState,
-        to: PageState,
+        found: Found,
         t_ns: u64,
         mapped: bool,
         moves: &mut Moves,
     ) {
-        let merged = self.merged.contains(&page);
+        let (to, merged) = (found.state, self.merged.contains(&page));
         let explained = self.doubts.explain(page, from, to, merged);
+        // An exec sets up anonymous memory; pages of files come with the faults of the new program, beside those that are told.
+        let explained = explained.filter(|(cause, _)| *cause != Cause::Exec || !found.of_file);
         let (cause, change) = explained.map_or_else(
             || (deduced(from, to, mapped), Change::reconciled(t_ns)),
             |(cause, change)| (cause, *change),
@@ -302,6 +304,9 @@ impl Ledger {
         moves: &mut Moves,
     ) {
         self.doubts.settle(page..page + 1);
+        if let (Some(seq), false) = (change.seq, to == PageState::Absent) {
+            self.doubts.came(page, seq);
+        }
         self.told(page);
         self.in_transit.remove(&page);
         self.pages.put(page, to);
@@ -352,7 +357,8 @@ impl Ledger {
             // In transit from the frame that is known: nothing has moved yet.
             let under_way = matches!(state, PageState::Migrating { .. });
             if state != known && !under_way && self.is_asked(*page) {
-                self.doubts.found(*page, state);
+                let of_file = state != PageState::Absent && !word.is_anonymous();
+                self.doubts.found(*page, Found { state, of_file });
             }
         }
         self.compare_absent(at..range.end);
@@ -360,7 +366,9 @@ impl Ledger {
 
     fn compare_absent(&mut self, range: Span<u64>) {
         for (page, _) in self.pages.range(range) {
-            self.doubts.found(page, PageState::Absent);
+            let state = PageState::Absent;
+            let of_file = false;
+            self.doubts.found(page, Found { state, of_file });
         }
     }
 
@@ -376,12 +384,12 @@ impl Ledger {
         let mut moves = Moves::default();
         self.contests.was_read();
         let young = self.grow_up();
-        for (page, to) in self.doubts.take_found() {
-            let from = self.pages.get(page);
+        for (page, found) in self.doubts.take_found() {
+            let (from, to) = (self.pages.get(page), found.state);
             if young.as_ref().is_some_and(|young| young.was_so(page, from)) {
                 self.pages.put(page, to);
             } else if from != to {
-                self.unseen(page, from, to, t_ns, mapped(page), &mut moves);
+                self.unseen(page, from, found, t_ns, mapped(page), &mut moves);
             }
         }
         self.doubts.retire();

@@ -238,3 +238,69 @@ fn a_page_that_is_gone_again_by_the_end_of_its_fault_is_known_to_be() {
     let came = ledger.apply(&fault(VA, pte(7), 0));
     assert_eq!((came.len(), came[0].from), (1, PageState::Absent));
 }
+
+fn numbered(event: Event, seq: u64) -> Event {
+    let with = |header| event::Header { seq, ..header };
+    match event {
+        Event::Fault(fault) => Event::Fault(event::Fault {
+            header: with(fault.header),
+            ..fault
+        }),
+        Event::Look(look) => Event::Look(event::Look {
+            header: with(look.header),
+            ..look
+        }),
+        Event::MmGone(gone) => Event::MmGone(event::Number {
+            header: with(gone.header),
+            ..gone
+        }),
+        other => other,
+    }
+}
+
+fn gone() -> Event {
+    Event::MmGone(event::Number {
+        header: header(event::kind::MM_GONE),
+        number: 0,
+    })
+}
+
+#[test]
+fn what_was_done_before_a_page_came_did_not_take_it_away() {
+    const MUNMAP: u64 = 11;
+    for (unmapped, came, cause) in [(1, 2, Cause::Exit), (2, 1, Cause::Unmap)] {
+        let mut ledger = Ledger::new(None, PAGING);
+        let mut events = [
+            numbered(Event::Look(look(how::ZAP, 1, MUNMAP)), unmapped),
+            numbered(fault(VA, pte(100), 0), came),
+        ];
+        events.sort_by_key(|event| event.header().seq);
+        let told: Vec<_> = events
+            .iter()
+            .flat_map(|event| ledger.apply(event))
+            .collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        let moves = ledger.apply(&numbered(gone(), 3));
+        let causes: Vec<_> = moves.iter().map(|m| m.cause).collect();
+        assert_eq!(causes, [cause]);
+    }
+}
+
+#[test]
+fn an_exec_brings_no_pages_of_files() {
+    const FILE: u64 = 1 << 61;
+    let mut ledger = Ledger::new(None, PAGING);
+    ledger.apply(&Event::Exec(event::Number {
+        header: header(event::kind::EXEC),
+        number: 1,
+    }));
+    let (page, of_file) = word(1, 200);
+    let of_file = (page, PagemapWord(of_file.0 | FILE));
+    let moves = reread(&mut ledger, &[word(0, 100), of_file]);
+    let told: Vec<_> = moves.iter().map(|m| (m.cause, m.proof)).collect();
+    let expected = [
+        (Cause::Exec, Proof::Event),
+        (Cause::FirstTouch, Proof::Reconciled),
+    ];
+    assert_eq!(told, expected);
+}
