@@ -1,7 +1,7 @@
 //! What is looked at before anything is written: where the page is, whose it is, what it holds.
 
 use std::{
-    fs, io, thread,
+    io, thread,
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,7 @@ use super::{
     refusal::{self, Frame, Refusal},
 };
 use crate::{
-    process::{FrameFlags, frame_flags, frame_mapcount, maps},
+    process::{FrameFlags, frame_flags, frame_mapcount, is_merging, maps},
     state::PageState,
     translate::Verdict,
 };
@@ -228,10 +228,4 @@ impl Guard {
         }
         Ok(Ok(None))
     }
-}
-
-/// Whether KSM has merged pages of the process (counted since 5.19; where there is no such file, there is no KSM).
-fn is_merging(pid: u32) -> bool {
-    let count = fs::read_to_string(format!("/proc/{pid}/ksm_merging_pages"));
-    count.is_ok_and(|count| count.trim() != "0")
 }

@@ -25,7 +25,7 @@ mod sources;
 use std::ops::Range;
 
 use anyhow::Result;
-use v2p_common::{PAGE_SIZE, VirtAddr};
+use v2p_common::{PAGE_SIZE, PageSize, VirtAddr, pte::Level};
 
 pub use attempt::{Attempt, Call, attempt};
 pub use pin::Pin;
@@ -40,7 +40,7 @@ use crate::{
     exit::Failure,
     kernel::{self, reason::Reasons},
     page,
-    process::{AddressSpace, Memory, Pagemap, Process},
+    process::{AddressSpace, Memory, Pagemap, Process, maps::whole_leaves},
     tracer::{Loss, Target, Tracer, Wanted},
     translate::{Both, page::Decoder},
 };
@@ -109,11 +109,23 @@ impl Guard {
         }?;
         let mut carrier = Carrier::new(&mut programs)?;
         let direct_map = direct_map::learn(&mut carrier)?;
-        // Any user address tells the mm; what lies there does not matter.
-        let both = Both::ask(&mut carrier, &pagemap, VirtAddr(PAGE_SIZE))?;
+        let mut ask = |va| Both::ask(&mut carrier, &pagemap, VirtAddr(va));
+        let ends = [ask(range.start)?, ask(range.end.saturating_sub(PAGE_SIZE))?];
+        let [Some(first), Some(last)] = ends else {
+            return Err(ended(&process).into());
+        };
+        let levels = [&first, &last].map(|both| both.walk.end.map(|end| end.level));
+        // Base pages may become a huge page of 2 MiB any time, but none of a GiB.
+        let largest = match levels.contains(&Some(Level::Pud)) {
+            true => PageSize::Pud,
+            false => PageSize::Pmd,
+        };
         let target = Target {
-            mm: both.ok_or_else(|| ended(&process))?.walk.mm,
-            range,
+            mm: first.walk.mm,
+            range: match wanted {
+                Wanted::All => whole_leaves(range, largest),
+                Wanted::Migrations => range,
+            },
             follow_exec: false,
             follow_forks: false,
             access: false,

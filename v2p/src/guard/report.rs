@@ -51,11 +51,13 @@ pub(super) fn stop(report: &mut Write, part: Part, verdict: Verdict, why: &str) 
         0 => String::new(),
         _ => format!("at {:#x}: ", part.va.0),
     };
-    let landed = match report.written {
-        0 => String::new(),
-        n => format!("; the {n} bytes before it landed"),
-    };
+    let landed = landed(report).map_or_else(String::new, |landed| format!("; {landed}"));
     report.why = Some(format!("{at}{why}{landed}"));
+}
+
+/// What is said of the parts before.
+fn landed(report: &Write) -> Option<String> {
+    (report.written > 0).then(|| format!("the {} bytes before it landed", report.written))
 }
 
 pub(super) fn refuse(report: &mut Write, part: Part, refusal: &Refusal) {
@@ -65,6 +67,7 @@ pub(super) fn refuse(report: &mut Write, part: Part, refusal: &Refusal) {
 
 pub(super) fn deny(report: &mut Write, denial: Denial) {
     report.verdict = Verdict::Denied;
+    report.why = landed(report);
     report.denied = Some(denial);
 }
 

@@ -1,9 +1,9 @@
 //! The mappings of a process, and which of them a RANGE means.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, ops::Range as Span, path::Path};
 
 use anyhow::Result;
-use v2p_common::{PAGE_SIZE, VirtAddr};
+use v2p_common::{PAGE_SIZE, PageSize, VirtAddr};
 
 use super::space::roots;
 use crate::exit::Failure;
@@ -21,6 +21,13 @@ pub struct Range {
     pub start: u64,
     /// End, excluded.
     pub end: u64,
+}
+
+/// `span` in whole pages of the size `largest`: events on a huge page carry its first address.
+pub fn whole_leaves(span: Span<u64>, largest: PageSize) -> Span<u64> {
+    let size = largest.bytes();
+    let end = span.end.checked_next_multiple_of(size);
+    span.start & !(size - 1)..end.unwrap_or(u64::MAX)
 }
 
 /// One mapping.
@@ -170,7 +177,7 @@ pub fn select(mappings: &[Mapping], asked: &[Asked], end: VirtAddr) -> Result<Ve
                 if selected.len() == before {
                     let what = format!("no mapping is called {name:?}");
                     return Err(Failure::no(what)
-                        .hint("the names are those in /proc/PID/maps, or the last part of a path")
+                        .hint("the names are those in /proc/PID/maps, or the last part of a path; an address starts with 0x")
                         .into());
                 }
             }

@@ -26,7 +26,13 @@ pub use nodes::Nodes;
 pub use pagemap::Pagemap;
 pub use space::AddressSpace;
 
-/// Each thread of a target takes four descriptors. Where the limit cannot be raised, attaching says so.
+/// Whether KSM has merged pages of process `pid` (counted since 5.19; where there is no such file, there is no KSM).
+pub fn is_merging(pid: u32) -> bool {
+    let count = std::fs::read_to_string(format!("/proc/{pid}/ksm_merging_pages"));
+    count.is_ok_and(|count| count.trim() != "0")
+}
+
+/// Each thread of a target takes a descriptor a kind of fault event: two or three. Where the limit cannot be raised, attaching says so.
 pub fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(

@@ -1,12 +1,10 @@
 //! Which pages of a process KSM has merged.
 
-use std::fs;
-
 use v2p_common::pagemap::{PagemapState, PagemapWord};
 
 use crate::{
     page::OwnPage,
-    process::{FrameFlags, Pagemap, frame_flags},
+    process::{FrameFlags, Pagemap, frame_flags, is_merging},
 };
 
 /// Asks for single pages.
@@ -18,11 +16,8 @@ pub(super) struct Merged {
 impl Merged {
     /// For the pages of process `pid`.
     pub(super) fn of(pid: u32) -> Self {
-        // Counted since 5.19; where there is no such file, there is no KSM.
-        let count = fs::read_to_string(format!("/proc/{pid}/ksm_merging_pages"));
-        let some = count.is_ok_and(|count| count.trim() != "0");
         Self {
-            asks: some && flag_tells(),
+            asks: is_merging(pid) && flag_tells(),
         }
     }
 

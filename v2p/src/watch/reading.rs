@@ -11,7 +11,7 @@ use v2p_common::{
 use crate::{
     process::{
         Pagemap,
-        maps::{Mapping, Range, USER_END},
+        maps::{Mapping, Range, USER_END, whole_leaves},
     },
     translate::parts::Scanner,
 };
@@ -92,13 +92,11 @@ pub(super) fn pages_of(asked: &[Range], all: Span<u64>) -> Vec<Span<u64>> {
     spans
 }
 
-/// The smallest span that holds all ranges, in whole pages of the largest size: events on a huge page carry its first
-/// address. Everything where there are none.
+/// The smallest span that holds all ranges, in whole pages of the largest size. Everything where there are none.
 pub fn span(ranges: &[Range]) -> Span<u64> {
-    let largest = PageSize::Pud.bytes();
     let start = ranges.iter().map(|r| r.start).min().unwrap_or(0);
     let end = ranges.iter().map(|r| r.end).max().unwrap_or(USER_END);
-    start & !(largest - 1)..end.next_multiple_of(largest)
+    whole_leaves(start..end, PageSize::Pud)
 }
 
 /// The parts that two lists of spans, each in order and apart, have in common.

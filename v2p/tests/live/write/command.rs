@@ -27,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             bad_input,
         ),
         trial("write_tells_a_stray_as_text", stray),
+        trial("write_tells_a_stray_inside_a_huge_page", huge_stray),
         trial("write_without_dev_mem_or_with_one_for_reading", devmem),
     ]
 }
@@ -163,6 +164,53 @@ fn stray() -> Done {
         "{text}"
     );
     assert_eq!(target.peek(inside(0)), 0);
+    Done::Passed
+}
+
+/// The events of a huge page carry its first address, which is not the one that is written to.
+fn huge_stray() -> Done {
+    const MADV_HUGEPAGE: u64 = 14;
+    const HUGE: u64 = 2 << 20;
+    const PLACE: u64 = 0x6300_0000_0000;
+    if !is_open() {
+        return Done::Skipped("/dev/mem is denied on this kernel".to_owned());
+    }
+    if !two_nodes() {
+        return Done::Skipped("there is one node: nothing moves a page at once".to_owned());
+    }
+    let mut target = Target::start();
+    let bits = |bits: libc::c_int| u64::try_from(bits).unwrap();
+    let access = bits(libc::PROT_READ | libc::PROT_WRITE);
+    let flags = bits(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED);
+    target.must(libc::SYS_mmap, &[PLACE, HUGE, access, flags, u64::MAX, 0]);
+    target.call(libc::SYS_madvise, &[PLACE, HUGE, MADV_HUGEPAGE]);
+    target.fill(PLACE, 1);
+    let place = PLACE + 77 * 4096 + 8;
+    let pid = target.pid().to_string();
+    let run = harness::run(&["translate", "--json", "--pid", &pid, &format!("{place:#x}")]);
+    let run: Value =
+        serde_json::from_slice(run.stdout.split(|b| *b == b'\n').next().unwrap()).unwrap();
+    if run["page_size"] != HUGE {
+        return Done::Skipped(format!("no huge page was given: {run}"));
+    }
+    let output = write(
+        &target,
+        place,
+        &["--text", "8 bytes!", "--inject-move", "write", "--json"],
+    );
+    let said = last_json(&output);
+    assert_eq!(
+        (&said["verdict"], output.status.code()),
+        (&"strayed".into(), Some(1)),
+        "{said:#}"
+    );
+    let moves = said["moves"].as_array().unwrap();
+    assert!(!moves.is_empty(), "{said:#}");
+    assert!(
+        moves.iter().all(|one| one["cause"] == "migration"),
+        "{said:#}"
+    );
+    assert_eq!(target.peek(place), 0);
     Done::Passed
 }
 
