@@ -54,7 +54,8 @@ fn sched_process_exec(_ctx: RawTracePointContext) -> u32 {
 fn exec() -> Option<()> {
     let control = maps::control()?;
     let pid = control.target.pid.get();
-    if pid != 0 && task::in_our_namespace().is_some_and(|(_, tgid)| u64::from(tgid) == pid) {
+    // By our own namespace's numbers, also of a process that lives in one further down.
+    if pid != 0 && u64::from(task::process_number(task::current())) == pid {
         let before = control.target.mm.get();
         let mm = task::mm();
         control.target.mm.set(mm);

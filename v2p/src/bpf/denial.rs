@@ -1,6 +1,6 @@
 //! What `v2p doctor` asks of eBPF: which kinds of programs load here, and what the kernel's functions answer.
 
-use std::{fs::File, io};
+use std::fs::File;
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -10,7 +10,11 @@ use aya::{
 };
 use v2p_common::witness::{Answers, Function, LSM_PROBE, PLACES};
 
-use super::{CARRIER, FaultKind, Programs, faults::FaultEvents, refused::verifier_log};
+use super::{
+    CARRIER, FaultKind, Programs,
+    faults::FaultEvents,
+    refused::{cause, chain, errno, verifier_log},
+};
 
 /// A kind of program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,15 +93,10 @@ pub struct Refusal {
 
 impl Refusal {
     fn new(error: &(dyn std::error::Error + 'static)) -> Self {
-        let chain: Vec<_> = std::iter::successors(Some(error), |e| e.source()).collect();
-        let errno = chain
-            .iter()
-            .filter_map(|e| e.downcast_ref::<io::Error>())
-            .find_map(io::Error::raw_os_error);
         // The verifier's log is long; its last line says it.
-        let log = chain.iter().find_map(|e| verifier_log(*e));
+        let log = chain(error).find_map(verifier_log);
         let last = log.as_deref().and_then(|log| log.lines().last());
-        let cause = chain.last().map(ToString::to_string).unwrap_or_default();
+        let (errno, cause) = (errno(error), cause(error));
         Self {
             errno,
             why: last.map_or(cause.clone(), |last| format!("{cause}: {last}")),

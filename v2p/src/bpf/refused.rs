@@ -23,21 +23,21 @@ pub(super) fn no_maps(error: &(dyn std::error::Error + 'static)) -> anyhow::Erro
     }
 }
 
-fn chain<'a>(
+pub(super) fn chain<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |e| e.source())
 }
 
 /// The innermost.
-fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn cause(error: &(dyn std::error::Error + 'static)) -> String {
     chain(error)
         .last()
         .map(ToString::to_string)
         .unwrap_or_default()
 }
 
-fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     chain(error)
         .filter_map(|e| e.downcast_ref::<std::io::Error>())
         .find_map(std::io::Error::raw_os_error)

@@ -2,9 +2,12 @@
 
 mod read;
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{ArgGroup, Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgGroup, Args, ColorChoice, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    ValueEnum,
+};
 
 use v2p_common::{Pfn, VirtAddr};
 
@@ -26,7 +29,7 @@ const FOR_ALL: &str = "Options of every command";
     max_term_width = 100
 )]
 #[command(after_help = "Examples:
-  sudo v2p translate --pid self [stack]
+  sudo v2p translate --pid self '[stack]'
   sudo v2p watch -- ls /
   sudo v2p doctor
 
@@ -78,7 +81,7 @@ pub enum Command {
   sudo v2p demo --inject-move    # the page moves before the write: never `landed`")]
 pub struct Demo {
     /// What to write over `Hello, World!`: 1 to 13 bytes
-    #[arg(long, default_value = "Hello, Linux!")]
+    #[arg(long, default_value = "Hello, Linux!", allow_hyphen_values = true)]
     pub text: String,
 
     /// Move the page on purpose between look-up and write
@@ -88,11 +91,14 @@ pub struct Demo {
 
 /// Arguments of `v2p watch`.
 #[derive(Args, Clone, Debug)]
+#[command(
+    override_usage = "v2p watch [OPTIONS] --pid <PID> [RANGE]...\n       v2p watch [OPTIONS] [RANGE]... -- <COMMAND> [ARG]..."
+)]
 #[command(group(ArgGroup::new("whose").required(true).args(["pid", "command"])))]
 #[command(after_help = "Examples:
   sudo v2p watch --pid 1234
   sudo v2p watch --pid 1234 0x7f0000000000+2M --for 10 --faults
-  sudo v2p watch --pid 1234 [heap] --json | jq 'select(.type == \"move\")'
+  sudo v2p watch --pid 1234 '[heap]' --json | jq 'select(.type == \"move\")'
   sudo v2p watch --pid 1234 --for 5 --output trace.perfetto-trace
   sudo v2p watch -- ls /
   sudo v2p watch --follow -- sh -c 'ls / | wc'")]
@@ -107,7 +113,7 @@ pub struct Watch {
     pub asked: Vec<Asked>,
 
     /// Stop after so many seconds
-    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub duration: Option<Duration>,
 
     /// Print page faults too
@@ -122,16 +128,16 @@ pub struct Watch {
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
-    /// A program to start and to watch from its first instruction
+    /// A program to start and to watch from its first instruction; with --json its own output goes to stderr
     #[arg(last = true, value_name = "COMMAND")]
-    pub command: Vec<String>,
+    pub command: Vec<OsString>,
 }
 
 /// Arguments of `v2p top`.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   sudo v2p top --pid 1234
-  sudo v2p top --pid 1234 [heap] --for 60")]
+  sudo v2p top --pid 1234 '[heap]' --for 60")]
 pub struct Top {
     /// The process
     #[arg(long, value_name = "PID", value_parser = other, allow_negative_numbers = true)]
@@ -142,7 +148,7 @@ pub struct Top {
     pub asked: Vec<Asked>,
 
     /// Stop after so many seconds
-    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub duration: Option<Duration>,
 }
 
@@ -150,7 +156,7 @@ pub struct Top {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   sudo v2p translate --pid 1234
-  sudo v2p translate --pid self [stack]
+  sudo v2p translate --pid self '[stack]'
   sudo v2p translate --pid 1234 0x7f0000000000+2M libc.so.6 --json
   sudo v2p translate --pid 1234 0x7f0000001234 --levels")]
 pub struct Translate {
@@ -179,7 +185,7 @@ pub struct Translate {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   sudo v2p map --pid 1234 -o map.svg
-  sudo v2p map --pid 1234 [heap] -o heap.png
+  sudo v2p map --pid 1234 '[heap]' -o heap.png
   sudo v2p translate --pid 1234 --json > old.jsonl
   sudo v2p map --pid 1234 --diff old.jsonl -o moved.svg    # what moved in between")]
 pub struct Map {
@@ -221,7 +227,7 @@ pub struct Who {
     group(ArgGroup::new("bytes").required(true).args(["text", "hex", "file"])),
     after_help = "Verdicts:
   landed                   it is where it should be, proven
-  moved, refused, denied   nothing was written
+  moved, refused, denied   nothing was written; of several pages, none from the one it names on
   strayed                  it went to a page that is no longer the process's
   unproven                 cannot tell: events were lost, or the page went
   allowed                  it would be written: of a dry run
@@ -242,7 +248,7 @@ pub struct Write {
     pub va: VirtAddr,
 
     /// Write this text, without a newline or a NUL after it
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_hyphen_values = true)]
     pub text: Option<String>,
 
     /// Write these bytes: two hex digits each
@@ -303,7 +309,7 @@ Examples:
 )]
 pub struct Doctor {
     /// The process whose page is asked about: a number, or `self` for v2p itself
-    #[arg(long, value_name = "PID", value_parser = pid, requires = "addr")]
+    #[arg(long, value_name = "PID", value_parser = pid, allow_negative_numbers = true, requires = "addr")]
     pub pid: Option<u32>,
 
     /// The address in that process
@@ -313,6 +319,31 @@ pub struct Doctor {
     /// A physical address, or a frame as pfn:N, instead of a page of v2p's own
     #[arg(long, value_name = "PA|pfn:N", value_parser = frame, conflicts_with = "pid")]
     pub pa: Option<Pfn>,
+}
+
+/// Reads the words of this program's command line.
+///
+/// # Errors
+/// What clap says of them; also where they ask for help.
+pub fn parse() -> Result<Cli, clap::Error> {
+    let words = std::env::args_os().filter_map(|word| word.into_string().ok());
+    let command = Cli::command().color(colour(words));
+    Cli::from_arg_matches(&command.try_get_matches()?)
+}
+
+/// The colour that the words ask for, as far as can be said before they are read: helps and errors are coloured too.
+fn colour(words: impl IntoIterator<Item = String>) -> ColorChoice {
+    let mut words = words.into_iter().take_while(|word| word != "--");
+    let mut said = None;
+    while let Some(word) = words.next() {
+        if word == "--color" {
+            said = words.next();
+        } else if let Some(when) = word.strip_prefix("--color=") {
+            said = Some(when.to_owned());
+        }
+    }
+    let choice = said.and_then(|when| <ColorChoice as ValueEnum>::from_str(&when, false).ok());
+    choice.unwrap_or(ColorChoice::Auto)
 }
 
 /// The subcommand that was meant, where one is named.
@@ -334,6 +365,15 @@ mod tests {
             Some("watch")
         );
         assert_eq!(meant(words("v2p --json nothing")), None);
+    }
+
+    #[test]
+    fn colour_is_known_before_the_words_are_read() {
+        let of = |text: &str| colour(text.split(' ').map(str::to_owned));
+        assert_eq!(of("v2p --color never --help"), ColorChoice::Never);
+        assert_eq!(of("v2p watch --color=always -h"), ColorChoice::Always);
+        assert_eq!(of("v2p watch -- ls --color=never"), ColorChoice::Auto);
+        assert_eq!(of("v2p --color"), ColorChoice::Auto);
     }
 
     #[test]

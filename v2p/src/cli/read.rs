@@ -1,6 +1,9 @@
 //! What words on the command line mean: pure.
 
-use std::{num::NonZeroU64, time::Duration};
+use std::{
+    num::{IntErrorKind, NonZeroU64, ParseIntError},
+    time::Duration,
+};
 
 use v2p_common::{Pfn, PhysAddr, VirtAddr};
 
@@ -8,13 +11,15 @@ use super::Bytes;
 use crate::process::maps::{Asked, Range, USER_END};
 
 const PAGE: u64 = v2p_common::PAGE_SIZE;
+/// Digits from which on a number is an address without `0x` before it.
+const BARE_ADDRESS: usize = 8;
 
 /// A physical address in hex with `0x`, or `pfn:N`.
 pub(crate) fn frame(s: &str) -> Result<Pfn, String> {
     let bad = || format!("{s:?} is neither a physical address in hex with 0x, nor pfn:N");
     let pfn = match (s.strip_prefix("pfn:"), s.strip_prefix("0x")) {
-        (Some(n), _) => Pfn(n.parse().map_err(|_| bad())?),
-        (_, Some(digits)) => PhysAddr(u64::from_str_radix(digits, 16).map_err(|_| bad())?).pfn(),
+        (Some(n), _) => Pfn(digits(n, 10).ok_or_else(bad)?),
+        (_, Some(hex)) => PhysAddr(digits(hex, 16).ok_or_else(bad)?).pfn(),
         _ => return Err(bad()),
     };
     // x86-64 has at most 52 physical bits.
@@ -55,19 +60,24 @@ pub(super) fn bytes_in_hex(s: &str) -> Result<Bytes, String> {
 pub(super) fn pid(s: &str) -> Result<u32, String> {
     match s {
         "self" => Ok(std::process::id()),
-        _ => s
-            .parse()
-            .map_err(|_| "neither a number nor `self`".to_owned()),
+        _ => number(s, "neither a number nor `self`"),
     }
 }
 
 /// A process that is not v2p itself: where it watched itself, it would see what its watching does.
 pub(super) fn other(s: &str) -> Result<u32, String> {
-    s.parse()
-        .map_err(|_| "not the number of a process".to_owned())
+    number(s, "not the number of a process")
 }
 
-/// What starts with `0x`, or has nothing in it that a range cannot have, is a range; all else the name of a mapping.
+fn number(s: &str, otherwise: &str) -> Result<u32, String> {
+    s.parse().map_err(|e: ParseIntError| match e.kind() {
+        IntErrorKind::PosOverflow => "no process has so large a number".to_owned(),
+        _ => otherwise.to_owned(),
+    })
+}
+
+/// What starts with `0x`, or has nothing in it that a range cannot have, is a range; all else the name of a mapping. A short word of
+/// hex digits with a letter among them (`dd`, `bc`) is a name: an address without `0x` is longer.
 pub(crate) fn asked(s: &str) -> Result<Asked, String> {
     // A range has two dots or none.
     let is_name = |s: &str| {
@@ -77,7 +87,12 @@ pub(crate) fn asked(s: &str) -> Result<Asked, String> {
     if s.is_empty() {
         return Err("it is empty".to_owned());
     }
-    if !s.starts_with("0x") && is_name(s) {
+    let is_word = |s: &str| {
+        s.len() < BARE_ADDRESS
+            && s.chars().all(|c| c.is_ascii_hexdigit())
+            && s.contains(|c: char| c.is_ascii_alphabetic())
+    };
+    if !s.starts_with("0x") && (is_name(s) || is_word(s)) {
         return Ok(Asked::Name(s.to_owned()));
     }
     pages(s).map(Asked::Range)
@@ -115,10 +130,16 @@ fn address(s: &str) -> Result<u64, String> {
     let digits = match s.strip_prefix("0x") {
         _ if s.is_empty() => return Err("an address is missing".to_owned()),
         Some(digits) => digits,
-        None if s.len() >= 8 => s,
+        None if s.len() >= BARE_ADDRESS => s,
         None => return Err(format!("{s:?} is not an address: write 0x{s} if it is one")),
     };
-    u64::from_str_radix(digits, 16).map_err(|_| format!("{s:?} is not an address in hex"))
+    self::digits(digits, 16).ok_or_else(|| format!("{s:?} is not an address in hex"))
+}
+
+/// A number of digits alone: what Rust reads may have a plus before it, which is a range's.
+fn digits(s: &str, radix: u32) -> Option<u64> {
+    let all = s.chars().all(|c| c.is_digit(radix));
+    u64::from_str_radix(s, radix).ok().filter(|_| all)
 }
 
 fn length(s: &str) -> Result<NonZeroU64, String> {
@@ -131,10 +152,10 @@ fn length(s: &str) -> Result<NonZeroU64, String> {
         _ => (s, 0),
     };
     let n = match digits.strip_prefix("0x") {
-        Some(hex) => u64::from_str_radix(hex, 16),
-        None => digits.parse(),
+        Some(hex) => self::digits(hex, 16),
+        None => self::digits(digits, 10),
     }
-    .map_err(|_| bad())?;
+    .ok_or_else(bad)?;
     let bytes = n
         .checked_mul(1 << shift)
         .ok_or_else(|| format!("{s:?} is too long"))?;
@@ -170,6 +191,8 @@ mod tests {
             "pfn:",
             "pfn:x",
             "pfn:-1",
+            "pfn:+1",
+            "0x+1",
             "0x",
             "0xg",
             "0xffffffffffffffff",
@@ -209,6 +232,8 @@ mod tests {
             "7z.so",
             "dead.beef",
             "1240-5000",
+            "dd",
+            "cafe",
         ] {
             assert_eq!(asked(s), name(s), "{s}");
         }
@@ -229,6 +254,8 @@ mod tests {
             "0x1000+",
             "0x1000+0",
             "0x1000+8KK",
+            "0x1000++8K",
+            "0x+1000",
             "1240",
             "0x2000..0x1000",
             "0x1000..",

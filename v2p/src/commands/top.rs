@@ -47,6 +47,7 @@ pub async fn run(args: &cli::Top, output: &mut Output) -> Result<u8> {
     let wish = Wish {
         pid: Some(args.pid),
         command: &[],
+        command_aside: false,
         asked: &args.asked,
         follow: false,
         faults: true,

@@ -23,16 +23,17 @@ pub async fn run(args: &cli::Watch, output: &mut Output) -> Result<u8> {
     privileges::keep_to_looking(args.command.is_empty())?;
     let stop = Stop::new(args.duration)?;
     match &args.output {
-        None => watch::run(&wish(args), stop, output).await?,
+        None => watch::run(&wish(args, output), stop, output).await?,
         Some(path) => with_trace(args, path, stop, output).await?,
     }
     Ok(exit::YES)
 }
 
-fn wish(args: &cli::Watch) -> Wish<'_> {
+fn wish<'a>(args: &'a cli::Watch, output: &Output) -> Wish<'a> {
     Wish {
         pid: args.pid,
         command: &args.command,
+        command_aside: output.is_json(),
         asked: &args.asked,
         follow: args.follow,
         faults: args.faults,
@@ -54,15 +55,15 @@ async fn with_trace(args: &cli::Watch, path: &Path, stop: Stop, output: &mut Out
             .into());
     }
     let name = |pid| Process::open(pid).map_or_else(|_| String::new(), |process| process.name());
+    let with_faults = Wish {
+        faults: true,
+        access: true,
+        ..wish(args, output)
+    };
     let mut both = Printed {
         trace: TraceFile::create(path, name).context("watch")?,
         show_faults: args.faults,
         output,
-    };
-    let with_faults = Wish {
-        faults: true,
-        access: true,
-        ..wish(args)
     };
     let watched = watch::run(&with_faults, stop, &mut both).await;
     watched?;

@@ -71,11 +71,10 @@ impl Privileges {
 const LOOKING: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::BPF)
     .union(CapabilitySet::PERFMON)
-    // Pagemap and maps of a process of others; files of /proc and of BTF; signals to a command of ours.
+    // Pagemap and maps of a process of others; files of /proc and of BTF.
     .union(CapabilitySet::SYS_PTRACE)
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
-    .union(CapabilitySet::KILL)
     // Limits of open files and, before 5.11, of locked memory.
     .union(CapabilitySet::SYS_RESOURCE)
     .union(CapabilitySet::IPC_LOCK);

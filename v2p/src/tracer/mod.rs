@@ -236,10 +236,19 @@ impl Tracer {
 
     /// Has the programs report of `mm` as the target's, where they report of none. False: they report of another by now.
     pub fn resume(&self, mm: u64) -> bool {
+        self.exchange(0, mm)
+    }
+
+    /// The same in the place of `before`, or where that has ended: the process had executed another program before the hooks were live.
+    pub fn overtake(&self, before: u64, mm: u64) -> bool {
+        self.exchange(before, mm) || self.exchange(0, mm)
+    }
+
+    fn exchange(&self, before: u64, mm: u64) -> bool {
         // SAFETY: an aligned word of the map, which the programs read and write whole.
         let target = unsafe { AtomicU64::from_ptr(self.control.target.mm.as_ptr()) };
         let (order, failed) = (Ordering::SeqCst, Ordering::SeqCst);
-        target.compare_exchange(0, mm, order, failed).is_ok()
+        target.compare_exchange(before, mm, order, failed).is_ok()
     }
 
     /// Has the programs report of the address space `mm` no more, where it ended and they were not told.

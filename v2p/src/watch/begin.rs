@@ -1,5 +1,7 @@
 //! What comes before a watch: whose address space it is, which addresses, and the hooks.
 
+use std::ffi::OsString;
+
 use anyhow::{Context as _, Result};
 use v2p_common::{PAGE_SIZE, VirtAddr};
 
@@ -19,13 +21,18 @@ use crate::{
     translate::Both,
 };
 
+/// How often an address space is asked for that an exec takes away meanwhile.
+const TRIES: u32 = 10;
+
 /// What is to be watched, and what is told of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish<'a> {
     /// The process; `None`: that of `command`.
     pub pid: Option<u32>,
     /// A program to start, with its arguments; none: `pid` is watched.
-    pub command: &'a [String],
+    pub command: &'a [OsString],
+    /// What it says on stdout goes to stderr: what is told of it has stdout alone.
+    pub command_aside: bool,
     /// Which addresses; none: all.
     pub asked: &'a [Asked],
     /// Children too.
@@ -36,18 +43,14 @@ pub struct Wish<'a> {
     pub access: bool,
 }
 
-/// Has the allocator give back what a full ring held, once it is told, and keep what is used for every turn: what it gives back it must ask
-/// for again, and where two give memory back on one CPU 7.x may skip the hooks of one. Left alone, glibc takes what was large once for usual,
-/// and keeps up to 64 MiB of it (M_MMAP_THRESHOLD in mallopt(3): to set it keeps it as it is).
+/// Has the allocator give back what a full ring held, once it is told. Left alone, glibc takes what was large once for usual, and keeps up to
+/// 64 MiB of it (M_MMAP_THRESHOLD in mallopt(3): to set it keeps it as it is).
 fn give_memory_back() {
     #[cfg(target_env = "gnu")]
-    for (what, bytes) in [
-        (libc::M_MMAP_THRESHOLD, 4 << 20),
-        (libc::M_TRIM_THRESHOLD, 8 << 20),
-    ] {
-        // SAFETY: two numbers, and no memory. That it was not understood does no harm.
-        unsafe { libc::mallopt(what, bytes) };
-    }
+    // SAFETY: two numbers, and no memory. That it was not understood does no harm.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10)
+    };
 }
 
 /// Watches until told to stop, and tells `listener`.
@@ -59,12 +62,12 @@ pub async fn run(wish: &Wish<'_>, stop: Stop, listener: &mut dyn Listener) -> Re
     give_memory_back();
     let command = match wish.command {
         [] => None,
-        words => Some(Command::new(words)?),
+        words => Some(Command::new(words, wish.command_aside)?),
     };
     let pid = wish.pid.or(command.as_ref().map(|command| command.pid));
     let pid = pid.context("watch: neither a process nor a command")?;
     let process = Process::open(pid).context("watch")?;
-    let pagemap = Pagemap::of(pid).context("watch")?;
+    let mut pagemap = Pagemap::of(pid).context("watch")?;
     // The pidfd is of the process that the number named before; if that lives, the pagemap is its own too.
     if process.has_ended() {
         return Err(no_address_space(pid).into());
@@ -79,9 +82,11 @@ pub async fn run(wish: &Wish<'_>, stop: Stop, listener: &mut dyn Listener) -> Re
     // Any user address tells the mm; what lies there does not matter. A command's own comes with its exec.
     let mm = match &command {
         Some(_) => 0,
-        None => Both::ask(&mut carrier, &pagemap, VirtAddr(PAGE_SIZE))?
-            .map(|both| both.walk.mm)
-            .ok_or_else(|| no_address_space(pid))?,
+        None => {
+            let found = address_space(&mut carrier, &process, pagemap)?;
+            pagemap = found.0;
+            found.1
+        }
     };
     let target = Target {
         mm,
@@ -92,6 +97,10 @@ pub async fn run(wish: &Wish<'_>, stop: Stop, listener: &mut dyn Listener) -> Re
     };
     raise_open_files();
     let tracer = Tracer::start(&mut programs, &process, &target, Wanted::All)?;
+    let (pagemap, mm) = match &command {
+        Some(_) => (pagemap, mm),
+        None => by_now(&tracer, &mut carrier, pid, (pagemap, mm))?,
+    };
 
     let session = Session {
         programs: &mut programs,
@@ -110,6 +119,47 @@ pub async fn run(wish: &Wish<'_>, stop: Stop, listener: &mut dyn Listener) -> Re
     session.run(stop, listener).await
 }
 
+/// The address space of `process`, whose pagemap may be of one that it has left by an exec since.
+fn address_space(
+    carrier: &mut Carrier,
+    process: &Process,
+    mut pagemap: Pagemap,
+) -> Result<(Pagemap, u64)> {
+    for _ in 0..TRIES {
+        if let Some(both) = Both::ask(carrier, &pagemap, VirtAddr(PAGE_SIZE))? {
+            return Ok((pagemap, both.walk.mm));
+        }
+        if process.has_ended() {
+            break;
+        }
+        pagemap = Pagemap::of(process.pid).context("watch")?;
+    }
+    Err(no_address_space(process.pid).into())
+}
+
+/// The address space of process `pid`: another than the one that was found, where it has executed a program since. The hooks tell of an exec
+/// from now on, but not of one before.
+fn by_now(
+    tracer: &Tracer,
+    carrier: &mut Carrier,
+    pid: u32,
+    found: (Pagemap, u64),
+) -> Result<(Pagemap, u64)> {
+    // Where it has ended, that is told as always.
+    let Ok(pagemap) = Pagemap::of(pid) else {
+        return Ok(found);
+    };
+    let Some(both) = Both::ask(carrier, &pagemap, VirtAddr(PAGE_SIZE))? else {
+        return Ok(found);
+    };
+    let mm = both.walk.mm;
+    // Where the programs report of a third, they tell how it came to it.
+    match mm != found.1 && tracer.overtake(found.1, mm) {
+        true => Ok((pagemap, mm)),
+        false => Ok(found),
+    }
+}
+
 /// The addresses that are asked about; empty: all.
 fn ranges(wish: &Wish<'_>, process: &Process) -> Result<Vec<Range>> {
     if wish.asked.is_empty() {
@@ -121,6 +171,12 @@ fn ranges(wish: &Wish<'_>, process: &Process) -> Result<Vec<Range>> {
             .end()?
             .ok_or_else(|| no_address_space(process.pid))?;
         let pieces = maps::select(&mappings, wish.asked, end)?;
+        if let Some(piece) = pieces.iter().find(|piece| piece.is_kernels()) {
+            let what = format!("{} is the kernel's: no page of it moves", piece.name);
+            return Err(Failure::unsupported(what)
+                .hint("where it lies: v2p translate --route walk")
+                .into());
+        }
         return Ok(pieces.iter().map(Mapping::range).collect());
     }
     let addresses = wish.asked.iter().map(|one| match one {

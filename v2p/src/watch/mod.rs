@@ -126,6 +126,11 @@ impl Session<'_> {
     /// Where the output fails, or the ring holds what is no event.
     pub async fn run(mut self, mut stop: Stop, output: &mut dyn Listener) -> Result<()> {
         let mut state = self.begin(output)?;
+        // A command is not started for nothing.
+        let told = stop.was_told().await;
+        if let Some(command) = self.command.as_mut().filter(|_| !told) {
+            command.execute()?;
+        }
         stop.begins();
         let mut next_reading = Instant::now() + READ_EVERY;
         let why = loop {
@@ -208,9 +213,6 @@ impl Session<'_> {
         };
         self.say_start(state.report.output)?;
         state.report.output.turn()?;
-        if let Some(command) = &mut self.command {
-            command.execute()?;
-        }
         Ok(state)
     }
 

@@ -2,6 +2,7 @@
 //! then executes it.
 
 use std::{
+    ffi::OsString,
     io::{self, Read as _, Write as _},
     os::{
         fd::{AsRawFd as _, OwnedFd},
@@ -29,11 +30,12 @@ pub struct Command {
 }
 
 impl Command {
-    /// Makes the child, which waits. Whatever happens to us, it does not wait for ever: it then ends.
+    /// Makes the child, which waits. Whatever happens to us, it does not wait for ever: it then ends. `aside`: what it says on stdout goes
+    /// to stderr.
     ///
     /// # Errors
     /// Where there can be no child.
-    pub fn new(words: &[String]) -> Result<Self> {
+    pub fn new(words: &[OsString], aside: bool) -> Result<Self> {
         let (program, arguments) = words.split_first().context("no command")?;
         let pair = || pipe_with(PipeFlags::CLOEXEC).context("a pipe to the command");
         let (told, tell) = pair()?;
@@ -43,6 +45,9 @@ impl Command {
         };
         let mut command = std::process::Command::new(program);
         command.args(arguments);
+        if aside {
+            command.stdout(io::stderr());
+        }
         let our_end = go.as_raw_fd();
         // SAFETY: between fork and exec the closure makes system calls only, on descriptors that it owns.
         unsafe { command.pre_exec(move || wait_for_go(&tell, &waits, our_end)) };
@@ -52,7 +57,7 @@ impl Command {
         let came = io::PipeReader::from(told).read_exact(&mut number);
         let mut this = Self {
             pid: u32::from_ne_bytes(number),
-            name: program.clone(),
+            name: program.display().to_string(),
             go: Some(go.into()),
             starting: Some(starting),
             child: None,
@@ -106,6 +111,11 @@ impl Drop for Command {
 
 /// In the child: says its number, and waits for a byte. An error ends it.
 fn wait_for_go(tell: &OwnedFd, waits: &OwnedFd, our_end: i32) -> io::Result<()> {
+    // What ends us before the program is executed ends it too: no handler of ours is to take the signal, and let it wait on.
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the default action needs no handler.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     // The end that is ours came over the fork too: while it is open here, ours alone would not end the wait.
     // SAFETY: a descriptor of this process, which nothing here uses.
     unsafe { libc::close(our_end) };

@@ -13,6 +13,8 @@ pub struct Stop {
     interrupt: Signal,
     terminate: Signal,
     hangup: Option<Signal>,
+    /// A signal came.
+    told: bool,
     duration: Option<Duration>,
     deadline: Option<Instant>,
 }
@@ -28,6 +30,7 @@ impl Stop {
             interrupt: catch(SignalKind::interrupt())?,
             terminate: catch(SignalKind::terminate())?,
             hangup: None,
+            told: false,
             duration,
             deadline: None,
         })
@@ -48,7 +51,22 @@ impl Stop {
         self.deadline = duration.and_then(|duration| Instant::now().checked_add(duration));
     }
 
+    /// Whether a signal has told so by now.
+    pub(super) async fn was_told(&mut self) -> bool {
+        // Signals come to the handlers by a turn of the runtime.
+        tokio::task::yield_now().await;
+        self.told = tokio::select! {
+            biased;
+            _ = self.reached() => true,
+            () = std::future::ready(()) => false,
+        };
+        self.told
+    }
+
     pub(super) async fn reached(&mut self) -> &'static str {
+        if self.told {
+            return "signal";
+        }
         let far = Instant::now() + Duration::from_secs(86_400 * 365);
         let hangup = async {
             match &mut self.hangup {

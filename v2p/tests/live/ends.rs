@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     Done,
-    harness::{self, address},
+    harness::{self, Watching, address},
     target::{BASE, PAGE, Target, va},
     trial,
     watch::watch,
@@ -26,12 +26,19 @@ pub(crate) fn trials() -> Vec<Trial> {
             exec_while_read,
         ),
         trial(
+            "an_exec_before_the_watch_is_live_is_not_the_end",
+            exec_before_live,
+        ),
+        trial("an_exec_in_another_pid_namespace_is_followed", exec_inside),
+        trial(
             "a_process_whose_main_thread_has_ended_is_watched",
             without_main_thread,
         ),
     ]
 }
 
+/// include/uapi/linux/sched.h.
+const CLONE_NEWPID: u64 = 0x2000_0000;
 const EXECS: u64 = 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -81,6 +88,64 @@ fn exec_while_read() -> Done {
     let causes: Vec<_> = moves.iter().map(|m| m["cause"].as_str().unwrap()).collect();
     let expected: Vec<_> = (0..EXECS).flat_map(|_| ["exec", "first-touch"]).collect();
     assert_eq!(causes, expected);
+    Done::Passed
+}
+
+/// At every stage of the start of a watch.
+fn exec_before_live() -> Done {
+    let whole = {
+        let target = Target::start();
+        let start = Instant::now();
+        drop(watch(&target, &[]));
+        start.elapsed()
+    };
+    for percent in [10, 30, 50, 60, 70, 80, 90] {
+        let mut target = Target::start();
+        let pid = target.pid().to_string();
+        let watching = thread::scope(|scope| {
+            let watching = scope.spawn(|| Watching::start(&["--pid", &pid]));
+            thread::sleep(whole * percent / 100);
+            target.execute();
+            watching.join().unwrap()
+        });
+        let frame = target.tell("write", 5);
+        let (records, status) = watching.interrupt();
+        assert!(status.success());
+        let of_the_page = records
+            .iter()
+            .filter(|r| r["type"] == "move" && address(&r["va"]) == va(5));
+        let told: Vec<_> = of_the_page
+            .map(|m| (m["cause"].as_str().unwrap(), m["to"]["pfn"].as_u64()))
+            .collect();
+        assert_eq!(told, [("first-touch", Some(frame))], "{percent} %");
+    }
+    Done::Passed
+}
+
+/// Its number there is another.
+fn exec_inside() -> Done {
+    let mut target = Target::start();
+    target.must(libc::SYS_unshare, &[CLONE_NEWPID]);
+    let inside = u32::try_from(target.order("start 1")).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{inside}/status")).unwrap();
+    assert!(
+        status.contains(&format!("NSpid:\t{inside}\t1\n")),
+        "{status}"
+    );
+    target.order("have-started 5");
+    let watching = Watching::start(&["--pid", &inside.to_string()]);
+    target.order("execute-started -");
+    let frame = target.order("have-started 5");
+    let (records, status) = watching.interrupt();
+    target.order("stop-started -");
+    assert!(status.success());
+    let of_the_page = records
+        .iter()
+        .filter(|r| r["type"] == "move" && address(&r["va"]) == va(5));
+    let told: Vec<_> = of_the_page
+        .map(|m| (m["cause"].as_str().unwrap(), m["to"]["pfn"].as_u64()))
+        .collect();
+    assert_eq!(told, [("exec", None), ("first-touch", Some(frame))]);
     Done::Passed
 }
 

@@ -22,6 +22,7 @@ pub(crate) fn obey(command: &str, words: &[u64]) -> Option<u64> {
         ("many", [n]) => many(*n),
         ("start", [by_fork]) => start(*by_fork != 0),
         ("have-started", [i]) => have_started(*i),
+        ("execute-started", _) => execute_started(),
         ("stop-started", _) => {
             let (mut child, _) = STARTED.lock().unwrap().take().unwrap();
             drop(child.stdin.take());
@@ -81,6 +82,15 @@ fn start(by_fork: bool) -> u64 {
     let pid = child.id();
     *STARTED.lock().unwrap() = Some((child, said));
     pid.into()
+}
+
+/// Has it execute itself anew.
+fn execute_started() -> u64 {
+    let mut started = STARTED.lock().unwrap();
+    let (child, said) = started.as_mut().unwrap();
+    writeln!(child.stdin.as_mut().unwrap(), "exec 0").unwrap();
+    said.read_line(&mut String::new()).unwrap();
+    0
 }
 
 /// Has it write to its page `i`; gives the frame.

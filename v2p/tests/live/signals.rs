@@ -10,7 +10,7 @@ use std::{
 };
 
 use libtest_mimic::Trial;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
 
 use crate::{
@@ -72,7 +72,7 @@ impl Struck {
     fn strike(mut self, after: Duration, signal: Signal) -> ExitStatus {
         let group = Pid::from_child(&self.child);
         thread::sleep(after);
-        let _ = kill_process(group, signal);
+        let _ = kill_process_group(group, signal);
         let struck = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -160,14 +160,19 @@ fn sigterm() -> Done {
 }
 
 fn a_command() -> Done {
-    // It says so where it begins; nobody waits for it. What it does to its pages fills a pipe: a watch waits for who reads it.
+    // One that ends by itself, and one that does not. What they do to their pages fills a pipe: a watch waits for who reads it.
+    let target = Target::start();
+    let pid = target.pid().to_string();
     let program = harness::v2p().get_program().to_str().unwrap().to_owned();
-    let arguments = ["watch", "--json", "--", &program, "--version"];
-    for signal in SIGNALS {
-        for after in stages() {
-            let struck = Struck::start(&arguments, Stdio::null());
-            let status = struck.with_a_reader().strike(after, signal);
-            assert_ended(&arguments, status, signal, &[0]);
+    for command in [&["--version"][..], &["watch", "--pid", &pid]] {
+        let start = ["watch", "--json", "--", &program];
+        let arguments = [&start, command].concat();
+        for signal in SIGNALS {
+            for after in stages() {
+                let struck = Struck::start(&arguments, Stdio::null());
+                let status = struck.with_a_reader().strike(after, signal);
+                assert_ended(&arguments, status, signal, &[0]);
+            }
         }
     }
     Done::Passed

@@ -142,9 +142,9 @@ fn capabilities(pid: u32) -> Option<u64> {
 fn what_is_given_up() -> Done {
     const SYS_PTRACE: u64 = 1 << 19;
     const SYS_RAWIO: u64 = 1 << 17;
-    // DAC_OVERRIDE, DAC_READ_SEARCH, KILL, IPC_LOCK, SYS_PTRACE, SYS_ADMIN, SYS_RESOURCE, PERFMON, BPF (linux/capability.h).
+    // DAC_OVERRIDE, DAC_READ_SEARCH, IPC_LOCK, SYS_PTRACE, SYS_ADMIN, SYS_RESOURCE, PERFMON, BPF (linux/capability.h).
     const LOOKING: u64 =
-        1 << 1 | 1 << 2 | 1 << 5 | 1 << 14 | SYS_PTRACE | 1 << 21 | 1 << 24 | 1 << 38 | 1 << 39;
+        1 << 1 | 1 << 2 | 1 << 14 | SYS_PTRACE | 1 << 21 | 1 << 24 | 1 << 38 | 1 << 39;
     const BY_OTHERS: u64 = !LOOKING;
     const BY_WRITERS: u64 = BY_OTHERS & !SYS_RAWIO;
     let ours = capabilities(std::process::id()).unwrap();
