@@ -42,7 +42,12 @@ pub(super) fn run(
     let mut guest = start(options, kernel, initrd, run)?;
     let deadline = Instant::now() + options.timeout;
     let mut opening = match kernel.opening {
-        Some(opening) => Some(start_opening(opening, &run.join(DEBUGGER), &mut guest)?),
+        Some(opening) => Some(start_opening(
+            opening,
+            &run.join(DEBUGGER),
+            &mut guest,
+            deadline,
+        )?),
         None => None,
     };
     let mut frames = Frames::default();
@@ -106,14 +111,16 @@ fn start_opening(
     opening: Opening,
     socket: &Path,
     guest: &mut Guest,
+    deadline: Instant,
 ) -> Result<JoinHandle<Result<()>>> {
     // QEMU makes it before the guest starts, but not before it has started itself.
     let line = loop {
         match UnixStream::connect(socket) {
             Ok(line) => break line,
-            Err(e) if guest.0.try_wait()?.is_some() => {
+            Err(e) if guest.0.try_wait()?.is_some() || Instant::now() > deadline => {
                 return Err(e).context("QEMU's socket for a debugger");
             }
+            Err(_) if shell::interrupted() => bail!("interrupted; the guest was stopped"),
             Err(_) => thread::sleep(TICK),
         }
     };
