@@ -88,10 +88,13 @@ pub fn usage(error: &clap::Error, command: Option<&str>) -> u8 {
     };
     // Nobody may be listening: what cannot be said is left unsaid.
     match error.kind() {
-        DisplayHelp | DisplayVersion => {
-            let _ = error.print();
-            YES
-        }
+        DisplayHelp | DisplayVersion => match error.print().and_then(|()| io::stdout().flush()) {
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+                let _ = writeln!(io::stderr(), "v2p: stdout: {e}");
+                FAILED
+            }
+            _ => YES,
+        },
         DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
             FAILED
@@ -107,14 +110,14 @@ pub fn usage(error: &clap::Error, command: Option<&str>) -> u8 {
     }
 }
 
-/// clap's first paragraph on one line, as every error of v2p.
+/// clap's first paragraph on one line, as every error of v2p. A value in it may have paragraphs of its own.
 fn usage_message(rendered: &str, command: Option<&str>) -> String {
-    let paragraph: Vec<_> = rendered
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.is_empty())
-        .collect();
-    let what = paragraph.join(" ");
+    let ends = ["\n\nUsage:", "\n\nFor more", "\n\n  tip:"];
+    let end = ends.iter().filter_map(|end| rendered.find(end)).min();
+    let paragraph = rendered.get(..end.unwrap_or(rendered.len()));
+    let lines = paragraph.unwrap_or(rendered).lines().map(str::trim);
+    let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+    let what = lines.join(" ");
     let what = what.strip_prefix("error: ").unwrap_or(&what);
     let command = command.map_or_else(String::new, |command| format!("{command} "));
     format!("v2p: {what}\nhint: see v2p {command}--help")
@@ -163,6 +166,15 @@ mod tests {
         assert_eq!(
             usage_message(rendered, Some("watch")),
             "v2p: required arguments were not provided: --pid <PID>\nhint: see v2p watch --help"
+        );
+    }
+
+    #[test]
+    fn a_value_of_several_paragraphs_does_not_hide_the_cause() {
+        let rendered = "error: invalid value 'a\n\nb' for '--pid <PID>': not a number\n\nFor more information, try '--help'.\n";
+        assert_eq!(
+            usage_message(rendered, None),
+            "v2p: invalid value 'a b' for '--pid <PID>': not a number\nhint: see v2p --help"
         );
     }
 

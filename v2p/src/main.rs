@@ -2,15 +2,14 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use v2p::{
-    cli::{self, Cli, Command},
+    cli::{self, Command},
     commands, exit,
     render::Output,
 };
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(e) => {
             let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());

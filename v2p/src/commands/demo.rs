@@ -27,6 +27,7 @@ const BEFORE: &str = "Hello, World!";
 /// Exit code 3 where privileges or eBPF are missing, 2 for a text that does not fit.
 pub async fn run(args: &cli::Demo, output: &mut Output) -> Result<u8> {
     privileges::keep_to_writing()?;
+    output.answer_stands();
     check_text(&args.text).context("demo")?;
     tracing::require().context("demo")?;
     let process = Process::open(std::process::id()).context("demo")?;

@@ -89,8 +89,9 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
             return Err(AddressSpace::gone(&process).into());
         }
     }
-    // What is hidden has no flags anyway.
-    if let (Some(why), 0) = (translator.flags_missing(), said.totals.hidden) {
+    // What is hidden has no flags anyway, and what is not there needs none.
+    let wants_flags = said.totals.hidden == 0 && said.totals.present + said.totals.migrating > 0;
+    if let (Some(why), true) = (translator.flags_missing(), wants_flags) {
         output.say(&format!(
             "v2p: {why}: a poisoned page is told as migrating here, and the huge zero page as present"
         ));

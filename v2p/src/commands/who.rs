@@ -1,17 +1,17 @@
 //! `v2p who`: whose page a frame is, by walking the page tables of every process.
 
-use std::fs;
+use std::{collections::BTreeMap, fs, io};
 
 use anyhow::{Context as _, Result};
-use v2p_common::{PAGE_SIZE, Pfn};
+use v2p_common::Pfn;
 
 use crate::{
     cli,
     doctor::tracing,
     exit,
-    kernel::privileges,
+    kernel::{iomem::Iomem, privileges},
     process::{AddressSpace, FrameFlags, Process, frame_flags, maps::Mapping},
-    record::{Hex, Record},
+    record::{Frame, Hex, Record},
     render::Output,
     translate::{Finder, Page, Route, Translator, Wanted},
 };
@@ -34,6 +34,7 @@ pub fn run(args: &cli::Who, output: &mut Output) -> Result<u8> {
         pages: 0,
         mappings: 0,
         unread: 0,
+        found: BTreeMap::new(),
     };
     for pid in pids {
         search.process(pid, output)?;
@@ -44,28 +45,28 @@ pub fn run(args: &cli::Who, output: &mut Output) -> Result<u8> {
         pages,
         mappings,
         unread,
+        found,
         ..
     } = search;
-    let flags = flags_of_all(&args.frames);
-    if mappings == 0 {
-        for pfn in &args.frames {
-            output.heading(&format!(
-                "pfn {pfn}: no process maps it{}; {}",
-                if unread == 0 {
-                    ""
-                } else {
-                    ", as far as they could be read"
-                },
-                what_it_is(*pfn)
-            ))?;
+    let frames = frames(&args.frames, &found);
+    for frame in &frames {
+        if let Some(what) = &frame.what {
+            let seen = match unread {
+                0 => "",
+                _ => ", as far as they could be read",
+            };
+            let pfn = frame.pfn;
+            output.heading(&format!("pfn {pfn}: no process maps it{seen}; {what}"))?;
         }
     }
+    let flags = frames.first().and_then(|first| first.flags.clone());
     output.record(&Record::Looked {
         processes,
         pages,
         mappings,
         unread,
-        flags: flags.map(FrameFlags::names),
+        flags: flags.filter(|first| frames.iter().all(|f| f.flags.as_ref() == Some(first))),
+        frames,
     })?;
     Ok(if mappings == 0 { exit::NO } else { exit::YES })
 }
@@ -87,6 +88,8 @@ struct Search {
     pages: u64,
     mappings: u64,
     unread: u64,
+    /// Mappings by frame.
+    found: BTreeMap<u64, u64>,
 }
 
 impl Search {
@@ -120,7 +123,8 @@ impl Search {
                 finder
                     .found
                     .iter()
-                    .filter_map(|page| Some(record(pid, &comm, mapping, page.any_frame()?, page))),
+                    .filter_map(|page| Some((page, page.any_frame()?)))
+                    .map(|(page, pfn)| (pfn, record(pid, &comm, mapping, pfn, page))),
             );
             if !alive {
                 return Ok(());
@@ -132,7 +136,11 @@ impl Search {
         }
         self.pages += pages;
         self.mappings += found.len() as u64;
-        found.iter().try_for_each(|record| output.record(record))
+        for (pfn, record) in &found {
+            *self.found.entry(pfn.0).or_default() += 1;
+            output.record(record)?;
+        }
+        Ok(())
     }
 }
 
@@ -147,23 +155,48 @@ fn record(pid: u32, comm: &str, mapping: &Mapping, pfn: Pfn, page: &Page) -> Rec
     }
 }
 
-/// The flags that all the frames have; `None` where they differ, or cannot be read.
-fn flags_of_all(frames: &[Pfn]) -> Option<FrameFlags> {
-    let mut all = frames.iter().map(|pfn| frame_flags(*pfn).ok());
-    let first = all.next()??;
-    all.all(|flags| flags == Some(first)).then_some(first)
+/// What is known of each frame, those that are mapped `found` so often.
+fn frames(asked: &[Pfn], found: &BTreeMap<u64, u64>) -> Vec<Frame> {
+    let iomem = Iomem::read().ok().flatten();
+    let of = |pfn: &Pfn| {
+        let flags = frame_flags(*pfn);
+        let mappings = found.get(&pfn.0).copied().unwrap_or_default();
+        Frame {
+            pfn: pfn.0,
+            mappings,
+            what: (mappings == 0).then(|| what_it_is(*pfn, &flags, iomem.as_ref())),
+            flags: flags.ok().map(FrameFlags::names),
+        }
+    };
+    asked.iter().map(of).collect()
 }
 
-/// What a frame is that no process maps, as far as /proc/kpageflags says.
-fn what_it_is(pfn: Pfn) -> String {
-    let Ok(flags) = frame_flags(pfn) else {
-        return format!(
-            "physical address {:#x} is past the end of memory",
-            pfn.0 * PAGE_SIZE
-        );
+/// What a frame is that no process maps, as far as /proc/kpageflags and /proc/iomem say.
+fn what_it_is(pfn: Pfn, flags: &Result<FrameFlags>, iomem: Option<&Iomem>) -> String {
+    let flags = match flags {
+        Ok(flags) => *flags,
+        Err(e) if is_end(e) => {
+            return format!(
+                "physical address {:#x} is past the end of memory",
+                pfn.base().0
+            );
+        }
+        Err(e) => return format!("what it is cannot be told: {e:#}"),
     };
+    // Some holes are marked so, some not at all (6.18).
+    if flags.has(FrameFlags::NOPAGE) || flags == FrameFlags(0) {
+        let lies = iomem.map(|iomem| iomem.at(pfn.base()));
+        return match lies.as_deref() {
+            Some(lies) if lies.iter().any(|resource| resource.is_ram()) => {
+                "it is the kernel's, as far as nothing marks it".to_owned()
+            }
+            Some([.., resource]) => format!("there is no memory, but {}", resource.evidence()),
+            Some([]) => "there is no memory".to_owned(),
+            None if flags == FrameFlags(0) => "nothing marks it".to_owned(),
+            None => "there is no memory".to_owned(),
+        };
+    }
     let kinds = [
-        (FrameFlags::NOPAGE, "there is no memory"),
         (FrameFlags::BUDDY, "it is free"),
         (FrameFlags::HWPOISON, "it is poisoned"),
         (FrameFlags::OFFLINE, "it is offline"),
@@ -180,4 +213,10 @@ fn what_it_is(pfn: Pfn) -> String {
         Some((_, what)) => (*what).to_owned(),
         None => format!("it is the kernel's (flags {:#x})", flags.0),
     }
+}
+
+/// Whether the file of frames ends before the frame.
+fn is_end(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof)
 }

@@ -14,7 +14,7 @@ use crate::{
     kernel::privileges,
     process::{Process, raise_open_files},
     record::{Record, Verdict},
-    render::{Output, WriteText},
+    render::{Output, WriteText, count, verdict_word},
     tracer::Wanted,
 };
 
@@ -27,6 +27,7 @@ const MAX: usize = 1 << 20;
 /// Exit code 1 where there is no such process, 2 where the bytes are none or too many, 3 where privileges or eBPF are missing.
 pub async fn run(args: &cli::Write, output: &mut Output) -> Result<u8> {
     privileges::keep_to_writing()?;
+    output.answer_stands();
     let bytes = bytes(args).context("write")?;
     tracing::require().context("write")?;
     let process = Process::open(args.pid).context("write")?;
@@ -59,10 +60,14 @@ pub async fn run(args: &cli::Write, output: &mut Output) -> Result<u8> {
     drop(stopped);
     write.stopped = args.stop;
     write.not_pinned = pinned.err();
-    text.write(&write)?;
-    text.verdict(&write)?;
-    let verdict = write.verdict;
-    output.json(&Record::Write(Box::new(write)))?;
+    let (verdict, written) = (write.verdict, write.written);
+    let said = text.write(&write).and_then(|()| text.verdict(&write));
+    let said = said.and_then(|()| output.json(&Record::Write(Box::new(write))));
+    // What was done to memory is not lost with a full disk.
+    said.and_then(|()| output.flush()).with_context(|| {
+        let written = count(written as u64, "byte");
+        format!("write: {}, {written} written", verdict_word(verdict))
+    })?;
     Ok(match verdict {
         Verdict::Landed | Verdict::Allowed => exit::YES,
         _ => exit::NO,

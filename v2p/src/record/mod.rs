@@ -25,6 +25,20 @@ const fn is_not(yes: &bool) -> bool {
     !*yes
 }
 
+/// A frame that was looked for.
+#[derive(Clone, Debug, Serialize)]
+pub struct Frame {
+    /// Its number.
+    pub pfn: u64,
+    /// Mappings of it that were found.
+    pub mappings: u64,
+    /// What /proc/kpageflags says of it; null where that cannot be read.
+    pub flags: Option<Vec<&'static str>>,
+    /// What it is, where no process maps it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub what: Option<String>,
+}
+
 /// What each route says of the demo's page.
 #[derive(Clone, Debug, Serialize)]
 pub struct Routes {
@@ -119,7 +133,7 @@ pub enum Record {
     },
     /// The watch is over.
     End {
-        /// `signal`, `duration` or `target-exited`.
+        /// `signal`, `duration` or `target-exited`; in `top` also `quit`.
         why: &'static str,
         /// Events that were read.
         events: u64,
@@ -129,7 +143,7 @@ pub enum Record {
         moves: u64,
         /// Events that were lost.
         lost: u64,
-        /// Moves that the closing comparison found.
+        /// Of them, moves that only the page tables told.
         reconciled: u64,
         /// Exit status of a command that was started; else null.
         status: Option<i32>,
@@ -218,6 +232,8 @@ pub enum Record {
         unread: u64,
         /// What /proc/kpageflags says of the frames; null where they differ or it cannot be read.
         flags: Option<Vec<&'static str>>,
+        /// Each frame that was asked about.
+        frames: Vec<Frame>,
     },
     /// A guarded write's result.
     Write(Box<Write>),

@@ -22,7 +22,7 @@ pub use self::{
     demo::DemoText,
     doctor::DoctorText,
     words::{bytes, cause_text, count, file_name, grouped, printable},
-    write::WriteText,
+    write::{WriteText, verdict_word},
 };
 
 use crate::record::Record;
@@ -34,6 +34,8 @@ const BUFFER: usize = 1 << 16;
 pub struct Output {
     json: bool,
     colour: bool,
+    /// Said to the end though nobody reads it: what is done is worth more than what is said of it.
+    stands: bool,
     /// A line that is being put together.
     json_line: Vec<u8>,
     stdout: BufWriter<StdoutLock<'static>>,
@@ -57,11 +59,25 @@ impl Output {
         Self {
             json,
             colour,
+            stands: false,
             json_line: Vec::new(),
             stdout: BufWriter::with_capacity(BUFFER, io::stdout().lock()),
             clock: Clock::default(),
             moves: Moves::default(),
             progress: Progress::default(),
+        }
+    }
+
+    /// From now on a reader that goes away is no error: the command goes on, and its exit code is the answer.
+    pub const fn answer_stands(&mut self) {
+        self.stands = true;
+    }
+
+    /// What is to be made of what a write to stdout gave.
+    fn said(&self, said: io::Result<()>) -> Result<()> {
+        match said {
+            Err(e) if self.stands && e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            said => said.context("stdout"),
         }
     }
 
@@ -76,8 +92,8 @@ impl Output {
                 return self.json(record);
             }
             let (stdout, line) = (&mut self.stdout, &self.json_line);
-            let write = || stdout.write_all(line);
-            return self.progress.aside(write).context("stdout");
+            let said = self.progress.aside(|| stdout.write_all(line));
+            return self.said(said);
         }
         if let Record::Move { pid, one, mapping } = record {
             let what = (*pid, mapping.as_str());
@@ -116,11 +132,11 @@ impl Output {
         let Self {
             stdout, progress, ..
         } = self;
-        let write = || {
+        let said = progress.aside(|| {
             serde_json::to_writer(&mut *stdout, record)?;
             stdout.write_all(b"\n")
-        };
-        progress.aside(write).context("stdout")
+        });
+        self.said(said)
     }
 
     /// Says a heading if the form is text.
@@ -151,9 +167,8 @@ impl Output {
         let Self {
             stdout, progress, ..
         } = self;
-        progress
-            .aside(|| writeln!(stdout, "{line}"))
-            .context("stdout")
+        let said = progress.aside(|| writeln!(stdout, "{line}"));
+        self.said(said)
     }
 
     /// From now on, text comes with a bar on stderr that shows how much of `total` is done, where it takes long.
@@ -174,7 +189,8 @@ impl Output {
     /// As [`Self::record`].
     pub fn flush(&mut self) -> Result<()> {
         self.finish_run()?;
-        self.stdout.flush().context("stdout")
+        let flushed = self.stdout.flush();
+        self.said(flushed)
     }
 
     /// Notices a reader that went away while there was nothing to say (`| head`).
@@ -202,7 +218,7 @@ impl Output {
         let _ = writeln!(io::stderr(), "{message}");
     }
 
-    /// `text` in bold green, red or plain, where colours are wanted.
+    /// `text` in `colour`, where colours are wanted.
     fn coloured(&self, text: &str, colour: Colour) -> String {
         paint(text, colour, self.colour)
     }

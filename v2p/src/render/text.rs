@@ -169,16 +169,20 @@ impl Clock {
                 mappings,
                 unread,
                 flags,
+                frames,
             } => {
-                let flags = flags
-                    .as_ref()
-                    .map_or_else(|| "unknown".to_owned(), |flags| flags.join(","));
+                let frame = match (flags, frames.iter().all(|frame| frame.flags.is_some())) {
+                    (Some(flags), _) if flags.is_empty() => "the frame: no flags".to_owned(),
+                    (Some(flags), _) => format!("the frame: {}", flags.join(",")),
+                    (None, true) => "the frames differ".to_owned(),
+                    (None, false) => "the frame: unknown".to_owned(),
+                };
                 let unread = match unread {
                     0 => String::new(),
                     n => format!("; {} could not be read", count(*n, "process")),
                 };
                 format!(
-                    "{} in {} ({} compared){unread}; the frame: {flags}",
+                    "{} in {} ({} compared){unread}; {frame}",
                     count(*mappings, "mapping"),
                     count(*processes, "process"),
                     count(*pages, "page"),

@@ -11,7 +11,6 @@ use super::{
     words::{self, count},
 };
 use crate::{
-    exit,
     guard::Guard,
     record::{HexBytes, Verdict, Write},
     tracer::Tracer,
@@ -37,12 +36,8 @@ impl<'a> WriteText<'a> {
         self.line(&format!("  {what:<10} {text}"))
     }
 
-    /// A line, heard or not: the write goes on when nobody reads it.
     pub(super) fn line(&self, line: &str) -> Result<()> {
-        match self.0.borrow_mut().text(line) {
-            Err(e) if exit::is_closed_stdout(&e) => Ok(()),
-            said => said,
-        }
+        self.0.borrow_mut().text(line)
     }
 
     pub(super) fn coloured(&self, text: &str, colour: Colour) -> String {
@@ -131,7 +126,7 @@ impl<'a> WriteText<'a> {
                         count(part.len as u64, "byte"),
                         part.pa,
                         time(part.window_ns),
-                        word(part.verdict)
+                        verdict_word(part.verdict)
                     );
                     self.say("write", &what)?;
                 }
@@ -180,7 +175,7 @@ impl<'a> WriteText<'a> {
             Verdict::Landed | Verdict::Allowed => Colour::Good,
             _ => Colour::Bad,
         };
-        let word = self.coloured(&word(write.verdict), colour);
+        let word = self.coloured(&verdict_word(write.verdict), colour);
         self.line(&format!("\nverdict: {word}"))
     }
 }
@@ -200,7 +195,8 @@ const fn between(verdict: Verdict) -> &'static str {
     }
 }
 
-fn word(verdict: Verdict) -> String {
+/// The verdict, as people and scripts read it.
+pub fn verdict_word(verdict: Verdict) -> String {
     format!("{verdict:?}").to_lowercase()
 }
 

@@ -176,7 +176,9 @@ fn run(real: &str, line: &str, folder: &std::path::Path) {
 
 /// Else why not.
 fn top(real: &str) -> Result<(), String> {
-    let arguments: Vec<_> = real.split_whitespace().skip(2).collect();
+    let words = real.split_whitespace().skip(2);
+    // As a shell does.
+    let arguments: Vec<_> = words.map(|word| word.trim_matches('\'')).collect();
     let mut showing = Showing::start(&arguments)?;
     showing.wait_for(|shown| shown.contains("MAPPING"));
     showing.type_keys("q");

@@ -39,6 +39,7 @@ use crate::{
 /// # Errors
 /// Exit code 1 where there is no such process or nothing mapped at the address, 3 where it may not be looked at.
 pub fn run(args: &cli::Doctor, output: &mut Output) -> Result<u8> {
+    output.answer_stands();
     let asked = Asked::new(args).context("doctor")?;
     raise_open_files();
     let (facts, layout) = Facts::gather_with_layout();
