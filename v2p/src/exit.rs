@@ -5,6 +5,8 @@ use std::{
     io::{self, Write as _},
 };
 
+use crate::printable::printable;
+
 /// The answer is yes: translated, landed, allowed.
 pub const YES: u8 = 0;
 /// The answer is no: not present, moved, strayed, denied.
@@ -78,6 +80,7 @@ pub fn message(error: &anyhow::Error) -> String {
 /// An error in one line, and what to do about it where it knows.
 pub fn cause_and_hint(error: &anyhow::Error) -> (String, Option<String>) {
     let what = format!("{error:#}").replace('\n', " ");
+    let what = printable(&what).into_owned();
     (what, failure(error).and_then(|f| f.hint.clone()))
 }
 

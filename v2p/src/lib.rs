@@ -35,6 +35,7 @@ pub mod map;
 #[cfg(test)]
 mod outside;
 pub mod page;
+pub mod printable;
 pub mod process;
 pub mod record;
 pub mod render;

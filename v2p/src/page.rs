@@ -121,6 +121,14 @@ impl Drop for OwnPage {
 /// # Errors
 /// Where a page cannot be mapped, or our own pagemap not be read.
 pub fn zero_pfn() -> Result<Option<Pfn>> {
+    zero_pfn_by(|va| Ok(Pagemap::of_self()?.word(va)?.and_then(PagemapWord::pfn)))
+}
+
+/// The same, as `ask` tells the frame of a page of ours.
+///
+/// # Errors
+/// Where a page cannot be mapped, and those of `ask`.
+pub fn zero_pfn_by(ask: impl FnOnce(VirtAddr) -> Result<Option<Pfn>>) -> Result<Option<Pfn>> {
     // SAFETY: a new anonymous mapping touches nothing that exists.
     let start = unsafe {
         rustix::mm::mmap_anonymous(
@@ -133,10 +141,10 @@ pub fn zero_pfn() -> Result<Option<Pfn>> {
     .context("mmap of a page")?;
     // SAFETY: mapped and readable. Volatile: the read itself is what is wanted.
     let _ = unsafe { start.cast::<u8>().read_volatile() };
-    let word = Pagemap::of_self()?.word(VirtAddr(start as u64))?;
+    let pfn = ask(VirtAddr(start as u64));
     // SAFETY: our own mapping, to which nothing refers.
     let _ = unsafe { rustix::mm::munmap(start, PAGE_LEN) };
-    Ok(word.and_then(PagemapWord::pfn))
+    pfn
 }
 
 #[cfg(test)]

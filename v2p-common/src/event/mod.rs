@@ -82,6 +82,8 @@ pub mod zap {
     pub const WHOLE: u64 = 1 << 32;
     /// The address space is being taken down.
     pub const DYING: u64 = 1 << 33;
+    /// The call failed: what it did not come to is as it was.
+    pub const PERHAPS: u64 = 1 << 34;
     /// The low half: number of the system call that the task is in; [`NO_CALL`]: a kernel thread.
     pub const CALL: u64 = 0xffff_ffff;
     /// No system call has this number.

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use v2p_common::{
     PAGE_SIZE,
-    event::{collapse, how, memory, remap},
+    event::{collapse, how, memory, remap, zap},
     layout::KernelLayout,
 };
 
@@ -155,6 +155,7 @@ fn returned(regs: u64, result: u64) -> Option<()> {
                 how::UNMAP_ONE => memory::ANY,
                 how::COLLAPSE if failed => collapse::PERHAPS,
                 how::COLLAPSE => 0,
+                how::ZAP if failed => number | zap::PERHAPS,
                 _ => number,
             };
             look(space, how, first, whole(second), detail)

@@ -172,7 +172,7 @@ pub struct Translate {
     #[arg(long, default_value = "auto")]
     pub route: Route,
 
-    /// One line a page, not one a run
+    /// One line a page, not one a run; stretches where nothing is, which are not read, stay together
     #[arg(long)]
     pub each: bool,
 

@@ -15,7 +15,7 @@ use crate::{
         AddressSpace, Pagemap, Process,
         maps::{self, Mapping},
     },
-    render::{Output, bytes, grouped},
+    render::{Output, bytes, grouped, printable},
     translate::{Page, Totals, Translator, run::Runs},
     whole_file::WholeFile,
 };
@@ -247,7 +247,7 @@ fn line(args: &cli::Map, drawn: &Drawn<'_>) -> String {
     let Drawn { totals, runs, .. } = drawn;
     let mut line = format!(
         "{}: {} pages resident ({}) in {} stretches of frames, {} swapped",
-        args.output.display(),
+        printable(&args.output.to_string_lossy()),
         grouped(totals.present),
         bytes(totals.present * v2p_common::PAGE_SIZE),
         grouped(*runs),

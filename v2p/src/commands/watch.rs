@@ -10,7 +10,7 @@ use crate::{
     kernel::privileges,
     process::Process,
     record::Record,
-    render::{Output, count},
+    render::{Output, count, printable},
     timeline::TraceFile,
     watch::{self, Listener, Stop, Wish},
 };
@@ -70,7 +70,8 @@ async fn with_trace(args: &cli::Watch, path: &Path, stop: Stop, output: &mut Out
     both.trace.finish().context("watch")?;
     let (moves, faults) = both.trace.counts();
     if !both.output.is_json() {
-        let path = path.display();
+        let path = path.to_string_lossy();
+        let path = printable(&path);
         let (moves, faults) = (count(moves, "move"), count(faults, "fault"));
         let what = format!("v2p: {path}: {moves} and {faults}, for Perfetto's viewer");
         both.output.say(&what);

@@ -58,10 +58,8 @@ impl PageFacts {
             has(FrameFlags::HUGE),
             "a hugetlb page: not moved by compaction, NUMA balancing, KSM or swap",
         );
-        say(
-            has(FrameFlags::UNEVICTABLE) || has(FrameFlags::MLOCKED),
-            "locked: not swapped out; all else may move it",
-        );
+        let is_locked = has(FrameFlags::UNEVICTABLE) || has(FrameFlags::MLOCKED);
+        say(is_locked, "locked: not swapped out; all else may move it");
         say(
             has(FrameFlags::ZERO_PAGE),
             "the shared zero page: the first write replaces it",
@@ -71,7 +69,10 @@ impl PageFacts {
             "mapped more than once: a write may copy it first (after fork, private files)",
         );
         say(
-            has(FrameFlags::LRU) && !has(FrameFlags::ANON) && !has(FrameFlags::SWAPBACKED),
+            has(FrameFlags::LRU)
+                && !has(FrameFlags::ANON)
+                && !has(FrameFlags::SWAPBACKED)
+                && !is_locked,
             "a page of a file: reclaim may drop it and bring it back elsewhere",
         );
         say(

@@ -8,8 +8,12 @@ use crate::{record::Cause, state::PageState};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Deed {
     /// Entries were taken out, in the system call of this number; none: by a kernel thread. `dying`: with the whole
-    /// address space.
-    Zap { call: Option<u64>, dying: bool },
+    /// address space. `perhaps`: or were not, for the call failed.
+    Zap {
+        call: Option<u64>,
+        dying: bool,
+        perhaps: bool,
+    },
     /// Reclaim, poison or a collapse took out a page of this memory.
     Unmap(Memory),
     /// Somebody needed the page there.
@@ -61,6 +65,7 @@ impl Deed {
                 Self::Zap {
                     call: (number != zap::NO_CALL).then_some(number),
                     dying: look.detail & zap::DYING != 0 || is_oom_reaper(&look.header),
+                    perhaps: look.detail & zap::PERHAPS != 0,
                 }
             }
             how::UNMAP_ONE => Self::Unmap(match look.detail {
@@ -93,6 +98,11 @@ impl Deed {
         )
     }
 
+    /// Whether it was done to all of its pages.
+    pub(super) const fn is_sure(self) -> bool {
+        !matches!(self, Self::Zap { perhaps: true, .. })
+    }
+
     /// The cause that this deed gives to a change; `None`: it does not explain it. `page` is the page's number;
     /// `merged`: it was a page of KSM.
     pub(super) fn cause(
@@ -102,10 +112,11 @@ impl Deed {
         to: PageState,
         merged: bool,
     ) -> Option<Cause> {
-        use PageState::{Absent, Poisoned, Present, Swapped, Zero};
+        use PageState::{Absent, Guard, Poisoned, Present, Swapped, Zero};
         match (self, from, to) {
             (_, from, to) if from == to => None,
-            (Self::Zap { call, dying }, _, Absent) => Some(zapped(call, dying)),
+            // MADV_GUARD_INSTALL takes what is there, and leaves its marks.
+            (Self::Zap { call, dying, .. }, _, Absent | Guard) => Some(zapped(call, dying)),
             (Self::Unmap(_), _, Swapped { .. }) => Some(Cause::SwapOut),
             (Self::Unmap(_), _, Poisoned) => Some(Cause::Poison),
             (Self::Unmap(Memory::Anonymous), _, Absent) => Some(Cause::Discard),
@@ -153,9 +164,10 @@ fn zapped(number: Option<u64>, dying: bool) -> Cause {
 /// What it means that a page is now there because somebody needed it: the owner by a fault, or another.
 /// `None`: that alone does not explain it.
 pub(super) fn filled(from: PageState, to: PageState, merged: bool) -> Option<Cause> {
-    use PageState::{Absent, Device, Present, Swapped, Zero};
+    use PageState::{Absent, Device, Guard, Present, Swapped, Zero};
     match (from, to) {
-        (Absent, Present { .. } | Zero | Device { .. }) => Some(Cause::FirstTouch),
+        // A guard's mark goes without a word.
+        (Absent | Guard, Present { .. } | Zero | Device { .. }) => Some(Cause::FirstTouch),
         (Zero, Present { .. }) if merged => Some(Cause::KsmBreak),
         (Zero, Present { .. }) => Some(Cause::ZeroFill),
         (Swapped { .. }, Present { .. } | Zero) => Some(Cause::SwapIn),
@@ -194,8 +206,12 @@ mod tests {
     fn a_deed_and_what_came_of_it_give_the_cause() {
         let anonymous = Deed::Unmap(Memory::Anonymous);
         let file = Deed::Unmap(Memory::File);
-        let zap = |call| Deed::Zap { call, dying: false };
-        let end = |call| Deed::Zap { call, dying: true };
+        let zap_of = |call, dying| Deed::Zap {
+            call,
+            dying,
+            perhaps: false,
+        };
+        let (zap, end) = (|call| zap_of(call, false), |call| zap_of(call, true));
         for (deed, from, to, cause) in [
             (zap(Some(call::MUNMAP)), A, Absent, Some(Cause::Unmap)),
             (zap(Some(28)), A, Absent, Some(Cause::Discard)),

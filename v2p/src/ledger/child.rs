@@ -46,7 +46,11 @@ impl Ledger {
         };
         let mut child = self.blank();
         for (page, state) in self.pages.range(0..u64::MAX) {
-            if matches!(state, PageState::Device { .. }) || is_copied(page) {
+            let merged = self.merged.contains(&page);
+            // What was taken away before is still in the ledger; where it was not, the first reading finds it as it was from the beginning.
+            let is_gone = self.doubts.took(page, state, merged).is_some();
+            let is_there = matches!(state, PageState::Device { .. }) || is_copied(page);
+            if is_there && !is_gone {
                 child.pages.put(page, state);
             }
         }

@@ -55,12 +55,14 @@ pub(super) struct Doubts {
 
 impl Doubts {
     pub(super) fn add(&mut self, deed: Deed, pages: Range<u64>, change: Change) {
+        // Where there are many, what lies beside it is one with it, and has its time.
+        let may_grow = self.doubts.len() >= MANY / 2;
         if let Some(last) = self.doubts.last_mut()
             && !last.read
             && last.deed == deed
             && last.change.by == change.by
-            && pages.start <= last.pages.end
-            && last.pages.start <= pages.end
+            && (last.pages == pages
+                || may_grow && pages.start <= last.pages.end && last.pages.start <= pages.end)
         {
             last.pages = last.pages.start.min(pages.start)..last.pages.end.max(pages.end);
             let again: Vec<u64> = last.used.range(pages).copied().collect();
@@ -119,7 +121,8 @@ impl Doubts {
         }
     }
 
-    /// What was done to `page` that explains this change, the latest first.
+    /// What was done to `page` that explains this change: the latest; but what took it away is the first that was done since it came, if
+    /// that was done to all of its pages.
     pub(super) fn explain(
         &self,
         page: u64,
@@ -127,26 +130,61 @@ impl Doubts {
         to: PageState,
         merged: bool,
     ) -> Option<(Cause, &Change)> {
-        let about = self.doubts.iter().rev().filter(|d| d.is_about(page));
-        about
-            .filter_map(|d| Some((d.deed.cause(page, from, to, merged)?, &d.change)))
-            .next()
+        let (doubt, cause) = match to {
+            PageState::Absent => self.removal(page, from, merged, false),
+            _ => self.causes(page, from, to, merged).last(),
+        }?;
+        Some((cause, &doubt.1.change))
     }
 
-    /// What took `page` away, the latest first; it explains that once.
+    /// What is sure to have taken `page` away, the first since it came.
+    pub(super) fn took(
+        &self,
+        page: u64,
+        from: PageState,
+        merged: bool,
+    ) -> Option<(Cause, &Change)> {
+        let (doubt, cause) = self.removal(page, from, merged, true)?;
+        Some((cause, &doubt.1.change))
+    }
+
+    /// What took `page` away, which is known to have gone; it explains that once.
     pub(super) fn take(
         &mut self,
         page: u64,
         from: PageState,
         merged: bool,
     ) -> Option<(Cause, Change)> {
-        let about = self.doubts.iter_mut().rev().filter(|d| d.is_about(page));
-        let gone = PageState::Absent;
-        let (cause, doubt) = about
-            .filter_map(|d| Some((d.deed.cause(page, from, gone, merged)?, d)))
-            .next()?;
+        let ((at, _), cause) = self.removal(page, from, merged, false)?;
+        let doubt = self.doubts.get_mut(at)?;
         doubt.used.insert(page);
         Some((cause, doubt.change))
+    }
+
+    /// The first since `page` came that may have taken it away, those first that are sure to have.
+    fn removal(
+        &self,
+        page: u64,
+        from: PageState,
+        merged: bool,
+        only_sure: bool,
+    ) -> Option<((usize, &Doubt), Cause)> {
+        let causes = || self.causes(page, from, PageState::Absent, merged);
+        let sure = causes().find(|((_, doubt), _)| doubt.deed.is_sure());
+        sure.or_else(|| causes().next().filter(|_| !only_sure))
+    }
+
+    /// What was done to `page` that explains this change, in order, with its place.
+    fn causes(
+        &self,
+        page: u64,
+        from: PageState,
+        to: PageState,
+        merged: bool,
+    ) -> impl Iterator<Item = ((usize, &Doubt), Cause)> {
+        let about = self.doubts.iter().enumerate();
+        let about = about.filter(move |(_, doubt)| doubt.is_about(page));
+        about.filter_map(move |one| Some((one, one.1.deed.cause(page, from, to, merged)?)))
     }
 
     /// The ranges that must be read now, in order and apart; they count as read.

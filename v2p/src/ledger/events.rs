@@ -67,12 +67,14 @@ impl Ledger {
         let there = fault.flags & fault::PROTECTION != 0;
         let contested = self.is_contested(fault);
         let was_huge = self.is_huge(&pages);
-        // A base page may have come back in the frame that it had. With more threads, another may have brought it before this fault ended, and
+        // A page may have come back in the frame that it had. With more threads, another may have brought it before this fault ended, and
         // before its removal was told. Where removals come as events it is known to be away.
         let came_back = fault.flags & fault::EMPTY != 0
-            && level == Level::Pte
+            && (level == Level::Pte || was_huge)
             && !self.sees_removals
             && !self.contests.has_rivals();
+        // One after the other, so that each run stays whole.
+        let (mut gone, mut come) = (Moves::default(), Moves::default());
         for page in pages.clone() {
             self.in_transit.remove(&page);
             self.told(page);
@@ -90,7 +92,7 @@ impl Ledger {
             };
             let is_as_before = from == to && taken.is_none();
             if let Some((cause, taken)) = taken {
-                moves.push(page, from, PageState::Absent, cause, &taken);
+                gone.push(page, from, PageState::Absent, cause, &taken);
                 from = PageState::Absent;
             }
             if is_as_before {
@@ -108,7 +110,7 @@ impl Ledger {
                     // It was hardly the one who came too late for it.
                     let nobody = Change { by: None, ..change };
                     let by = known.map_or(nobody, |(_, change)| *change);
-                    self.change(page, from, to, Cause::Collapse, &by, moves);
+                    self.change(page, from, to, Cause::Collapse, &by, &mut come);
                     continue;
                 }
                 // It also looks like this where the page was taken away without a word.
@@ -120,11 +122,13 @@ impl Ledger {
                 Some(cause) => cause,
                 None => Cause::Unknown,
             };
-            self.change(page, from, to, cause, &change, moves);
+            self.change(page, from, to, cause, &change, &mut come);
             if contested {
                 self.contests.add(page, &fault.header);
             }
         }
+        moves.0.extend(gone.0);
+        moves.0.extend(come.0);
         if level == Level::Pte {
             self.doubts.touch(pages.start);
         }
@@ -315,7 +319,9 @@ impl Ledger {
                     state: before,
                     of_file: false,
                 };
-                self.unseen(page, from, found, m.header.t_ns, true, moves);
+                let mut come = Moves::default();
+                self.unseen(page, from, found, (m.header.t_ns, true), [moves, &mut come]);
+                moves.0.extend(come.0);
             }
             // The last one counts: an entry may have gone without an event.
             self.in_transit.insert(page, pfn);

@@ -17,7 +17,10 @@ use std::{
 };
 
 use v2p_common::{
-    PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr, event::Event, pagemap::PagemapWord, pte::Paging,
+    PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr,
+    event::{self, Event},
+    pagemap::PagemapWord,
+    pte::Paging,
 };
 
 use self::{
@@ -223,8 +226,7 @@ impl Ledger {
                 let change = Change::of(&exec.header);
                 // Another process may still have the old address space: then it was not taken down.
                 self.clear(Cause::Exec, &change, &mut moves);
-                self.doubts
-                    .add(Deed::Exec, 0..USER_END >> PAGE_SHIFT, change);
+                self.read_again(0..USER_END >> PAGE_SHIFT);
             }
             Event::Fork(_)
             | Event::Ended(_)
@@ -235,15 +237,20 @@ impl Ledger {
         moves.0
     }
 
-    /// A change that no event told in its time: something done to the range may explain it.
+    /// The pages of `stack` that are there now were set up by this exec.
+    pub fn image(&mut self, exec: &event::Number, stack: Span<u64>) {
+        self.doubts.add(Deed::Exec, stack, Change::of(&exec.header));
+    }
+
+    /// A change that no event told in its time, found at `t_ns`, where there is a mapping or is not: something done to the range may explain
+    /// it. A page that went and came again is two moves, of which the first goes to `gone`.
     fn unseen(
         &mut self,
         page: u64,
         from: PageState,
         found: Found,
-        t_ns: u64,
-        mapped: bool,
-        moves: &mut Moves,
+        (t_ns, mapped): (u64, bool),
+        [gone, moves]: [&mut Moves; 2],
     ) {
         let (to, merged) = (found.state, self.merged.contains(&page));
         let explained = self.doubts.explain(page, from, to, merged);
@@ -253,8 +260,19 @@ impl Ledger {
             || (deduced(from, to, mapped), Change::reconciled(t_ns)),
             |(cause, change)| (cause, *change),
         );
+        // Somebody filled in what the ledger has another page of: that was taken away before, if something is known to have done it.
+        if let (PageState::Present { .. } | PageState::Zero, Cause::Cow | Cause::ZeroFill) =
+            (from, cause)
+            && let Some((why, taken)) = self.doubts.take(page, from, merged)
+        {
+            gone.push(page, from, PageState::Absent, why, &taken);
+            let from = PageState::Absent;
+            self.change(page, from, to, Cause::FirstTouch, &change, moves);
+            return;
+        }
         // A guard region that comes or goes is no page that moves.
-        if from == PageState::Guard || to == PageState::Guard && from == PageState::Absent {
+        let is_nothing = |state| matches!(state, PageState::Guard | PageState::Absent);
+        if is_nothing(from) && is_nothing(to) {
             self.pages.put(page, to);
             return;
         }
@@ -280,7 +298,7 @@ impl Ledger {
         let pages = std::mem::take(&mut self.pages);
         for (page, from) in pages.range(0..u64::MAX) {
             let merged = self.merged.contains(&page);
-            let taken = self.doubts.explain(page, from, PageState::Absent, merged);
+            let taken = self.doubts.took(page, from, merged);
             // What was done just before, and could not be read any more, took it first.
             let (cause, change) = taken.unwrap_or((cause, change));
             moves.push(page, from, PageState::Absent, cause, change);
@@ -381,7 +399,8 @@ impl Ledger {
     /// Believes what was found by the last comparison and no event has told of since; gives the moves that it makes.
     /// `mapped` says whether there is a mapping at a page, by number.
     pub fn confirm(&mut self, t_ns: u64, mapped: impl Fn(u64) -> bool) -> Vec<Move> {
-        let mut moves = Moves::default();
+        // One after the other, so that each run stays whole.
+        let (mut gone, mut moves) = (Moves::default(), Moves::default());
         self.contests.was_read();
         let young = self.grow_up();
         for (page, found) in self.doubts.take_found() {
@@ -389,13 +408,15 @@ impl Ledger {
             if young.as_ref().is_some_and(|young| young.was_so(page, from)) {
                 self.pages.put(page, to);
             } else if from != to {
-                self.unseen(page, from, found, t_ns, mapped(page), &mut moves);
+                let when = (t_ns, mapped(page));
+                self.unseen(page, from, found, when, [&mut gone, &mut moves]);
             }
         }
         self.doubts.retire();
         if self.missed == Missed::Read {
             self.missed = Missed::Nothing;
         }
-        moves.0
+        gone.0.extend(moves.0);
+        gone.0
     }
 }

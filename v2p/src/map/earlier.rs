@@ -1,6 +1,6 @@
 //! What `v2p translate --json` said at an earlier moment.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read as _};
 
 use serde::Deserialize;
 use v2p_common::{PAGE_SHIFT, PAGE_SIZE};
@@ -30,6 +30,9 @@ struct Line<'a> {
     pfn: Option<u64>,
 }
 
+/// Bytes of a line: no line of a translation has so many.
+const LONGEST: u64 = 1 << 20;
+
 impl Earlier {
     /// Reads it.
     ///
@@ -40,7 +43,7 @@ impl Earlier {
         let (mut text, mut number, mut ended) = (String::new(), 0, false);
         loop {
             text.clear();
-            if from.read_line(&mut text)? == 0 {
+            if (&mut from).take(LONGEST).read_line(&mut text)? == 0 {
                 break;
             }
             number += 1;
@@ -73,14 +76,15 @@ impl Earlier {
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         pieces.sort_by_key(|piece| piece.page);
-        // Ranges may have been asked twice.
-        let mut end = 0;
-        pieces.retain(|piece| {
-            let is_new = piece.page >= end;
-            if is_new {
-                end = piece.page + piece.pages;
-            }
-            is_new
+        // Ranges may have been asked twice, or in part.
+        let mut end = 0u64;
+        pieces.retain_mut(|piece| {
+            let known = end.saturating_sub(piece.page).min(piece.pages);
+            piece.page += known;
+            piece.pages -= known;
+            piece.pfn = piece.pfn.map(|pfn| pfn + known);
+            end = end.max(piece.page + piece.pages);
+            piece.pages > 0
         });
         Ok(Self(pieces))
     }
@@ -144,6 +148,34 @@ mod tests {
             read(&text),
             Ok(vec![piece(1, 3, None), piece(5, 3, Some(7))])
         );
+    }
+
+    #[test]
+    fn ranges_that_overlap_are_known_once() {
+        let run = |va: u64, pages: u64, pfn: u64| {
+            format!(
+                r#"{{"type":"run","va":"{:#x}","pages":{pages},"state":"present","pfn":{pfn}}}"#,
+                va * PAGE_SIZE
+            )
+        };
+        // A part first, then the whole; and one inside another.
+        let text = [
+            run(1, 2, 7),
+            run(1, 5, 7),
+            run(9, 4, 20),
+            run(10, 2, 21),
+            END.to_owned(),
+        ];
+        let pieces = read(&(text.join("\n") + "\n")).unwrap();
+        let pages: Vec<_> = pieces.iter().map(|p| (p.page, p.pages, p.pfn)).collect();
+        let known = [(1, 2, Some(7)), (3, 3, Some(9)), (9, 4, Some(20))];
+        assert_eq!(pages, known);
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_not_read_to_the_end() {
+        let text = "0".repeat(3 << 20);
+        assert!(read(&text).unwrap_err().contains("line 1"));
     }
 
     #[test]

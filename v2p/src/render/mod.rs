@@ -21,9 +21,11 @@ use self::{moves::Moves, progress::Progress, text::Clock};
 pub use self::{
     demo::DemoText,
     doctor::DoctorText,
-    words::{bytes, cause_text, count, file_name, grouped, printable},
+    moves::is_of_one_story,
+    words::{bytes, cause_text, count, file_name, grouped},
     write::{WriteText, verdict_word},
 };
+pub use crate::printable::printable;
 
 use crate::record::Record;
 

@@ -30,17 +30,22 @@ struct Run {
     scattered: bool,
 }
 
+/// Whether two moves of neighbours can be told as one: alike in all but address and frame, and at about the same time.
+pub fn is_of_one_story(next: &Move, first: &Move) -> bool {
+    next.cause == first.cause
+        && next.reason == first.reason
+        && next.by == first.by
+        && next.proof == first.proof
+        && discriminant(&next.from) == discriminant(&first.from)
+        && discriminant(&next.to) == discriminant(&first.to)
+        && next.t_ns.abs_diff(first.t_ns) < TOGETHER_NS
+}
+
 impl Run {
     fn is_continued_by(&self, next: &Move, (pid, mapping): (Option<u32>, &str)) -> bool {
         let first = &self.first;
         next.va.0 == first.va.0 + first.pages * PAGE_SIZE
-            && next.cause == first.cause
-            && next.reason == first.reason
-            && next.by == first.by
-            && next.proof == first.proof
-            && discriminant(&next.from) == discriminant(&first.from)
-            && discriminant(&next.to) == discriminant(&first.to)
-            && next.t_ns.abs_diff(first.t_ns) < TOGETHER_NS
+            && is_of_one_story(next, first)
             && mapping == self.mapping
             && pid == self.pid
     }

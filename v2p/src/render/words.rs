@@ -1,7 +1,5 @@
 //! Numbers, amounts and names as people read them, in every view alike. Pure.
 
-use std::borrow::Cow;
-
 use crate::record::Cause;
 
 /// A number with a comma at every thousand.
@@ -68,18 +66,6 @@ pub fn file_name(name: &str) -> &str {
         .strip_prefix('/')
         .and_then(|path| path.rsplit('/').next());
     last.filter(|last| !last.is_empty()).unwrap_or(name)
-}
-
-/// A name of somebody else's choice, so that it cannot steer the terminal.
-pub fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
-        return Cow::Borrowed(text);
-    }
-    let escaped = |c: char| match c.is_control() {
-        true => c.escape_default().collect(),
-        false => String::from(c),
-    };
-    Cow::Owned(text.chars().map(escaped).collect())
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ use super::{
     sample::{Pages, Sampled},
     series::Series,
 };
-use crate::record::{Cause, Move, Record};
+use crate::{
+    record::{Cause, Move, Record},
+    render::is_of_one_story,
+};
 
 /// Moves that are kept.
 const LATEST: usize = 200;
@@ -194,11 +197,14 @@ impl App {
     /// Takes what each mapping has.
     pub fn sampled(&mut self, sampled: Vec<Sampled>) {
         self.live.mappings.update(sampled);
+        self.chosen = self.chosen.min(self.shown().len().saturating_sub(1));
     }
 
     /// Takes where the pages of the opened mapping are.
     pub fn pages(&mut self, pages: Pages) {
         if !self.is_paused() || self.opened.pages.runs.is_empty() {
+            let last = pages.runs.len().saturating_sub(1);
+            self.opened.scroll = self.opened.scroll.min(last);
             self.opened.pages = pages;
         }
     }
@@ -309,7 +315,7 @@ impl Seen {
     fn later(&mut self, one: &Move, mapping: &str) {
         if let Some((last, name)) = self.latest.back_mut()
             && one.va.0 == last.va.0 + last.pages * PAGE_SIZE
-            && (one.cause, one.reason, one.by) == (last.cause, last.reason, last.by)
+            && is_of_one_story(one, last)
             && *name == mapping
         {
             last.pages += one.pages;

@@ -91,7 +91,10 @@ impl Default for Mappings {
 impl Mappings {
     /// Takes the mappings as they are now: what happened in one stays with it where it overlaps one of its name.
     pub fn update(&mut self, sampled: Vec<Sampled>) {
-        let mut old = std::mem::take(&mut self.rows);
+        let old = std::mem::take(&mut self.rows);
+        let mut old: Vec<_> = old.into_iter().map(Some).collect();
+        // Both are in order: what ends before this one begins is of none that follows.
+        let mut first = 0;
         for Sampled {
             start,
             end,
@@ -100,8 +103,20 @@ impl Mappings {
             swapped,
         } in sampled
         {
-            let same = |row: &Row| row.name == name && row.start < end && start < row.end;
-            let known = old.iter().position(same).map(|at| old.swap_remove(at));
+            let is_before = |row: &Option<Row>| row.as_ref().is_none_or(|row| row.end <= start);
+            first += old
+                .iter()
+                .skip(first)
+                .take_while(|row| is_before(row))
+                .count();
+            let overlapping = old.iter_mut().skip(first);
+            let overlapping =
+                overlapping.take_while(|row| row.as_ref().is_none_or(|row| row.start < end));
+            let same = |row: &&mut Option<Row>| {
+                row.as_ref()
+                    .is_some_and(|row| row.name == name && start < row.end)
+            };
+            let known = overlapping.into_iter().find(same).and_then(Option::take);
             self.rows.push(Row {
                 start,
                 end,
@@ -111,7 +126,7 @@ impl Mappings {
                 ..known.unwrap_or_default()
             });
         }
-        for row in old {
+        for row in old.into_iter().flatten() {
             self.gone.moved.total += row.moved.total;
             self.gone.faults.total += row.faults.total;
         }

@@ -58,7 +58,7 @@ impl Translator {
     /// Exit code 3 where the route cannot be taken here.
     pub fn new(route: Route) -> Result<Self> {
         let walker = (route != Route::Pagemap).then(Walker::new);
-        let (walker, paging, why) = match (route, walker) {
+        let (mut walker, paging, why) = match (route, walker) {
             (_, None) => (None, None, None),
             (_, Some(Ok((walker, paging)))) => (Some(walker), Some(paging), None),
             (Route::Auto, Some(Err(e))) => (None, None, Some(format!("{e:#}"))),
@@ -69,14 +69,18 @@ impl Translator {
             (Route::Auto, None) => Route::Pagemap,
             (route, _) => route,
         };
+        // Where pagemap withholds it, the walk may tell.
+        let zero_pfn = match (page::zero_pfn()?, &mut walker) {
+            (None, Some(Walker { carrier, .. })) => {
+                page::zero_pfn_by(|va| Ok(carrier.walk_own(va)?.pfn(va)))?
+            }
+            (known, _) => known,
+        };
         Ok(Self {
             route,
             why,
             walker,
-            decoder: Decoder {
-                paging,
-                zero_pfn: page::zero_pfn()?,
-            },
+            decoder: Decoder { paging, zero_pfn },
             scanner: Scanner::default(),
             frames: Frames::new(),
             words: vec![0; AT_ONCE * BLOCK_PAGES],

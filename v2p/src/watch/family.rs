@@ -171,6 +171,7 @@ impl Family {
                     merged,
                     fresh: false,
                     gone: None,
+                    read_ns: 0,
                 });
                 if let Some(member) = self.members.get_mut(number) {
                     member.space = id;
@@ -295,5 +296,6 @@ fn child_of(
         merged: Merged::of(pid),
         fresh: true,
         gone: None,
+        read_ns: 0,
     }
 }

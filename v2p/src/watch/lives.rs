@@ -43,7 +43,7 @@ impl Session<'_> {
                 format!("v2p: watch: faults of the program just executed are not told: {e:#}");
             report.output.say(&what);
         }
-        if let Some(e) = space.and_then(|space| space.executed(exec.header.mm)) {
+        if let Some(e) = space.and_then(|space| space.executed(exec)) {
             // Of one that has ended since, its events tell.
             if exit::code(&e) != exit::NO {
                 report.output.say(&format!(

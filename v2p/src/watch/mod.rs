@@ -195,6 +195,7 @@ impl Session<'_> {
             merged: Merged::of(pid),
             fresh: false,
             gone: None,
+            read_ns: 0,
         };
         let mut scanner = Scanner::default();
         // Nobody else pays for the carrier while it is not needed.

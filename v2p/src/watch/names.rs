@@ -41,6 +41,12 @@ impl Names {
             .collect()
     }
 
+    /// The pages of the stack, by number.
+    pub(super) fn stack(&self) -> Option<Span<u64>> {
+        let stack = self.mappings.iter().find(|m| m.name == "[stack]");
+        stack.map(|m| m.start >> PAGE_SHIFT..m.end >> PAGE_SHIFT)
+    }
+
     /// The mappings as they are now, where the process still has some.
     pub(super) fn update(&mut self) -> &[Mapping] {
         self.read = Instant::now();

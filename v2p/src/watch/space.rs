@@ -33,6 +33,8 @@ pub(super) struct Space {
     pub(super) merged: Merged,
     /// The event that told its end, where an exec or the end of the process may have made it: somebody else may have held it last.
     pub(super) gone: Option<Number>,
+    /// When the last reading began.
+    pub(super) read_ns: u64,
     /// It was read in this turn: events that are in the reading already may not have come yet.
     pub(super) fresh: bool,
 }
@@ -83,6 +85,7 @@ impl Space {
         if unread.is_empty() || pagemap.word(VirtAddr(0))?.is_none() {
             return Ok(());
         }
+        self.read_ns = now_ns();
         let asked = reading::pages_of(ranges, ALL);
         let unread = reading::common(&unread, &asked);
         let mappings = names.update();
@@ -110,7 +113,7 @@ impl Space {
         }
         let names = &self.names;
         let has = |page| names.has(page << PAGE_SHIFT);
-        self.ledger.confirm(now_ns(), has)
+        self.ledger.confirm(self.read_ns, has)
     }
 
     /// The moves that its end makes, where that was told or the process has ended, and what made it is known now: that, or an
@@ -126,11 +129,14 @@ impl Space {
     }
 
     /// The process has another address space: its pagemap is another file. Why it cannot be read, where that is so.
-    pub(super) fn executed(&mut self, mm: u64) -> Option<anyhow::Error> {
-        self.mm = mm;
+    pub(super) fn executed(&mut self, exec: &Number) -> Option<anyhow::Error> {
+        self.mm = exec.header.mm;
         let opened = Pagemap::of(self.pid);
         self.merged = Merged::of(self.pid);
         self.names.update();
+        if let Some(stack) = self.names.stack() {
+            self.ledger.image(exec, stack);
+        }
         match opened {
             Ok(pagemap) => {
                 self.pagemap = Some(pagemap);

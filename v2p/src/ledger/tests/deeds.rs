@@ -287,20 +287,99 @@ fn what_was_done_before_a_page_came_did_not_take_it_away() {
 }
 
 #[test]
-fn an_exec_brings_no_pages_of_files() {
+fn an_exec_brings_its_stack_and_no_pages_of_files() {
     const FILE: u64 = 1 << 61;
     let mut ledger = Ledger::new(None, PAGING);
-    ledger.apply(&Event::Exec(event::Number {
+    let exec = event::Number {
         header: header(event::kind::EXEC),
         number: 1,
-    }));
+    };
+    ledger.apply(&Event::Exec(exec));
+    ledger.image(&exec, VA.page_number()..VA.page_number() + 2);
     let (page, of_file) = word(1, 200);
     let of_file = (page, PagemapWord(of_file.0 | FILE));
-    let moves = reread(&mut ledger, &[word(0, 100), of_file]);
+    let moves = reread(&mut ledger, &[word(0, 100), of_file, word(2, 300)]);
     let told: Vec<_> = moves.iter().map(|m| (m.cause, m.proof)).collect();
-    let expected = [
-        (Cause::Exec, Proof::Event),
-        (Cause::FirstTouch, Proof::Reconciled),
-    ];
+    let found = (Cause::FirstTouch, Proof::Reconciled);
+    let expected = [(Cause::Exec, Proof::Event), found, found];
     assert_eq!(told, expected);
+}
+
+const MADVISE: u64 = 28;
+
+fn discarded(seq: u64, detail: u64) -> Event {
+    numbered(Event::Look(look(how::ZAP, 2, MADVISE | detail)), seq)
+}
+
+/// Both pages at `VA` are there, by events of these numbers.
+fn two_pages(ledger: &mut Ledger) {
+    for i in 0..2 {
+        let va = VirtAddr(VA.0 + i * PAGE_SIZE);
+        ledger.apply(&numbered(fault(va, pte(100 + i), 0), 1 + i));
+    }
+}
+
+fn told(moves: &[Move]) -> Vec<(u64, Cause)> {
+    moves.iter().map(|m| (m.pages, m.cause)).collect()
+}
+
+#[test]
+fn what_is_filled_in_after_a_discard_is_no_copy() {
+    let mut ledger = Ledger::new(None, PAGING);
+    two_pages(&mut ledger);
+    ledger.apply(&discarded(3, 0));
+    ledger.apply(&numbered(Event::Look(look(how::FILL, 2, 0)), 4));
+    let moves = reread(&mut ledger, &[word(0, 200), word(1, 201)]);
+    assert_eq!(told(&moves), [(2, Cause::Discard), (2, Cause::FirstTouch)]);
+}
+
+#[test]
+fn a_call_that_failed_is_believed_where_the_page_is_gone() {
+    let there = |ledger: &mut Ledger| ledger.apply(&numbered(gone(), 9));
+    let away = |ledger: &mut Ledger| reread(ledger, &[]);
+    let cases: [(&dyn Fn(&mut Ledger) -> Vec<Move>, Cause); 2] =
+        [(&there, Cause::Exit), (&away, Cause::Discard)];
+    for (then, cause) in cases {
+        let mut ledger = Ledger::new(None, PAGING);
+        two_pages(&mut ledger);
+        ledger.apply(&discarded(3, zap::PERHAPS));
+        assert_eq!(told(&then(&mut ledger)), [(2, cause)]);
+    }
+}
+
+#[test]
+fn a_page_goes_once_by_what_was_done_first() {
+    const MUNMAP: u64 = 11;
+    let mut ledger = Ledger::new(None, PAGING);
+    two_pages(&mut ledger);
+    ledger.apply(&discarded(3, 0));
+    ledger.apply(&numbered(Event::Look(look(how::ZAP, 2, MUNMAP)), 4));
+    let moves = ledger.apply(&numbered(gone(), 5));
+    assert_eq!(told(&moves), [(2, Cause::Discard)]);
+}
+
+#[test]
+fn a_child_does_not_have_what_its_parent_discarded() {
+    let mut parent = Ledger::new(None, PAGING);
+    two_pages(&mut parent);
+    parent.apply(&discarded(3, 0));
+    let first = VA.page_number();
+    let mut child = parent.forked(std::slice::from_ref(&(first..first + 2)));
+    assert!(child.is_empty());
+    let moves = child.apply(&numbered(fault(VA, pte(300), 0), 4));
+    assert_eq!(told(&moves), [(1, Cause::FirstTouch)]);
+}
+
+#[test]
+fn a_huge_page_may_come_back_in_the_frames_that_it_had() {
+    let mut ledger = Ledger::new(None, PAGING);
+    block(&mut ledger, 512);
+    let len = BLOCK_PAGES as u64;
+    ledger.apply(&Event::Look(look(how::ZAP, len, MADVISE)));
+    let huge = 512 << 12 | 0xe7;
+    let moves = ledger.apply(&fault_of(fault::EMPTY, huge, 1));
+    assert_eq!(
+        told(&moves),
+        [(len, Cause::Discard), (len, Cause::FirstTouch)]
+    );
 }

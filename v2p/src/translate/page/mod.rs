@@ -218,6 +218,8 @@ const fn withheld(word: PageState, walked: PageState) -> bool {
                 | PageState::Migrating { .. }
                 | PageState::Poisoned
                 | PageState::Guard
+                // A marker that write protection was asked for.
+                | PageState::Absent
         ),
         _ => false,
     }
