@@ -162,11 +162,12 @@ fn setuid() -> Done {
         std::fs::remove_dir_all(&folder).unwrap();
         return Done::Skipped(format!("{} is mounted nosuid", folder.display()));
     }
-    let watching = watch(&target, &["--faults"]);
+    let mut watching = watch(&target, &["--faults"]);
     target.tell("write", 1);
     target.execute();
-    // By then the watch has seen the exec.
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    // What it took away is told a turn after the exec was seen.
+    watching.wait_for(|r| r["cause"] == "exec" && address(&r["va"]) == va(1));
+    std::thread::sleep(std::time::Duration::from_secs(1));
     let pfn = target.tell("write", 5);
     let (records, _) = watching.interrupt();
     std::fs::remove_dir_all(&folder).unwrap();
