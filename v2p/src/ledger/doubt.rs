@@ -33,14 +33,6 @@ impl Doubt {
     }
 }
 
-/// What a reading found of a page.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Found {
-    pub(super) state: PageState,
-    /// It is a page of a file, or of shared memory.
-    pub(super) of_file: bool,
-}
-
 /// All doubts.
 #[derive(Default)]
 pub(super) struct Doubts {
@@ -50,7 +42,7 @@ pub(super) struct Doubts {
     /// Ranges to be read without a reason.
     plain: Vec<Range<u64>>,
     /// Pages that were found otherwise than the ledger has them.
-    candidates: BTreeMap<u64, Found>,
+    candidates: BTreeMap<u64, PageState>,
 }
 
 impl Doubts {
@@ -209,13 +201,13 @@ impl Doubts {
         apart
     }
 
-    /// `page` was found to be what the ledger does not have.
-    pub(super) fn found(&mut self, page: u64, found: Found) {
-        self.candidates.insert(page, found);
+    /// `page` was found to be `state`, which the ledger does not have.
+    pub(super) fn found(&mut self, page: u64, state: PageState) {
+        self.candidates.insert(page, state);
     }
 
     /// The pages that were found otherwise, and that no event has told of since.
-    pub(super) fn take_found(&mut self) -> BTreeMap<u64, Found> {
+    pub(super) fn take_found(&mut self) -> BTreeMap<u64, PageState> {
         std::mem::take(&mut self.candidates)
     }
 

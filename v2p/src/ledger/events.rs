@@ -12,7 +12,6 @@ use v2p_common::{
 use super::{
     Ledger,
     cause::{Deed, Memory, filled},
-    doubt::Found,
     moves::{Change, Moves},
 };
 use crate::{record::Cause, state::PageState};
@@ -315,12 +314,14 @@ impl Ledger {
             let before = PageState::Present { pfn };
             let known = matches!(from, PageState::Migrating { .. }) || from == before;
             if !seeded && !known && self.is_asked(page) {
-                let found = Found {
-                    state: before,
-                    of_file: false,
-                };
                 let mut come = Moves::default();
-                self.unseen(page, from, found, (m.header.t_ns, true), [moves, &mut come]);
+                self.unseen(
+                    page,
+                    from,
+                    before,
+                    (m.header.t_ns, true),
+                    [moves, &mut come],
+                );
                 moves.0.extend(come.0);
             }
             // The last one counts: an entry may have gone without an event.

@@ -27,7 +27,7 @@ use self::{
     cause::{Deed, deduced},
     child::Young,
     contest::Contests,
-    doubt::{Doubts, Found},
+    doubt::Doubts,
     moves::{Change, Moves},
     pages::Pages,
 };
@@ -248,14 +248,12 @@ impl Ledger {
         &mut self,
         page: u64,
         from: PageState,
-        found: Found,
+        to: PageState,
         (t_ns, mapped): (u64, bool),
         [gone, moves]: [&mut Moves; 2],
     ) {
-        let (to, merged) = (found.state, self.merged.contains(&page));
+        let merged = self.merged.contains(&page);
         let explained = self.doubts.explain(page, from, to, merged);
-        // An exec sets up anonymous memory; pages of files come with the faults of the new program, beside those that are told.
-        let explained = explained.filter(|(cause, _)| *cause != Cause::Exec || !found.of_file);
         let (cause, change) = explained.map_or_else(
             || (deduced(from, to, mapped), Change::reconciled(t_ns)),
             |(cause, change)| (cause, *change),
@@ -375,8 +373,7 @@ impl Ledger {
             // In transit from the frame that is known: nothing has moved yet.
             let under_way = matches!(state, PageState::Migrating { .. });
             if state != known && !under_way && self.is_asked(*page) {
-                let of_file = state != PageState::Absent && !word.is_anonymous();
-                self.doubts.found(*page, Found { state, of_file });
+                self.doubts.found(*page, state);
             }
         }
         self.compare_absent(at..range.end);
@@ -384,9 +381,7 @@ impl Ledger {
 
     fn compare_absent(&mut self, range: Span<u64>) {
         for (page, _) in self.pages.range(range) {
-            let state = PageState::Absent;
-            let of_file = false;
-            self.doubts.found(page, Found { state, of_file });
+            self.doubts.found(page, PageState::Absent);
         }
     }
 
@@ -403,13 +398,13 @@ impl Ledger {
         let (mut gone, mut moves) = (Moves::default(), Moves::default());
         self.contests.was_read();
         let young = self.grow_up();
-        for (page, found) in self.doubts.take_found() {
-            let (from, to) = (self.pages.get(page), found.state);
+        for (page, to) in self.doubts.take_found() {
+            let from = self.pages.get(page);
             if young.as_ref().is_some_and(|young| young.was_so(page, from)) {
                 self.pages.put(page, to);
             } else if from != to {
                 let when = (t_ns, mapped(page));
-                self.unseen(page, from, found, when, [&mut gone, &mut moves]);
+                self.unseen(page, from, to, when, [&mut gone, &mut moves]);
             }
         }
         self.doubts.retire();

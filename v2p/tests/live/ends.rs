@@ -91,6 +91,16 @@ fn exec_while_read() -> Done {
     Done::Passed
 }
 
+/// What became of page 5: each cause, and the frame that it brought.
+fn story(records: &[Value]) -> Vec<(&str, Option<u64>)> {
+    let moves = records
+        .iter()
+        .filter(|r| r["type"] == "move" && address(&r["va"]) == va(5));
+    moves
+        .map(|m| (m["cause"].as_str().unwrap(), m["to"]["pfn"].as_u64()))
+        .collect()
+}
+
 /// At every stage of the start of a watch.
 fn exec_before_live() -> Done {
     let whole = {
@@ -111,13 +121,11 @@ fn exec_before_live() -> Done {
         let frame = target.tell("write", 5);
         let (records, status) = watching.interrupt();
         assert!(status.success());
-        let of_the_page = records
-            .iter()
-            .filter(|r| r["type"] == "move" && address(&r["va"]) == va(5));
-        let told: Vec<_> = of_the_page
-            .map(|m| (m["cause"].as_str().unwrap(), m["to"]["pfn"].as_u64()))
-            .collect();
-        assert_eq!(told, [("first-touch", Some(frame))], "{percent} %");
+        assert_eq!(
+            story(&records),
+            [("first-touch", Some(frame))],
+            "{percent} %"
+        );
     }
     Done::Passed
 }
@@ -139,13 +147,10 @@ fn exec_inside() -> Done {
     let (records, status) = watching.interrupt();
     target.order("stop-started -");
     assert!(status.success());
-    let of_the_page = records
-        .iter()
-        .filter(|r| r["type"] == "move" && address(&r["va"]) == va(5));
-    let told: Vec<_> = of_the_page
-        .map(|m| (m["cause"].as_str().unwrap(), m["to"]["pfn"].as_u64()))
-        .collect();
-    assert_eq!(told, [("exec", None), ("first-touch", Some(frame))]);
+    assert_eq!(
+        story(&records),
+        [("exec", None), ("first-touch", Some(frame))]
+    );
     Done::Passed
 }
 
