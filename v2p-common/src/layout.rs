@@ -20,6 +20,8 @@ pub struct KernelLayout {
     pub task_min_flt: u64,
     /// `maj_flt` in `struct task_struct`: major faults so far.
     pub task_maj_flt: u64,
+    /// `perf_event_ctxp` in `struct task_struct`, of software events: null where none is on the thread.
+    pub task_perf_events: u64,
     /// `pid` in `struct task_struct`: the thread's number in the initial PID namespace.
     pub task_tid: u64,
     /// `tgid` in it: its process's.
@@ -120,6 +122,7 @@ impl KernelLayout {
         task_mm: 0,
         task_min_flt: 0,
         task_maj_flt: 0,
+        task_perf_events: 0,
         task_tid: 0,
         task_tgid: 0,
         task_comm: 0,

@@ -79,6 +79,12 @@ pub(crate) fn faults() -> u64 {
     own::<u64>(layout.task_min_flt).wrapping_add(own(layout.task_maj_flt))
 }
 
+/// Whether no perf event is on it.
+#[inline(always)]
+pub(crate) fn is_unheard() -> bool {
+    own::<u64>(maps::layout().task_perf_events) == 0
+}
+
 /// Thread and process as v2p's own PID namespace numbers them; `None` in any other.
 #[inline(always)]
 pub(crate) fn in_our_namespace() -> Option<(u32, u32)> {

@@ -18,12 +18,11 @@ pub mod kind {
     /// [`super::Number`]: the address space ends; 1: its process executes another program, 0: it exits, 2: it has ended, and
     /// somebody who looked at it had it last.
     pub const MM_GONE: u32 = 20;
-    /// [`super::Number`]: a process has executed a program; the number is its own, in v2p's PID namespace, and the header's
-    /// `mm` is the new one; 0: there was no [`crate::control::Place`] for it.
+    /// [`super::Exec`]: a process has executed a program.
     pub const EXEC: u32 = 21;
     /// [`super::Fork`]: a process was started.
     pub const FORK: u32 = 22;
-    /// [`super::Number`]: a process that is watched ends; the number is its own, as above.
+    /// [`super::Number`]: a process that is watched ends; the number is its own, in v2p's PID namespace.
     pub const ENDED: u32 = 23;
     /// [`super::Number`]: a lane is filling up; the number is its CPU. It is there to wake the reader.
     pub const CROWDED: u32 = 31;
@@ -197,6 +196,21 @@ pub struct Number {
     pub number: u64,
 }
 
+/// A process has executed another program; `header.mm` is its new address space, 0: there was no [`crate::control::Place`] for it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Exec {
+    /// Who.
+    pub header: Header,
+    /// Its number, in v2p's PID namespace.
+    pub pid: u32,
+    /// 1: no perf event is on it, so that nobody is told of its faults: the kernel takes them off where a program gives other rights
+    /// (begin_new_exec, fs/exec.c, 6.1 to 7.3).
+    pub unheard: u32,
+    /// The faults that its thread had taken by then.
+    pub faults: u64,
+}
+
 /// A process was started by one that is watched; `header.mm` is that of its parent.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -229,7 +243,7 @@ pub enum Event {
     /// The address space ends.
     MmGone(Number),
     /// Another program was executed.
-    Exec(Number),
+    Exec(Exec),
     /// A process was started.
     Fork(Fork),
     /// A process ends.
@@ -248,7 +262,8 @@ impl Event {
             Self::MigrationSet(e) | Self::MigrationRemove(e) => &e.header,
             Self::Look(e) => &e.header,
             Self::Fork(e) => &e.header,
-            Self::Migrated(e) | Self::MmGone(e) | Self::Exec(e) | Self::Ended(e) => &e.header,
+            Self::Exec(e) => &e.header,
+            Self::Migrated(e) | Self::MmGone(e) | Self::Ended(e) => &e.header,
             Self::Crowded(e) | Self::Marker(e) => &e.header,
         }
     }
@@ -316,6 +331,14 @@ impl Reader<'_> {
             number: self.u64()?,
         })
     }
+    fn exec(&mut self, header: Header) -> Option<Exec> {
+        Some(Exec {
+            header,
+            pid: self.u32()?,
+            unheard: self.u32()?,
+            faults: self.u64()?,
+        })
+    }
     fn fork(&mut self, header: Header) -> Option<Fork> {
         Some(Fork {
             header,
@@ -342,7 +365,7 @@ impl Reader<'_> {
             kind::MIGRATION_REMOVE => Event::MigrationRemove(self.migration(header)?),
             kind::MIGRATED => Event::Migrated(self.number(header)?),
             kind::MM_GONE => Event::MmGone(self.number(header)?),
-            kind::EXEC => Event::Exec(self.number(header)?),
+            kind::EXEC => Event::Exec(self.exec(header)?),
             kind::FORK => Event::Fork(self.fork(header)?),
             kind::ENDED => Event::Ended(self.number(header)?),
             kind::CROWDED => Event::Crowded(self.number(header)?),

@@ -43,6 +43,7 @@ fn the_structs_have_no_padding_that_the_decoder_would_miss() {
     assert_eq!(size_of::<Header>(), 56);
     assert_eq!(size_of::<Migration>(), 80);
     assert_eq!(size_of::<Number>(), 64);
+    assert_eq!(size_of::<Exec>(), 72);
     assert_eq!(size_of::<Look>(), 104);
     assert_eq!(size_of::<Fork>(), 80);
 }

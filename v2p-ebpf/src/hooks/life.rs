@@ -4,7 +4,7 @@
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use v2p_common::{
     control::Control,
-    event::{Fork, Number, kind},
+    event::{Exec, Fork, Number, kind},
 };
 
 use crate::{
@@ -53,9 +53,10 @@ fn sched_process_exec(_ctx: RawTracePointContext) -> u32 {
 #[inline(always)]
 fn exec() -> Option<()> {
     let control = maps::control()?;
-    let pid = control.target.pid.get();
+    let followed = control.target.pid.get();
     // By our own namespace's numbers, also of a process that lives in one further down.
-    if pid != 0 && u64::from(task::process_number(task::current())) == pid {
+    let pid = task::process_number(task::current());
+    if followed != 0 && u64::from(pid) == followed {
         let before = control.target.mm.get();
         let mm = task::mm();
         control.target.mm.set(mm);
@@ -71,16 +72,17 @@ fn exec() -> Option<()> {
     }
     let mm = task::mm();
     let mm = if family::add(control, mm) { mm } else { 0 };
-    let pid = task::process_number(task::current());
-    executed(control, mm, pid.into());
+    executed(control, mm, pid);
     Some(())
 }
 
 #[inline(always)]
-fn executed(control: &Control, mm: u64, pid: u64) {
-    emit::emit_now(control, mm, kind::EXEC, |header| Number {
+fn executed(control: &Control, mm: u64, pid: u32) {
+    emit::emit_now(control, mm, kind::EXEC, |header| Exec {
         header,
-        number: pid,
+        pid,
+        unheard: task::is_unheard().into(),
+        faults: task::faults(),
     });
 }
 

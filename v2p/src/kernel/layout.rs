@@ -77,6 +77,9 @@ pub fn of(btf: &Btf<'_>) -> Result<KernelLayout> {
         task_mm: offset("task_struct", "mm")?,
         task_min_flt: offset("task_struct", "min_flt")?,
         task_maj_flt: offset("task_struct", "maj_flt")?,
+        // The last of them: until 6.1 there was one a kind of event, and those in software are the last kind (include/linux/sched.h,
+        // 6.1 to 7.3).
+        task_perf_events: offset("task_struct", "perf_event_mutex")?.saturating_sub(8),
         task_tid: offset("task_struct", "pid")?,
         task_tgid: offset("task_struct", "tgid")?,
         task_comm: offset("task_struct", "comm")?,

@@ -238,7 +238,7 @@ impl Ledger {
     }
 
     /// The pages of `stack` that are there now were set up by this exec.
-    pub fn image(&mut self, exec: &event::Number, stack: Span<u64>) {
+    pub fn image(&mut self, exec: &event::Exec, stack: Span<u64>) {
         self.doubts.add(Deed::Exec, stack, Change::of(&exec.header));
     }
 

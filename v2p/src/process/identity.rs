@@ -3,7 +3,6 @@
 use std::{
     fs,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-    os::unix::fs::MetadataExt as _,
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -73,16 +72,10 @@ impl Process {
         (!self.has_ended()).then_some(ticks == started_ns / TICK_NS)
     }
 
-    /// Whether the kernel may have taken perf events off it at its last exec, since it got other rights by that
-    /// (begin_new_exec, fs/exec.c, 6.1 to 7.3): then it is not dumpable, and its files in /proc are root's.
-    pub fn may_have_dropped_events(&self) -> bool {
-        let owner = fs::metadata(format!("/proc/{}", self.pid)).map(|m| m.uid());
-        let numbers = i32::try_from(self.pid).ok();
-        let status = numbers.and_then(|pid| procfs::process::Process::new(pid).ok()?.status().ok());
-        let (Ok(owner), Some(status)) = (owner, status) else {
-            return false;
-        };
-        status.ruid != status.euid || status.rgid != status.egid || owner != status.euid
+    /// Faults that its main thread has taken so far. `None`: it has ended, and nobody has to learn how any more.
+    pub fn faults(&self) -> Option<u64> {
+        let stat = thread(self.pid, self.pid).ok()?;
+        Some(stat.minflt + stat.majflt)
     }
 
     /// Its threads now. Empty where it has ended.
@@ -92,9 +85,7 @@ impl Process {
 
     /// Whether thread `tid` is one of its that has not ended. A main thread that has stays in the list as long as others live.
     pub fn has_live_thread(&self, tid: u32) -> bool {
-        let place = std::path::PathBuf::from(format!("/proc/{}/task/{tid}", self.pid));
-        let stat = procfs::process::Process::new_with_root(place).and_then(|thread| thread.stat());
-        stat.is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x'))
+        thread(self.pid, tid).is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x'))
     }
 
     /// Whether the process has ended, if not been reaped yet.
@@ -107,6 +98,11 @@ impl Process {
         };
         poll(&mut fds, Some(&at_once)).is_ok_and(|n| n > 0)
     }
+}
+
+fn thread(pid: u32, tid: u32) -> procfs::ProcResult<procfs::process::Stat> {
+    let place = std::path::PathBuf::from(format!("/proc/{pid}/task/{tid}"));
+    procfs::process::Process::new_with_root(place)?.stat()
 }
 
 pub(super) fn threads(pid: u32) -> Vec<u32> {

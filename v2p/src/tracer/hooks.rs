@@ -166,6 +166,11 @@ impl Hooks {
         kinds.try_for_each(|kind| attach_to_all_threads(programs, process, *kind))
     }
 
+    /// Whether anything tells of faults.
+    pub(super) const fn hears_faults(&self) -> bool {
+        !self.faults.is_empty()
+    }
+
     /// Whether a program is live.
     pub(super) fn has(&self, program: &str) -> bool {
         self.programs.contains(&program)

@@ -10,13 +10,17 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use v2p_common::{control::Control, event::Event};
+use v2p_common::{
+    control::Control,
+    event::{Event, Exec},
+};
 
 use hooks::Hooks;
 
 use crate::{
     bpf::{Lanes, Programs, Ring, SharedControl},
     exit::Failure,
+    kernel::now_ns,
     process::Process,
 };
 
@@ -48,6 +52,8 @@ pub struct Tracer {
     hooks: Hooks,
     /// Faults that perf counted and told no program of: known once [`Self::stop_faults`] was called.
     faults_left_out: u64,
+    /// Since when all hooks are live.
+    live_ns: u64,
 }
 
 /// Which hooks are wanted.
@@ -157,6 +163,7 @@ impl Tracer {
                 lanes,
                 early: Vec::new(),
                 hooks,
+                live_ns: now_ns(),
                 faults_left_out: 0,
             }),
         }
@@ -212,6 +219,16 @@ impl Tracer {
         events.sort_by_key(|event| event.header().seq);
         self.early = events.split_off(events.partition_point(|e| e.header().seq < upto));
         Ok(events)
+    }
+
+    /// Whether faults are told.
+    pub const fn hears_faults(&self) -> bool {
+        self.hooks.hears_faults()
+    }
+
+    /// Whether all hooks were live when this was executed.
+    pub const fn was_live(&self, exec: &Exec) -> bool {
+        exec.header.t_ns >= self.live_ns
     }
 
     /// Attaches what tells of faults to all threads of `process` once more. A fault that two events tell of is one.

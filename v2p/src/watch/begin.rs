@@ -97,10 +97,15 @@ pub async fn run(wish: &Wish<'_>, stop: Stop, listener: &mut dyn Listener) -> Re
     };
     raise_open_files();
     let tracer = Tracer::start(&mut programs, &process, &target, Wanted::All)?;
+    let before = mm;
     let (pagemap, mm) = match &command {
         Some(_) => (pagemap, mm),
         None => by_now(&tracer, &mut carrier, pid, (pagemap, mm))?,
     };
+    if mm != before {
+        // That exec may have taken them off, for other rights.
+        tracer.attach_faults_again(&mut programs, &process)?;
+    }
 
     let session = Session {
         programs: &mut programs,

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, path::Path};
 
-use v2p_common::event::{Event, Fork, Number};
+use v2p_common::event::{Event, Exec, Fork, Number};
 
 use super::{merged::Merged, names::Names, space::Space};
 use crate::{
@@ -134,14 +134,11 @@ impl Family {
 
     /// A process executed a program; gives where its address space is now. It is the same place, where nobody else shares the old
     /// one. `None`: the process is not known, or there is no place in the programs for the new one.
-    pub(super) fn executed(&mut self, exec: &Number) -> Option<usize> {
+    pub(super) fn executed(&mut self, exec: &Exec) -> Option<usize> {
         if !self.follows {
             return self.find(0);
         }
-        let number = self
-            .members
-            .iter()
-            .position(|m| u64::from(m.pid) == exec.number)?;
+        let number = self.members.iter().position(|m| m.pid == exec.pid)?;
         let (pid, id) = self.members.get(number).map(|m| (m.pid, m.space))?;
         let heir = self.members.iter().find(|m| m.space == id && m.pid != pid);
         let heir = heir.map(|heir| heir.pid);
@@ -201,8 +198,8 @@ impl Family {
     }
 
     /// A process cannot be followed any more: it executed a program, and there is no place.
-    pub(super) fn dropped(&mut self, pid: u64) {
-        self.members.retain(|m| u64::from(m.pid) != pid);
+    pub(super) fn dropped(&mut self, pid: u32) {
+        self.members.retain(|m| m.pid != pid);
         self.forget_spaces();
     }
 

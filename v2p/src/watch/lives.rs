@@ -1,12 +1,12 @@
 //! The lives of those that are watched: an exec, a fork, an end.
 
 use anyhow::Result;
-use v2p_common::event::{Event, Fork, Number};
+use v2p_common::event::{Event, Exec, Fork};
 
 use super::{
     Session, State,
     family::{Gone, PATIENCE},
-    losses::missed,
+    losses::{lose, missed},
 };
 use crate::{
     exit,
@@ -17,32 +17,25 @@ use crate::{
 
 impl Session<'_> {
     /// A process has another address space.
-    pub(super) fn executed(&mut self, exec: &Number, state: &mut State<'_>) -> Result<()> {
+    pub(super) fn executed(&mut self, exec: &Exec, state: &mut State<'_>) -> Result<()> {
         let Some(at) = state.family.executed(exec) else {
             return Ok(());
         };
         self.apply(&Event::Exec(*exec), at, state)?;
         if self.follow && exec.header.mm == 0 {
-            state.family.dropped(exec.number);
+            state.family.dropped(exec.pid);
             return state.report.tell(Record::Gone {
                 seq: Some(exec.header.seq),
                 t_ns: exec.header.t_ns,
-                pid: u32::try_from(exec.number).unwrap_or(0),
+                pid: exec.pid,
                 why: "no-room",
             });
         }
-        let State { family, report, .. } = state;
-        let mut space = family.spaces.get_mut(at);
-        if let Some(space) = &mut space
-            && let Ok(process) = Process::open(space.pid)
-            && process.may_have_dropped_events()
-            && let Err(e) = self.tracer.attach_faults_again(self.programs, &process)
-            && !process.has_ended()
-        {
-            let what =
-                format!("v2p: watch: faults of the program just executed are not told: {e:#}");
-            report.output.say(&what);
+        if exec.unheard != 0 {
+            self.hear_again(exec, state)?;
         }
+        let State { family, report, .. } = state;
+        let space = family.spaces.get_mut(at);
         if let Some(e) = space.and_then(|space| space.executed(exec)) {
             // Of one that has ended since, its events tell.
             if exit::code(&e) != exit::NO {
@@ -51,7 +44,7 @@ impl Session<'_> {
                 ));
             }
         }
-        let is_target = exec.number == u64::from(self.ended.get_ref().pid);
+        let is_target = exec.pid == self.ended.get_ref().pid;
         // In this order: an address space that is there was not given up before.
         if is_target
             && self.tracer.has_no_target()
@@ -69,6 +62,31 @@ impl Session<'_> {
             space.pagemap = None;
         }
         Ok(())
+    }
+
+    /// Attaches what tells of faults anew, and tells what was lost since the exec.
+    fn hear_again(&mut self, exec: &Exec, state: &mut State<'_>) -> Result<()> {
+        let process = Process::open(exec.pid);
+        let attached = match &process {
+            Ok(process) => self.tracer.attach_faults_again(self.programs, process),
+            Err(_) => Ok(()),
+        };
+        if !self.tracer.hears_faults() || !self.tracer.was_live(exec) {
+            return Ok(());
+        }
+        let now = process.ok().and_then(|process| process.faults());
+        let lost = now.map(|now| now.saturating_sub(exec.faults));
+        let many = match (attached, lost) {
+            (Err(e), _) => format!("its faults are not told any more: {e:#}"),
+            (Ok(()), Some(lost)) => format!("{lost} faults at most are not told"),
+            (Ok(()), None) => "it ended, and its faults are not told".to_owned(),
+        };
+        state.report.output.say(&format!(
+            "v2p: watch: process {} got other rights by an exec, for which the kernel takes off what tells of faults: {many}",
+            exec.pid
+        ));
+        // Some at least, for a program to start.
+        lose(lost.unwrap_or(1), state)
     }
 
     /// A process started another one.

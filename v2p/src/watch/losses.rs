@@ -32,15 +32,21 @@ impl Session<'_> {
             let what = format!("v2p: skipped by the kernel so far: {}", skipped.join(", "));
             state.report.output.say(&what);
         }
-        if lost > 0 {
-            state.report.tell(Record::Lost { events: lost })?;
-            state.report.counts.lost += lost;
-        }
-        if skipped || lost > 0 {
+        if skipped {
             missed(state);
         }
-        Ok(())
+        lose(lost, state)
     }
+}
+
+/// Tells that so many events were lost.
+pub(super) fn lose(lost: u64, state: &mut State<'_>) -> Result<()> {
+    if lost > 0 {
+        state.report.tell(Record::Lost { events: lost })?;
+        state.report.counts.lost += lost;
+        missed(state);
+    }
+    Ok(())
 }
 
 /// What was lost is not known: compare.

@@ -5,7 +5,7 @@ use std::ops::Range as Span;
 use anyhow::Result;
 use v2p_common::{
     PAGE_SHIFT, VirtAddr,
-    event::{Event, Fault, Number, fault},
+    event::{Event, Exec, Fault, Number, fault},
     pte::{Entry, Level, Paging, WalkEnd},
 };
 
@@ -129,7 +129,7 @@ impl Space {
     }
 
     /// The process has another address space: its pagemap is another file. Why it cannot be read, where that is so.
-    pub(super) fn executed(&mut self, exec: &Number) -> Option<anyhow::Error> {
+    pub(super) fn executed(&mut self, exec: &Exec) -> Option<anyhow::Error> {
         self.mm = exec.header.mm;
         let opened = Pagemap::of(self.pid);
         self.merged = Merged::of(self.pid);

@@ -162,20 +162,34 @@ fn setuid() -> Done {
         std::fs::remove_dir_all(&folder).unwrap();
         return Done::Skipped(format!("{} is mounted nosuid", folder.display()));
     }
-    let mut watching = watch(&target, &["--faults"]);
+    let watching = watch(&target, &["--faults"]);
     target.tell("write", 1);
     target.execute();
-    // What it took away is told a turn after the exec was seen.
-    watching.wait_for(|r| r["cause"] == "exec" && address(&r["va"]) == va(1));
-    std::thread::sleep(std::time::Duration::from_secs(1));
-    let pfn = target.tell("write", 5);
+    let truth: Vec<_> = (5..25)
+        .map(|i| {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            (i, target.tell("write", i))
+        })
+        .collect();
     let (records, _) = watching.interrupt();
     std::fs::remove_dir_all(&folder).unwrap();
     let faults = of_kind(&records, "fault");
-    let there = |i: u64| faults.iter().find(|f| address(&f["va"]) == va(i));
-    assert!(there(1).is_some(), "{faults:?}");
-    let fault = there(5).unwrap_or_else(|| panic!("{faults:?}"));
-    assert_eq!(fault["pfn"], pfn);
+    let frame = |i: u64| {
+        let fault = faults.iter().find(|f| address(&f["va"]) == va(i))?;
+        fault["pfn"].as_u64()
+    };
+    assert!(frame(1).is_some(), "{records:?}");
+    // From some moment on, soon, all of them; those until then are counted.
+    let told: Vec<_> = truth.iter().map(|&(i, _)| frame(i)).collect();
+    let unheard = told.iter().take_while(|pfn| pfn.is_none()).count();
+    assert!(unheard < told.len(), "{records:?}");
+    for (&(i, pfn), told) in truth.iter().zip(&told).skip(unheard) {
+        assert_eq!(*told, Some(pfn), "{i}: {records:?}");
+    }
+    let end = records.last().unwrap();
+    let lost = end["lost"].as_u64().unwrap();
+    // Its start alone is dozens, before anybody can attach anything.
+    assert!(lost > unheard as u64, "{end}");
     Done::Passed
 }
 

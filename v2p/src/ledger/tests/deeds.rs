@@ -103,9 +103,9 @@ fn what_is_taken_down_with_its_address_space_waits_for_the_reason() {
         let detail = zap::WHOLE | zap::DYING | call;
         let moves = ledger.apply(&Event::Look(look(how::ZAP, 1, detail)));
         assert_eq!(moves.len(), goes);
-        let exec = event::Number {
+        let exec = event::Exec {
             header: header(event::kind::EXEC),
-            number: 1,
+            ..event::Exec::default()
         };
         let told = [moves, ledger.apply(&Event::Exec(exec))].concat();
         let causes: Vec<_> = told.iter().map(|m| m.cause).collect();
@@ -289,9 +289,9 @@ fn what_was_done_before_a_page_came_did_not_take_it_away() {
 #[test]
 fn an_exec_brings_its_stack_alone() {
     let mut ledger = Ledger::new(None, PAGING);
-    let exec = event::Number {
+    let exec = event::Exec {
         header: header(event::kind::EXEC),
-        number: 1,
+        ..event::Exec::default()
     };
     ledger.apply(&Event::Exec(exec));
     ledger.image(&exec, VA.page_number()..VA.page_number() + 1);
