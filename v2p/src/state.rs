@@ -47,6 +47,21 @@ pub enum PageState {
 }
 
 impl PageState {
+    /// Its word in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Present { .. } => "present",
+            Self::Zero => "zero",
+            Self::Swapped { .. } => "swapped",
+            Self::Migrating { .. } => "migrating",
+            Self::Device { .. } => "device",
+            Self::Poisoned => "poisoned",
+            Self::Guard => "guard",
+            Self::Hidden => "hidden",
+            Self::Absent => "absent",
+        }
+    }
+
     /// The state of the page `i` pages further on in one contiguous piece.
     #[must_use]
     pub const fn advanced(self, i: u64) -> Self {

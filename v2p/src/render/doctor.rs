@@ -224,7 +224,8 @@ impl<'a> DoctorText<'a> {
             .map_or_else(|| "unknown".to_owned(), |f| f.join(","));
         let count = mapcount.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
         self.0.text(&format!(
-            "      this page            {state}, flags {flags}, mapped {count} times"
+            "      this page            {}, flags {flags}, mapped {count} times",
+            state.name()
         ))?;
         for what in holds {
             self.0.text(&format!("{:27}{what}", ""))?;

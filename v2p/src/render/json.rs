@@ -100,33 +100,23 @@ impl Json<'_> {
     }
 
     fn state(&mut self, state: PageState) {
-        let (name, pfn) = match state {
-            PageState::Present { pfn } => ("present", Some(pfn)),
-            PageState::Migrating { pfn } => ("migrating", Some(pfn)),
-            PageState::Device { pfn } => ("device", Some(pfn)),
-            PageState::Swapped { swap } => {
-                self.text(r#"{"state":"swapped","swap":"#);
-                match swap {
-                    Some(SwapPlace { device, offset }) => {
-                        self.text(r#"{"device":"#).number(device.into());
-                        self.text(r#","offset":"#).number(offset);
-                        self.text("}}");
-                    }
-                    None => {
-                        self.text("null}");
-                    }
-                }
-                return;
+        self.text(r#"{"state":""#).text(state.name()).text("\"");
+        match state {
+            PageState::Present { pfn }
+            | PageState::Migrating { pfn }
+            | PageState::Device { pfn } => {
+                self.text(r#","pfn":"#).number(pfn.0);
             }
-            PageState::Zero => ("zero", None),
-            PageState::Poisoned => ("poisoned", None),
-            PageState::Guard => ("guard", None),
-            PageState::Hidden => ("hidden", None),
-            PageState::Absent => ("absent", None),
-        };
-        self.text(r#"{"state":""#).text(name).text("\"");
-        if let Some(pfn) = pfn {
-            self.text(r#","pfn":"#).number(pfn.0);
+            PageState::Swapped { swap: Some(place) } => {
+                let SwapPlace { device, offset } = place;
+                self.text(r#","swap":{"device":"#).number(device.into());
+                self.text(r#","offset":"#).number(offset);
+                self.text("}");
+            }
+            PageState::Swapped { swap: None } => {
+                self.text(r#","swap":null"#);
+            }
+            _ => {}
         }
         self.text("}");
     }

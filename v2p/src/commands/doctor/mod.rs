@@ -29,9 +29,10 @@ use crate::{
     },
     exit::Failure,
     kernel::{self, lockdown::Lockdown, privileges::MOUNT_PROC},
-    page::OwnPage,
+    page::{OwnPage, zero_pfn},
     process::{Pagemap, Process, frame_flags, frame_mapcount, maps, raise_open_files},
     render::{DoctorText, Output},
+    translate::page::Decoder,
 };
 
 /// Goes through every check, tries what may be tried, and says whether the two agree; gives the exit code.
@@ -173,13 +174,23 @@ impl Asked {
 
     /// What holds for the page, where one is asked about.
     fn page(&self) -> Option<PageFacts> {
-        let word = match self {
-            Self::Process { word, .. } => *word,
-            _ => return None,
+        let Self::Process { va, word, .. } = *self else {
+            return None;
         };
-        let of_frame = |pfn| (frame_flags(pfn).ok(), frame_mapcount(pfn).ok());
-        let (flags, mapcount) = word.pfn().map_or((None, None), of_frame);
-        Some(PageFacts::new(word, flags, mapcount))
+        let decoder = Decoder {
+            paging: None,
+            zero_pfn: zero_pfn().ok().flatten(),
+        };
+        let mut page = decoder.page(va, Some(word), None);
+        let mapped = word.pfn();
+        let flags = mapped.or(page.frame_to_ask());
+        let flags = flags.and_then(|pfn| frame_flags(pfn).ok());
+        if let Some(flags) = flags {
+            page.add_frame(flags);
+        }
+        let flags = flags.filter(|_| mapped.is_some());
+        let mapcount = mapped.and_then(|pfn| frame_mapcount(pfn).ok());
+        Some(PageFacts::new(page.state, flags, mapcount))
     }
 }
 
