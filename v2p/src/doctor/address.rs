@@ -10,6 +10,7 @@ use super::{
     device,
     facts::{Facts, Target, User, ZONES},
     open::has_driver,
+    page::is_secret,
 };
 use crate::kernel::{
     config::Setting,
@@ -252,7 +253,7 @@ fn not_direct_mapped(target: &Target, kind: &Kind<'_>) -> Check {
             "the kernel's direct map holds it",
             "an eBPF program read it there",
         ),
-        (_, None, Some(name)) if name.starts_with("/secretmem") => denies(format!(
+        (_, None, Some(name)) if is_secret(name) => denies(format!(
             "it is of {name}, that is memfd_secret(2) (/proc/PID/maps)"
         )),
         (_, None, _) if target.is_own => {

@@ -21,13 +21,23 @@ pub struct PageFacts {
     pub holds: Vec<&'static str>,
 }
 
+/// Whether a mapping of this name is memory of memfd_secret(2): files of a mount that nobody else reaches (mm/secretmem.c, 6.1 to 7.3).
+pub(super) fn is_secret(mapping: &str) -> bool {
+    mapping.starts_with("/secretmem")
+}
+
 fn name<S: Serializer>(state: &PageState, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(state.name())
 }
 
 impl PageFacts {
-    /// From its state, and the flags and the count of its frame.
-    pub fn new(state: PageState, flags: Option<FrameFlags>, mapcount: Option<u64>) -> Self {
+    /// From its state, the flags and the count of its frame, and what its mapping is called.
+    pub fn new(
+        state: PageState,
+        flags: Option<FrameFlags>,
+        mapcount: Option<u64>,
+        mapping: &str,
+    ) -> Self {
         let has = |flag| flags.is_some_and(|flags: FrameFlags| flags.has(flag));
         let mut holds = Vec::new();
         let mut say = |when: bool, what| {
@@ -62,7 +72,11 @@ impl PageFacts {
             "a hugetlb page: not moved by compaction, NUMA balancing, KSM or swap",
         );
         let is_locked = has(FrameFlags::UNEVICTABLE) || has(FrameFlags::MLOCKED);
-        say(is_locked, "locked: not swapped out; all else may move it");
+        // secretmem_migrate_folio, mm/secretmem.c, 6.1 to 7.3.
+        match is_secret(mapping) {
+            true => say(true, "of memfd_secret(2): nothing moves it"),
+            false => say(is_locked, "locked: not swapped out; all else may move it"),
+        }
         say(
             mapcount.is_some_and(|n| n > 1),
             "mapped more than once: a write may copy it first (after fork, private files)",
@@ -118,10 +132,12 @@ mod tests {
     fn a_locked_page_that_is_shared_is_both() {
         let flags = FrameFlags(FrameFlags::ANON.0 | FrameFlags::UNEVICTABLE.0);
         let state = PageState::Present { pfn: Pfn(77) };
-        let facts = PageFacts::new(state, Some(flags), Some(2));
+        let facts = PageFacts::new(state, Some(flags), Some(2), "");
         assert_eq!((facts.state, facts.pinned), (state, None));
         assert_eq!(facts.holds.len(), 3, "{facts:?}");
         assert_eq!(facts.no_page(), None);
+        let secret = PageFacts::new(state, Some(flags), Some(1), "/secretmem (deleted)");
+        assert!(secret.holds[0].ends_with("nothing moves it"), "{secret:?}");
     }
 
     #[test]
@@ -138,7 +154,7 @@ mod tests {
             (PageState::Poisoned, "another address"),
             (PageState::Migrating { pfn: Pfn(9) }, "again"),
         ] {
-            let facts = PageFacts::new(state, None, None);
+            let facts = PageFacts::new(state, None, None, "");
             assert_eq!((facts.state, facts.holds.len()), (state, 1), "{facts:?}");
             let why = facts.no_page().unwrap();
             assert!(why.mend.unwrap().contains(mend), "{state:?}");

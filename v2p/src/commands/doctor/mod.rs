@@ -174,14 +174,17 @@ impl Asked {
 
     /// What holds for the page, where one is asked about.
     fn page(&self) -> Option<PageFacts> {
-        let Self::Process { va, word, .. } = *self else {
+        let Self::Process {
+            va, word, mapping, ..
+        } = self
+        else {
             return None;
         };
         let decoder = Decoder {
             paging: None,
             zero_pfn: zero_pfn().ok().flatten(),
         };
-        let mut page = decoder.page(va, Some(word), None);
+        let mut page = decoder.page(*va, Some(*word), None);
         let mapped = word.pfn();
         let flags = mapped.or(page.frame_to_ask());
         let flags = flags.and_then(|pfn| frame_flags(pfn).ok());
@@ -190,7 +193,7 @@ impl Asked {
         }
         let flags = flags.filter(|_| mapped.is_some());
         let mapcount = mapped.and_then(|pfn| frame_mapcount(pfn).ok());
-        Some(PageFacts::new(page.state, flags, mapcount))
+        Some(PageFacts::new(page.state, flags, mapcount, mapping))
     }
 }
 

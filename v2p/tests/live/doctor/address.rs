@@ -221,6 +221,8 @@ fn secret_page() -> Done {
     assert_eq!(verdict["agrees"], true, "{verdict:#}");
     assert_eq!(verdict["tried"], false, "nothing is written there");
     assert_eq!(report.check("not-direct-mapped")["status"], "denies");
+    let holds = report.check("movable")["page"]["holds"].to_string();
+    assert!(holds.contains("nothing moves it"), "{holds}");
     // It would be no error but an oops: foretold is a denial, without an errno.
     let write = report.way("write");
     assert_eq!(write["predicted"], "denied", "{write}");
