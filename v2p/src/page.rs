@@ -3,10 +3,10 @@
 use std::ptr;
 
 use anyhow::{Context as _, Result};
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 use v2p_common::{PAGE_SHIFT, Pfn, VirtAddr, control::PHYSICAL_BYTES, pagemap::PagemapWord};
 
-use crate::process::Pagemap;
+use crate::process::{self, FrameFlags, Pagemap};
 
 /// Bytes in a page, as a length in memory.
 pub const PAGE_LEN: usize = 1 << PAGE_SHIFT;
@@ -129,22 +129,50 @@ pub fn zero_pfn() -> Result<Option<Pfn>> {
 /// # Errors
 /// Where a page cannot be mapped, and those of `ask`.
 pub fn zero_pfn_by(ask: impl FnOnce(VirtAddr) -> Result<Option<Pfn>>) -> Result<Option<Pfn>> {
+    with_untouched(PAGE_LEN, |start| {
+        touch(start);
+        ask(VirtAddr(start as u64))
+    })
+}
+
+/// The first frame of the shared huge page of zeros: what a read of an untouched huge page maps. `None` where there is none for us,
+/// or we may not see it. It stays the same one as long as we live (mm_get_huge_zero_folio, mm/huge_memory.c, 6.1 to 7.3).
+///
+/// # Errors
+/// Where memory cannot be mapped, or our own pagemap not be read.
+pub fn huge_zero_pfn() -> Result<Option<Pfn>> {
+    const HUGE: usize = PAGE_LEN << 9;
+    with_untouched(2 * HUGE, |start| {
+        let start = start.wrapping_add(start.align_offset(HUGE));
+        // SAFETY: a huge page inside of what is mapped. Where the kernel gives none, a small page comes.
+        let _ = unsafe { rustix::mm::madvise(start.cast(), HUGE, Advice::LinuxHugepage) };
+        touch(start);
+        let word = Pagemap::of_self()?.word(VirtAddr(start as u64))?;
+        let pfn = word.and_then(PagemapWord::pfn);
+        let is_it = |pfn: &Pfn| {
+            let flags = process::frame_flags(*pfn);
+            flags.is_ok_and(|flags| flags.has(FrameFlags::ZERO_PAGE) && flags.has(FrameFlags::THP))
+        };
+        Ok(pfn.filter(is_it))
+    })
+}
+
+/// Reads the byte at `place`, which is mapped.
+fn touch(place: *const u8) {
+    // SAFETY: as said. Volatile: the read itself is what is wanted.
+    let _ = unsafe { place.read_volatile() };
+}
+
+/// Hands memory of ours that was never touched to `look`, and gives it back.
+fn with_untouched<T>(len: usize, look: impl FnOnce(*mut u8) -> Result<T>) -> Result<T> {
+    let (access, flags) = (ProtFlags::READ, MapFlags::PRIVATE);
     // SAFETY: a new anonymous mapping touches nothing that exists.
-    let start = unsafe {
-        rustix::mm::mmap_anonymous(
-            ptr::null_mut(),
-            PAGE_LEN,
-            ProtFlags::READ,
-            MapFlags::PRIVATE,
-        )
-    }
-    .context("mmap of a page")?;
-    // SAFETY: mapped and readable. Volatile: the read itself is what is wanted.
-    let _ = unsafe { start.cast::<u8>().read_volatile() };
-    let pfn = ask(VirtAddr(start as u64));
+    let start = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), len, access, flags) };
+    let start = start.context("mmap of some memory")?;
+    let seen = look(start.cast());
     // SAFETY: our own mapping, to which nothing refers.
-    let _ = unsafe { rustix::mm::munmap(start, PAGE_LEN) };
-    pfn
+    let _ = unsafe { rustix::mm::munmap(start, len) };
+    seen
 }
 
 #[cfg(test)]

@@ -68,12 +68,14 @@ impl Ledger {
         let Self {
             decoder,
             paging,
+            huge_zero,
             is_bad,
             sees_removals,
             weighs,
             ..
         } = self;
         Self::new(decoder.zero_pfn, *paging)
+            .knowing_huge_zero(*huge_zero)
             .knowing_bad_frames(*is_bad)
             .limited_to(&self.asked)
             .seeing_removals(*sees_removals)

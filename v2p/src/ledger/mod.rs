@@ -17,7 +17,7 @@ use std::{
 };
 
 use v2p_common::{
-    PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr,
+    PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn, VirtAddr,
     event::{self, Event},
     pagemap::PagemapWord,
     pte::Paging,
@@ -58,6 +58,8 @@ pub struct Ledger {
     sees_removals: bool,
     missed: Missed,
     decoder: Decoder,
+    /// The first frame of the huge page of zeros.
+    huge_zero: Option<Pfn>,
     /// Whether a frame is known to be bad: its entries look like those of a migration (swap types differ from kernel
     /// to kernel), but stay.
     is_bad: fn(Pfn) -> bool,
@@ -100,6 +102,7 @@ impl Ledger {
                 paging: Some(paging),
                 zero_pfn,
             },
+            huge_zero: None,
             is_bad: |_| false,
             paging,
         }
@@ -112,6 +115,13 @@ impl Ledger {
         self
     }
 
+    /// The same, with the first frame of the huge page of zeros, where it is known.
+    #[must_use]
+    pub const fn knowing_huge_zero(mut self, first: Option<Pfn>) -> Self {
+        self.huge_zero = first;
+        self
+    }
+
     /// What pagemap's word says.
     fn state_of_word(&self, word: PagemapWord) -> PageState {
         self.settled(self.decoder.word(word))
@@ -120,8 +130,16 @@ impl Ledger {
     fn settled(&self, state: PageState) -> PageState {
         match state {
             PageState::Migrating { pfn } if (self.is_bad)(pfn) => PageState::Poisoned,
+            PageState::Present { pfn } if self.is_huge_zero(pfn) => PageState::Zero,
             other => other,
         }
+    }
+
+    fn is_huge_zero(&self, pfn: Pfn) -> bool {
+        let Some(Pfn(first)) = self.huge_zero else {
+            return false;
+        };
+        (first..first + PageSize::Pmd.pages()).contains(&pfn.0)
     }
 
     /// The same, for the addresses in `asked` alone; none: everything.

@@ -179,6 +179,7 @@ impl Session<'_> {
         let loss = self.tracer.loss(self.programs);
         let pid = self.ended.get_ref().pid;
         let ledger = Ledger::new(page::zero_pfn()?, self.paging)
+            .knowing_huge_zero(page::huge_zero_pfn()?)
             .limited_to(self.ranges)
             .seeing_removals(self.tracer.sees_removals())
             .weighing_contests(true)

@@ -26,6 +26,7 @@ const MADV_COLLAPSE: u64 = 25;
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("mechanism_huge_page_fault", huge_page_fault),
+        trial("mechanism_huge_zero_page", huge_zero_page),
         trial("mechanism_madv_collapse", madv_collapse),
         trial("mechanism_process_madvise_collapse", collapse_from_outside),
         trial("mechanism_khugepaged", khugepaged),
@@ -74,6 +75,36 @@ fn huge_page_fault() -> Done {
         .by("first-touch", told.pid);
     assert_eq!(told.moves.len(), 1);
     told.by_event("huge page fault");
+    Done::Passed
+}
+
+/// Its first write replaces the whole of it by a huge page (from 6.13 on), or one page of it.
+fn huge_zero_page() -> Done {
+    if let Err(skipped) = thp() {
+        return skipped;
+    }
+    let written = HUGE_BASE + 3 * PAGE;
+    let mut scene = Scene::new(&[AREA], |_| {});
+    let is_there = scene.act(|target| {
+        let is_there = target.tell("thp-zero", 0);
+        target.fill(written, 1);
+        is_there
+    });
+    if is_there == 0 {
+        return Done::Skipped("the kernel gave no huge page of zeros".to_owned());
+    }
+    let told = scene.end();
+    let replaced = ["first-touch", "zero-fill"].map(str::to_owned);
+    assert_eq!(told.causes_of(written), replaced);
+    for other in (0..512).map(|i| HUGE_BASE + i * PAGE) {
+        let causes = told.causes_of(other);
+        assert!(
+            replaced.starts_with(causes) && !causes.is_empty(),
+            "{other:#x}: {causes:?}"
+        );
+    }
+    told.by("zero-fill", told.pid)
+        .by_event("huge page of zeros");
     Done::Passed
 }
 

@@ -9,11 +9,10 @@ use std::{
 use serde_json::Value;
 use v2p::{
     common::{
-        PAGE_SIZE, VirtAddr,
+        PAGE_SIZE, Pfn, VirtAddr,
         pagemap::{PagemapState, PagemapWord},
     },
-    page,
-    process::Pagemap,
+    process::{FrameFlags, Pagemap, frame_flags},
 };
 
 use crate::{
@@ -347,17 +346,21 @@ fn state(one: &Value, i: u64) -> State {
     )
 }
 
+/// Whether it is a page of zeros that all share.
+fn is_zero(pfn: Pfn) -> bool {
+    frame_flags(pfn).unwrap().has(FrameFlags::ZERO_PAGE)
+}
+
 /// What pagemap says of pages that are not absent.
 fn states(pid: u32, areas: &[Area]) -> BTreeMap<u64, State> {
     let pagemap = Pagemap::of(pid).unwrap();
-    let zero = page::zero_pfn().unwrap();
     let mut states = BTreeMap::new();
     for (start, pages) in areas {
         let end = VirtAddr(start + pages * PAGE_SIZE);
         let each = |va: VirtAddr, word: PagemapWord| {
             let state = match word.state() {
                 PagemapState::Absent => return,
-                PagemapState::Present(pfn) if Some(pfn) == zero => ("zero", None),
+                PagemapState::Present(pfn) if is_zero(pfn) => ("zero", None),
                 PagemapState::Present(pfn) => ("present", Some(pfn.0)),
                 // Type 31 is a marker: of poison, or of a guard region.
                 PagemapState::SwapEntry { kind: 31, .. } => ("poisoned", None),
