@@ -85,6 +85,8 @@ pub struct Target {
     pub end: Word,
     /// Its process, as v2p's own PID namespace numbers it: the one whose exec is followed.
     pub pid: Word,
+    /// 1: removals of pages are not told, so that it is looked what is there as a fault comes, also where the CPU's error code is had.
+    pub blind: Word,
 }
 
 /// How many address spaces beside the target's own can be watched at a time: for a migration, whose event has no owner, the

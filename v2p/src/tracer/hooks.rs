@@ -90,14 +90,16 @@ impl Hooks {
         for (program, functions) in FUNCTIONS {
             hooks.function(programs, program, functions);
         }
+        let is_blind = !hooks.has("zap_range");
+        programs.control().target.blind.set(is_blind.into());
         if access {
             for name in ERROR_CODES {
                 hooks.tracepoint(programs, name);
             }
-        } else if !hooks.has("zap_range") {
+        } else if is_blind {
             hooks.faults(programs, process, FaultKind::Begins);
         }
-        if !hooks.has("zap_range") {
+        if is_blind {
             for name in INSTEAD_OF_FUNCTIONS {
                 hooks.tracepoint(programs, name);
             }

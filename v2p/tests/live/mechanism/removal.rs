@@ -55,16 +55,27 @@ fn madv_dontneed() -> Done {
 }
 
 fn discarded_and_touched_again() -> Done {
-    let mut scene = written(16);
+    came_back(written(16));
+    came_back(Scene::showing_faults(&[ALL], |target| {
+        target.fill(BASE, 16)
+    }));
+    Done::Passed
+}
+
+fn came_back(mut scene: Scene) {
     scene.act(|target| {
         target.must(libc::SYS_madvise, &[va(4), 4 * PAGE, MADV_DONTNEED]);
         target.fill(va(4), 4);
+        // At once, some come back in the frames that they had.
+        target.churn(va(8), 7, 5);
     });
     let told = scene.end();
-    told.only((va(4), 4), &["discard", "first-touch"])
-        .by("discard", told.pid);
+    let (goes, comes) = ("discard", "first-touch");
+    let times = [goes, comes, goes, comes, goes, comes, goes, comes, goes];
+    told.just((va(4), 4), &[goes, comes])
+        .just((va(8), 7), &times)
+        .by(goes, told.pid);
     told.by_event("MADV_DONTNEED and touched again");
-    Done::Passed
 }
 
 fn madv_dontneed_locked() -> Done {
