@@ -5,6 +5,7 @@
 #![no_std]
 
 pub mod address;
+pub mod call;
 pub mod control;
 pub mod event;
 pub mod lane;

@@ -7,7 +7,7 @@ use aya_ebpf::{
         bpf_task_pt_regs,
     },
 };
-use v2p_common::{event::zap, layout::KernelLayout};
+use v2p_common::{call, event::zap, layout::KernelLayout};
 
 use crate::{kread, maps};
 
@@ -151,13 +151,13 @@ pub(crate) fn is_compat() -> bool {
 }
 
 /// Whether it is in an exec: execve or execveat of the table that its call is of
-/// (arch/x86/entry/syscalls/syscall_64.tbl, syscall_32.tbl).
+/// (arch/x86/entry/syscalls/syscall_32.tbl, and [`call`]).
 #[inline(always)]
 pub(crate) fn is_in_exec() -> bool {
     let number = call_number().unwrap_or(zap::NO_CALL);
     match is_compat() {
         true => matches!(number, 11 | 358),
-        false => matches!(number, 59 | 322),
+        false => matches!(number, call::EXECVE | call::EXECVEAT),
     }
 }
 

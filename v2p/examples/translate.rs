@@ -9,12 +9,6 @@ use v2p::{
 };
 
 fn main() -> Result<()> {
-    // The event ring, which the translation does not use, belongs to a tokio runtime.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let _inside = runtime.enter();
-
     let variable = Box::new([1u8; 10_000]);
     let address = variable.as_ptr() as u64;
 

@@ -37,6 +37,11 @@ enum Place {
     Direct,
 }
 
+/// Whether something is there that is no file and no folder: a pipe, a terminal, a device, whose name says nothing of what it is for.
+pub fn is_stream(path: &Path) -> bool {
+    path.exists() && !path.is_file() && !path.is_dir()
+}
+
 impl WholeFile {
     /// Prepares to write `path`: what cannot be written is known before any work is done.
     ///

@@ -15,8 +15,7 @@ pub mod kind {
     pub const MIGRATION_REMOVE: u32 = 11;
     /// [`super::Number`]: a call of migrate_pages ended; the number is its `enum migrate_reason`.
     pub const MIGRATED: u32 = 12;
-    /// [`super::Number`]: the address space ends; 1: its process executes another program, 0: it exits, 2: it has ended, and
-    /// somebody who looked at it had it last.
+    /// [`super::Number`]: the address space ends; the number is one of [`super::gone`].
     pub const MM_GONE: u32 = 20;
     /// [`super::Exec`]: a process has executed a program.
     pub const EXEC: u32 = 21;
@@ -28,6 +27,16 @@ pub mod kind {
     pub const CROWDED: u32 = 31;
     /// [`super::Number`]: a mark that v2p put into the ring itself, with its cookie: all events before it are older.
     pub const MARKER: u32 = 30;
+}
+
+/// What ended an address space.
+pub mod gone {
+    /// Its process exits.
+    pub const EXIT: u64 = 0;
+    /// Its process executes another program.
+    pub const EXEC: u64 = 1;
+    /// Either, before: somebody else who looked at it had it last.
+    pub const BEFORE: u64 = 2;
 }
 
 /// What a [`Look`] is about.

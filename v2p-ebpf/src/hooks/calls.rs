@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::{FExitContext, RawTracePointContext},
 };
 use v2p_common::{
-    PAGE_SIZE,
+    PAGE_SIZE, call,
     event::{collapse, how, memory, remap, zap},
     layout::KernelLayout,
 };
@@ -18,17 +18,6 @@ use crate::{
     kread, maps,
     task::{self, regs},
 };
-
-/// Numbers of system calls (arch/x86/entry/syscalls/syscall_64.tbl): an ABI.
-mod call {
-    pub(super) const MMAP: u64 = 9;
-    pub(super) const MUNMAP: u64 = 11;
-    pub(super) const IOCTL: u64 = 16;
-    pub(super) const MREMAP: u64 = 25;
-    pub(super) const MADVISE: u64 = 28;
-    pub(super) const MLOCK: u64 = 149;
-    pub(super) const MLOCK2: u64 = 325;
-}
 
 /// include/uapi/linux/mman.h and asm-generic/mman-common.h.
 mod flag {

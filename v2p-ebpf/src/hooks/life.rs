@@ -4,7 +4,7 @@
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use v2p_common::{
     control::Control,
-    event::{Exec, Fork, Number, kind},
+    event::{Exec, Fork, Number, gone, kind},
 };
 
 use crate::{
@@ -16,12 +16,12 @@ use crate::{
 /// Argument 0 is the mm (6.1 to 7.3). After this nothing that happens to it is told: it is being taken down.
 #[raw_tracepoint(tracepoint = "exit_mmap")]
 fn exit_mmap(ctx: RawTracePointContext) -> u32 {
-    gone(&ctx);
+    space_ends(&ctx);
     0
 }
 
 #[inline(always)]
-fn gone(ctx: &RawTracePointContext) -> Option<()> {
+fn space_ends(ctx: &RawTracePointContext) -> Option<()> {
     let Space { control, mm } = space_of(ctx.arg(0))?;
     let target = &control.target;
     if mm == target.mm.get() {
@@ -31,10 +31,10 @@ fn gone(ctx: &RawTracePointContext) -> Option<()> {
     }
     // exec_mmap gives the task its new mm before it drops the old one (fs/exec.c); a task that exits has none.
     let number = match task::mm() {
-        0 => 0,
-        _ if task::is_in_exec() => 1,
+        0 => gone::EXIT,
+        _ if task::is_in_exec() => gone::EXEC,
         // Who reads of a process, in /proc for instance, holds its mm meanwhile.
-        _ => 2,
+        _ => gone::BEFORE,
     };
     emit::emit_now(control, mm, kind::MM_GONE, |header| Number {
         header,

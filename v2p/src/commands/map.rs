@@ -17,7 +17,7 @@ use crate::{
     },
     render::{Output, bytes, grouped, printable},
     translate::{Page, Totals, Translator, run::Runs},
-    whole_file::WholeFile,
+    whole_file::{WholeFile, is_stream},
 };
 
 /// The command's record.
@@ -213,8 +213,7 @@ fn form(path: &Path) -> Result<Form> {
     match path.extension().and_then(|end| end.to_str()) {
         Some("svg") => Ok(Form::Svg),
         Some("png") => Ok(Form::Png),
-        // `-o /dev/stdout`, a pipe.
-        None if path.exists() && !path.is_file() && !path.is_dir() => Ok(Form::Svg),
+        None if is_stream(path) => Ok(Form::Svg),
         _ => Err(
             Failure::failed(format!("{}: a map is an .svg or a .png", path.display()))
                 .hint("for example: -o map.svg")

@@ -13,6 +13,7 @@ use crate::{
     render::{Output, count, printable},
     timeline::TraceFile,
     watch::{self, Listener, Stop, Wish},
+    whole_file::is_stream,
 };
 
 /// Watches until told to stop; gives the exit code.
@@ -44,8 +45,7 @@ fn wish<'a>(args: &'a cli::Watch, output: &Output) -> Wish<'a> {
 /// Prints, and writes a trace.
 async fn with_trace(args: &cli::Watch, path: &Path, stop: Stop, output: &mut Output) -> Result<()> {
     let ends_well = path.extension().is_some_and(|end| end == "perfetto-trace");
-    let is_other = path.exists() && !path.is_file() && !path.is_dir();
-    if !ends_well && !is_other {
+    if !ends_well && !is_stream(path) {
         let what = format!(
             "watch: --output {}: a trace is a .perfetto-trace",
             path.display()

@@ -78,7 +78,7 @@ mod tests {
             memory: memory.map(|(limit, used)| Group {
                 file: "/sys/fs/cgroup/a/memory.max".to_owned(),
                 limit,
-                used,
+                used: Some(used),
             }),
             files: Some(1024),
             open_files: 24,

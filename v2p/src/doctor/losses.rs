@@ -51,7 +51,7 @@ const fn functions(
 }
 
 /// In the order of [`crate::tracer`]'s hooks.
-const PARTS: [Part; 22] = [
+const PARTS: [Part; 23] = [
     tracepoints(
         "pages that are moved",
         &[&["set_migration_pte", "remove_migration_pte"]],
@@ -71,6 +71,11 @@ const PARTS: [Part; 22] = [
         "page faults",
         &[&["page-faults-min", "page-faults-maj"]],
         "--faults shows none; first touches and copies on write are found by comparing the page tables only (reconciled)",
+    ),
+    tracepoints(
+        "the kind of access (watch --faults)",
+        &[&["page_fault_user", "page_fault_kernel"]],
+        "not told: access is null",
     ),
     tracepoints(
         "the end of an address space",

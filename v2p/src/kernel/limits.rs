@@ -40,20 +40,23 @@ pub struct Group {
     pub file: String,
     /// Bytes.
     pub limit: u64,
-    /// Bytes used; 0 where that is not told.
-    pub used: u64,
+    /// Bytes used; `None`: that is not told.
+    pub used: Option<u64>,
 }
 
 impl Group {
-    /// Bytes that it lets us have still.
-    pub const fn room(&self) -> u64 {
-        self.limit.saturating_sub(self.used)
+    /// Bytes that it lets us have still, at most.
+    pub fn room(&self) -> u64 {
+        self.limit.saturating_sub(self.used.unwrap_or(0))
     }
 
     /// The limit, and the file that sets it.
     pub fn evidence(&self) -> String {
-        let Self { file, limit, .. } = self;
-        format!("{limit} bytes, {} of them free ({file})", self.room())
+        let Self { file, limit, used } = self;
+        match used {
+            Some(_) => format!("{limit} bytes, {} of them free ({file})", self.room()),
+            None => format!("{limit} bytes, nobody knows how many of them free ({file})"),
+        }
     }
 
     /// What gives us more.
@@ -150,7 +153,7 @@ fn limit_of(folder: &Path) -> Option<Group> {
         Some(Group {
             file: folder.join(name).display().to_string(),
             limit,
-            used: number(used).unwrap_or(0),
+            used: number(used),
         })
     })
 }
@@ -166,7 +169,7 @@ mod tests {
             memory: memory.map(|(limit, used)| Group {
                 file: "/sys/fs/cgroup/a/memory.max".to_owned(),
                 limit,
-                used,
+                used: Some(used),
             }),
             files: None,
             open_files: 0,

@@ -1,6 +1,9 @@
 //! Why a page changed: what was done, and what lay there before and after, give the cause. Pure.
 
-use v2p_common::event::{Header, Look, collapse, how, memory, zap};
+use v2p_common::{
+    call,
+    event::{Header, Look, collapse, how, memory, zap},
+};
 
 use crate::{record::Cause, state::PageState};
 
@@ -41,19 +44,6 @@ pub(super) enum Memory {
     Forced,
     /// That is not known.
     Any,
-}
-
-/// Numbers of system calls (arch/x86/entry/syscalls/syscall_64.tbl).
-mod call {
-    pub(super) const MMAP: u64 = 9;
-    pub(super) const MUNMAP: u64 = 11;
-    pub(super) const BRK: u64 = 12;
-    pub(super) const MREMAP: u64 = 25;
-    pub(super) const SHMAT: u64 = 30;
-    pub(super) const SHMDT: u64 = 67;
-    pub(super) const EXECVE: u64 = 59;
-    pub(super) const EXECVEAT: u64 = 322;
-    pub(super) const PROCESS_MRELEASE: u64 = 448;
 }
 
 impl Deed {

@@ -232,12 +232,12 @@ impl Ledger {
             Event::MigrationRemove(m) => self.migration_remove(m, &mut moves),
             Event::MmGone(gone) => {
                 let cause = match gone.number {
-                    1 => Cause::Exec,
+                    event::gone::EXEC => Cause::Exec,
                     _ => Cause::Exit,
                 };
                 let mut change = Change::of(&gone.header);
                 // Who happened to look last did not do it.
-                change.by = change.by.filter(|_| gone.number < 2);
+                change.by = change.by.filter(|_| gone.number != event::gone::BEFORE);
                 self.clear(cause, &change, &mut moves);
             }
             Event::Exec(exec) => {

@@ -143,7 +143,7 @@ pub enum Record {
         moves: u64,
         /// Events that were lost.
         lost: u64,
-        /// Of them, moves that only the page tables told.
+        /// Of the moves, those that only the page tables told.
         reconciled: u64,
         /// Exit status of a command that was started; else null.
         status: Option<i32>,

@@ -93,9 +93,7 @@ impl Hooks {
         let is_blind = !hooks.has("zap_range");
         programs.control().target.blind.set(is_blind.into());
         if access {
-            for name in ERROR_CODES {
-                hooks.tracepoint(programs, name);
-            }
+            hooks.access(programs);
         } else if is_blind {
             hooks.faults(programs, process, FaultKind::Begins);
         }
@@ -125,6 +123,13 @@ impl Hooks {
             hooks.function(programs, "ksm_merge", &["try_to_merge_one_page"]);
         }
         hooks
+    }
+
+    /// Those that tell the kind of access that a fault came of.
+    pub(super) fn access(&mut self, programs: &mut Programs) {
+        for name in ERROR_CODES {
+            self.tracepoint(programs, name);
+        }
     }
 
     /// Those that tell that a page was moved, and the faults.

@@ -118,6 +118,7 @@ impl Loss {
 pub fn try_hooks(programs: &mut Programs) -> Result<(Vec<String>, Vec<Missing>)> {
     programs.control().target.mm.set(NO_MM);
     let mut hooks = Hooks::of_a_watch(programs, &Process::open(std::process::id())?, false);
+    hooks.access(programs);
     hooks.forks(programs);
     programs.take_hooks_off();
     Ok((hooks.live, hooks.missing))

@@ -52,7 +52,7 @@ pub struct Translator {
 }
 
 impl Translator {
-    /// Prepares `route`. Inside a tokio runtime, where eBPF is asked for.
+    /// Prepares `route`.
     ///
     /// # Errors
     /// Exit code 3 where the route cannot be taken here.

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, path::Path};
 
 use v2p_common::event::{Event, Exec, Fork, Number};
 
-use super::{merged::Merged, names::Names, space::Space};
+use super::{names::Names, space::Space};
 use crate::{
     ledger::Ledger,
     process::{Pagemap, Process, copied_by_fork},
@@ -156,20 +156,9 @@ impl Family {
                     }
                     None => return None,
                 };
-                let (id, merged) = (self.next, Merged::of(pid));
+                let id = self.next;
                 self.next += 1;
-                self.spaces.push(Space {
-                    id,
-                    mm: 0,
-                    pid,
-                    ledger,
-                    names,
-                    pagemap: None,
-                    merged,
-                    fresh: false,
-                    gone: None,
-                    read_ns: 0,
-                });
+                self.spaces.push(Space::new((id, 0, pid), ledger, names));
                 if let Some(member) = self.members.get_mut(number) {
                     member.space = id;
                 }
@@ -283,16 +272,10 @@ fn child_of(
         None => parent.ledger.forked(&parent.names.writable()),
     };
     ledger.read_again(super::ALL);
+    let names = parent.names.of_child(pid);
     Space {
-        id,
-        mm: fork.child_mm,
-        pid,
-        ledger,
-        names: parent.names.of_child(pid),
         pagemap,
-        merged: Merged::of(pid),
         fresh: true,
-        gone: None,
-        read_ns: 0,
+        ..Space::new((id, fork.child_mm, pid), ledger, names)
     }
 }

@@ -22,14 +22,13 @@ use anyhow::Result;
 use tokio::io::unix::AsyncFd;
 use v2p_common::{
     PAGE_SHIFT,
-    event::{Event, Number},
+    event::{Event, Number, gone},
     pte::Paging,
 };
 
 use self::{
     family::{Family, PATIENCE},
     losses::missed,
-    merged::Merged,
     names::Names,
     report::{Counts, Report},
     space::Space,
@@ -70,9 +69,6 @@ const READ_EVERY: Duration = Duration::from_millis(100);
 const SWEEP: Duration = Duration::from_secs(10);
 const SWEEP_BLIND: Duration = Duration::from_secs(1);
 const SWEEP_REST: u32 = 20;
-
-/// The number of an [`Event::MmGone`] that says that the process itself has executed another program.
-const GONE_BY_EXEC: u64 = 1;
 
 /// Page numbers of all user addresses.
 const ALL: Span<u64> = 0..USER_END >> PAGE_SHIFT;
@@ -186,18 +182,9 @@ impl Session<'_> {
             .knowing_bad_frames(|pfn| {
                 process::frame_flags(pfn).is_ok_and(|flags| flags.has(FrameFlags::HWPOISON))
             });
-        let mut target = Space {
-            id: 0,
-            mm: self.mm,
-            pid,
-            ledger,
-            names: Names::new(pid, Vec::new()),
-            pagemap: self.pagemap.take(),
-            merged: Merged::of(pid),
-            fresh: false,
-            gone: None,
-            read_ns: 0,
-        };
+        let names = Names::new(pid, Vec::new());
+        let mut target = Space::new((0, self.mm, pid), ledger, names);
+        target.pagemap = self.pagemap.take();
         let mut scanner = Scanner::default();
         // Nobody else pays for the carrier while it is not needed.
         self.carrier.detach(self.programs)?;
@@ -319,7 +306,7 @@ impl Session<'_> {
             // The one that an exec has left: somebody who reads of the process may be the last to have it.
             Event::MmGone(gone) if gone.header.mm != space.mm => return Ok(()),
             // Whether an exec or the end took it, only what comes next can say.
-            Event::MmGone(gone) if gone.number != GONE_BY_EXEC => space.gone = Some(*gone),
+            Event::MmGone(gone) if gone.number != gone::EXEC => space.gone = Some(*gone),
             _ => {
                 if let Event::Exec(_) = event {
                     space.gone = None;

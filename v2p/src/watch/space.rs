@@ -40,6 +40,22 @@ pub(super) struct Space {
 }
 
 impl Space {
+    /// One of process `pid`, of which nothing was read yet.
+    pub(super) fn new((id, mm, pid): (u64, u64, u32), ledger: Ledger, names: Names) -> Self {
+        Self {
+            id,
+            mm,
+            pid,
+            ledger,
+            names,
+            pagemap: None,
+            merged: Merged::of(pid),
+            gone: None,
+            read_ns: 0,
+            fresh: false,
+        }
+    }
+
     /// The ledger as it is at the start. The hooks are live: what happens during the reading is in the ring too.
     pub(super) fn seed(&mut self, ranges: &[Range], scanner: &mut Scanner) -> Result<()> {
         let Self {

@@ -240,14 +240,9 @@ fn in_migration(target: &Target, addresses: &[u64]) -> Result<Page, String> {
             .unwrap();
     };
     note(&mut frames.lock().unwrap());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let _inside = runtime.enter();
     let mut translator = Translator::new(Route::Both).map_err(|e| format!("{e:#}"))?;
     let over = AtomicBool::new(false);
-    let (mut seen, mut readings) = (Vec::new(), 0u64);
+    let (mut seen, mut readings, mut failed) = (Vec::new(), 0u64, None);
     thread::scope(|scope| {
         scope.spawn(|| {
             for node in [1, 0].into_iter().cycle() {
@@ -265,11 +260,10 @@ fn in_migration(target: &Target, addresses: &[u64]) -> Result<Page, String> {
                 seen.push(page);
                 Ok(())
             };
-            // A panic here would leave the mover at work for ever.
-            if !translator
-                .mapping(&pagemap, &mapping, each)
-                .unwrap_or(false)
-            {
+            let read = translator.mapping(&pagemap, &mapping, each);
+            if !matches!(read, Ok(true)) {
+                // A panic here would leave the mover at work for ever.
+                failed = Some(read);
                 break;
             }
             readings += 1;
@@ -282,6 +276,7 @@ fn in_migration(target: &Target, addresses: &[u64]) -> Result<Page, String> {
         }
         over.store(true, Ordering::Relaxed);
     });
+    assert!(failed.is_none(), "{failed:?}");
     let frames = frames.into_inner().unwrap();
     for page in &seen {
         assert_ne!(page.verdict, Verdict::Disagree, "{page:x?}");

@@ -127,7 +127,7 @@ fn a_hugetlb_page() -> Done {
     Done::Passed
 }
 
-/// The lab boots a guest of each kernel with one such page (`GUESTS` in xtask/src/test.rs).
+/// The lab boots a guest of each kernel with one such page (`GUESTS` in xtask/src/guests.rs).
 fn a_gigantic_page() -> Done {
     let pool = "/sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages";
     let free = fs::read_to_string(pool).unwrap_or_default();

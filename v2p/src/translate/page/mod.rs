@@ -134,7 +134,7 @@ impl Decoder {
                     offset,
                 }),
             },
-            // In migration, poisoned or a device's: the frame tells, see `Page::settle`.
+            // In migration, poisoned or a device's: the frame tells, see `Page::add_frame`.
             _ => PageState::Migrating {
                 pfn: Pfn(offset & self.pfn_mask()),
             },

@@ -22,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("write_verdict_landed", || cases_of(Verdict::Landed)),
         trial("write_verdict_moved", || cases_of(Verdict::Moved)),
+        trial("write_verdict_refused", || cases_of(Verdict::Refused)),
         trial("write_verdict_strayed", || cases_of(Verdict::Strayed)),
         trial("write_verdict_unproven", || cases_of(Verdict::Unproven)),
         trial("write_dry_run_writes_nothing", || with_scene(dry_run)),
