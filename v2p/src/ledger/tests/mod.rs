@@ -1,7 +1,9 @@
 //! The ledger by hand-made events.
 
 use v2p_common::{
+    VirtAddr,
     event::{self, fault, how, zap},
+    pagemap::PagemapWord,
     pte::Paging,
 };
 

@@ -1,0 +1,160 @@
+//! What is read of the page tables: how the ledger begins, and what it makes of what no event told.
+
+use std::ops::Range as Span;
+
+use v2p_common::{PAGE_SHIFT, VirtAddr, pagemap::PagemapWord};
+
+use super::{
+    Ledger, Missed, Seeding,
+    cause::deduced,
+    moves::{Change, Moves},
+};
+use crate::{
+    process::maps::USER_END,
+    record::{Cause, Move},
+    state::PageState,
+};
+
+impl Ledger {
+    /// Enters what pagemap says of a page, without making a move of it. `merged`: it is a page of KSM.
+    pub fn seed(&mut self, va: VirtAddr, word: PagemapWord, merged: bool) {
+        let page = va.page_number();
+        if !self.is_asked(page) {
+            return;
+        }
+        self.pages.put(page, self.state_of_word(word));
+        if merged {
+            self.merged.insert(page);
+        }
+    }
+
+    /// Enters that the pages with these numbers were seeded by a reading that began at `began_ns`:
+    /// events on them that are older are in that reading already.
+    pub fn seeded(&mut self, pages: Span<u64>, began_ns: u64) {
+        self.seedings.push(Seeding { pages, began_ns });
+    }
+
+    /// Whether an event is told by the seeding already.
+    pub(super) fn is_seeded(&self, page: u64, t_ns: u64) -> bool {
+        self.seedings
+            .iter()
+            .any(|s| s.pages.contains(&page) && t_ns < s.began_ns)
+    }
+
+    /// Forgets the seedings once events as young as `t_ns` have come: the ring's order is nearly that of
+    /// time, and a second covers the difference.
+    pub(super) fn forget_seedings(&mut self, t_ns: u64) {
+        const SLACK_NS: u64 = 1_000_000_000;
+        self.seedings
+            .retain(|s| t_ns < s.began_ns.saturating_add(SLACK_NS));
+    }
+
+    /// Some events did not come: until everything was read again, a page that is found replaced may have been taken away
+    /// before.
+    pub fn missed(&mut self) {
+        self.missed = Missed::Unread;
+        self.read_again(0..USER_END >> PAGE_SHIFT);
+    }
+
+    /// Everything between these page numbers is to be read again.
+    pub fn read_again(&mut self, pages: Span<u64>) {
+        self.doubts.read_again(pages);
+    }
+
+    /// The ranges that must be read and [compared](Self::compare) now, by page number, in order and apart.
+    pub fn take_unread(&mut self) -> Vec<Span<u64>> {
+        if self.missed == Missed::Unread {
+            self.missed = Missed::Read;
+        }
+        self.doubts.take_unread()
+    }
+
+    /// Compares what was just read of the pages in `range` with what is known: `words` has those that are not absent, in
+    /// order. What differs waits for [`Self::confirm`].
+    pub fn compare(&mut self, range: Span<u64>, words: &[(u64, PagemapWord)]) {
+        self.was_read(true);
+        let mut at = range.start;
+        for (page, word) in words {
+            self.compare_absent(at..*page);
+            at = page + 1;
+            let (state, known) = (self.state_of_word(*word), self.pages.get(*page));
+            // In transit from the frame that is known: nothing has moved yet.
+            let under_way = matches!(state, PageState::Migrating { .. });
+            if state != known && !under_way && self.is_asked(*page) {
+                self.doubts.found(*page, state);
+            }
+        }
+        self.compare_absent(at..range.end);
+    }
+
+    fn compare_absent(&mut self, range: Span<u64>) {
+        for (page, _) in self.pages.range(range) {
+            self.doubts.found(page, PageState::Absent);
+        }
+    }
+
+    /// The last comparison was with what may not have been the whole: nothing of it is believed.
+    pub fn distrust(&mut self) {
+        self.doubts.take_found();
+        self.was_read(false);
+    }
+
+    /// Believes what was found by the last comparison and no event has told of since; gives the moves that it makes.
+    /// `mapped` says whether there is a mapping at a page, by number.
+    pub fn confirm(&mut self, t_ns: u64, mapped: impl Fn(u64) -> bool) -> Vec<Move> {
+        // One after the other, so that each run stays whole.
+        let (mut gone, mut moves) = (Moves::default(), Moves::default());
+        self.contests.was_read();
+        let young = self.grow_up();
+        for (page, to) in self.doubts.take_found() {
+            let from = self.pages.get(page);
+            if young.as_ref().is_some_and(|young| young.was_so(page, from)) {
+                self.pages.put(page, to);
+            } else if from != to {
+                let when = (t_ns, mapped(page));
+                self.unseen(page, from, to, when, [&mut gone, &mut moves]);
+            }
+        }
+        self.doubts.retire();
+        if self.missed == Missed::Read {
+            self.missed = Missed::Nothing;
+        }
+        gone.0.extend(moves.0);
+        gone.0
+    }
+
+    /// A change that no event told in its time, found at `t_ns`, where there is a mapping or is not: something done to the range may explain
+    /// it. A page that went and came again is two moves, of which the first goes to `gone`.
+    pub(super) fn unseen(
+        &mut self,
+        page: u64,
+        from: PageState,
+        to: PageState,
+        (t_ns, mapped): (u64, bool),
+        [gone, moves]: [&mut Moves; 2],
+    ) {
+        let merged = self.merged.contains(&page);
+        let explained = self.doubts.explain(page, from, to, merged);
+        let (cause, change) = explained.map_or_else(
+            || (deduced(from, to, mapped), Change::reconciled(t_ns)),
+            |(cause, change)| (cause, *change),
+        );
+        // Somebody filled in what the ledger has another page of: that was taken away before, if something is known to have done it.
+        if let (PageState::Present { .. } | PageState::Zero, Cause::Cow | Cause::ZeroFill) =
+            (from, cause)
+            && let Some((why, taken)) = self.doubts.take(page, from, merged)
+        {
+            gone.push(page, from, PageState::Absent, why, &taken);
+            let from = PageState::Absent;
+            self.change(page, from, to, Cause::FirstTouch, &change, moves);
+            return;
+        }
+        // A guard region that comes or goes is no page that moves.
+        let is_nothing = |state| matches!(state, PageState::Guard | PageState::Absent);
+        if is_nothing(from) && is_nothing(to) {
+            self.pages.put(page, to);
+            return;
+        }
+        self.change(page, from, to, cause, &change, moves);
+    }
+}
