@@ -45,6 +45,8 @@ pub struct KernelLayout {
     pub page_flags: u64,
     /// The bit of `flags` that marks the head of a compound page (`PG_head`).
     pub page_head_bit: u64,
+    /// The bit of `flags` that says that a page goes to swap where it is to go (`PG_swapbacked`). Optional.
+    pub page_swapbacked_bit: u64,
     /// The byte in `struct folio` whose low 8 bits are the order of a compound page. Optional.
     pub folio_order: u64,
     /// `address` in the `rmap_item` of KSM. Optional.
@@ -134,6 +136,7 @@ impl KernelLayout {
         page_mapping: 0,
         page_flags: 0,
         page_head_bit: 0,
+        page_swapbacked_bit: 0,
         folio_order: 0,
         ksm_address: 0,
         zap_even_cows: 0,

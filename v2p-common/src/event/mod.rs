@@ -62,14 +62,16 @@ pub mod how {
 pub mod memory {
     /// A file's.
     pub const FILE: u64 = 0;
-    /// Anonymous.
+    /// Anonymous: all of it has gone to swap.
     pub const ANONYMOUS: u64 = 1;
-    /// It was not looked at.
+    /// It was not looked at, or not all of it was unmapped.
     pub const ANY: u64 = 2;
     /// A file's, and it is being collapsed into a huge page.
     pub const COLLAPSING: u64 = 3;
     /// A file's, and it is taken also where it is locked (TTU_IGNORE_MLOCK), which reclaim never does.
     pub const FORCED: u64 = 4;
+    /// Anonymous, and given to be freed (MADV_FREE): it has gone for good.
+    pub const FREED: u64 = 5;
 }
 
 /// The bits of `detail` for [`how::REMAP`].

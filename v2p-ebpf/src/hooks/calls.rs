@@ -128,7 +128,16 @@ fn returned(regs: u64, result: u64) -> Option<()> {
             }
             remapped(space, regs, result)
         }
-        call::MLOCK | call::MLOCK2 => look(space, how::FILL, first, whole(second), 0),
+        call::MLOCK | call::MLOCK2 => {
+            let inside = first & (PAGE_SIZE - 1);
+            look(
+                space,
+                how::FILL,
+                first - inside,
+                whole(second.saturating_add(inside)),
+                0,
+            )
+        }
         // Also where it failed: it may have come half way.
         call::MADVISE => {
             let how = match argument(regs, 2)? & 0xffff_ffff {

@@ -2,9 +2,12 @@
 //! lets us; which of them, user space decides, since one calls the other.
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
-use v2p_common::{PAGE_SHIFT, event::how};
+use v2p_common::{PAGE_SHIFT, PAGE_SIZE, event::how};
 
-use crate::hooks::{look, mm_of_vma, space_of};
+use crate::{
+    hooks::{look, mm_of_vma, space_of},
+    task,
+};
 
 /// __get_user_pages (mm, start, nr_pages, ...), mm/gup.c, 6.1 to 7.3; also __gup_longterm_locked, the same.
 #[fexit]
@@ -53,14 +56,22 @@ fn unuse(ctx: FExitContext) -> u32 {
 }
 
 /// uprobe_write_opcode (auprobe, mm, vaddr, opcode), kernel/events/uprobes.c, 6.1 and 6.12: the copy of a page of text, with a
-/// breakpoint in it. 7.x has the vma in place of the mm, which is never one that we watch: there get_user_pages makes the copy.
+/// breakpoint in it. Where the last one was taken out, the copy is dropped for the file's page, which the next touch brings. 7.x has the vma
+/// in place of the mm, which is never one that we watch: there get_user_pages makes the copy.
 #[fexit]
 fn uprobe(ctx: FExitContext) -> u32 {
-    filled(ctx.arg(1), ctx.arg(2), 1);
+    let (mm, va): (u64, u64) = (ctx.arg(1), ctx.arg(2));
+    filled(mm, va, 1);
+    if let Some(space) = space_of(mm) {
+        look(space, how::ZAP, va, 1, task::system_call());
+    }
     0
 }
 
 #[inline(always)]
 fn filled(mm: u64, start: u64, len: u64) -> Option<()> {
-    look(space_of(mm)?, how::FILL, start, len, 0)
+    // In whole pages: bytes may lie across two.
+    let first = start & !(PAGE_SIZE - 1);
+    let len = start.saturating_add(len).saturating_sub(first);
+    look(space_of(mm)?, how::FILL, first, len, 0)
 }

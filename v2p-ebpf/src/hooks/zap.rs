@@ -105,18 +105,9 @@ fn unmap_one(ctx: FExitContext) -> u32 {
 fn unmapped(ctx: &FExitContext) -> Option<()> {
     let space = space_of(mm_of_vma(ctx.arg(1))?)?;
     let folio: u64 = ctx.arg(0);
-    let (layout, flags): (_, u64) = (maps::layout(), ctx.arg(3));
-    // PAGE_MAPPING_ANON (include/linux/page-flags.h, 6.1 to 7.3).
-    let memory = match kread::word(folio + layout.page_mapping)? & 1 {
-        // SAFETY: only this thread writes its own value.
-        0 if unsafe { maps::COLLAPSING.get(task::tid()) }.is_some() => memory::COLLAPSING,
-        0 if layout.ttu_ignore_mlock != KernelLayout::ABSENT
-            && flags & layout.ttu_ignore_mlock != 0 =>
-        {
-            memory::FORCED
-        }
-        0 => memory::FILE,
-        _ => memory::ANONYMOUS,
+    let memory = match ctx.ret() {
+        Ok(1) => memory_of(folio, ctx.arg(3))?,
+        _ => memory::ANY,
     };
     look(
         space,
@@ -127,6 +118,38 @@ fn unmapped(ctx: &FExitContext) -> Option<()> {
     )
 }
 
+/// What memory it is that was unmapped with these `enum ttu_flags`.
+#[inline(always)]
+fn memory_of(folio: u64, flags: u64) -> Option<u64> {
+    let layout = maps::layout();
+    // PAGE_MAPPING_ANON (include/linux/page-flags.h, 6.1 to 7.3).
+    Some(match kread::word(folio + layout.page_mapping)? & 1 {
+        // SAFETY: only this thread writes its own value.
+        0 if unsafe { maps::COLLAPSING.get(task::tid()) }.is_some() => memory::COLLAPSING,
+        0 if layout.ttu_ignore_mlock != KernelLayout::ABSENT
+            && flags & layout.ttu_ignore_mlock != 0 =>
+        {
+            memory::FORCED
+        }
+        0 => memory::FILE,
+        _ => match flag(folio, layout.page_swapbacked_bit) {
+            Some(true) => memory::ANONYMOUS,
+            Some(false) => memory::FREED,
+            None => memory::ANY,
+        },
+    })
+}
+
+/// Whether a bit of a folio's flags is set.
+#[inline(always)]
+fn flag(folio: u64, bit: u64) -> Option<bool> {
+    if bit == KernelLayout::ABSENT {
+        return None;
+    }
+    let flags = kread::word(folio + maps::layout().page_flags)?;
+    Some(flags >> (bit & 63) & 1 != 0)
+}
+
 /// The order of a folio; 0 where it cannot be told.
 #[inline(always)]
 fn order(folio: u64) -> u64 {
@@ -134,9 +157,7 @@ fn order(folio: u64) -> u64 {
     if layout.folio_order == KernelLayout::ABSENT {
         return 0;
     }
-    let is_head = kread::word(folio + layout.page_flags)
-        .is_some_and(|flags| flags >> (layout.page_head_bit & 63) & 1 != 0);
-    if !is_head {
+    if flag(folio, layout.page_head_bit) != Some(true) {
         return 0;
     }
     u64::from(kread::byte(folio + layout.folio_order).unwrap_or(0) & 31)

@@ -67,10 +67,10 @@ pub fn of(btf: &Btf<'_>) -> Result<KernelLayout> {
         btf.member_offset(structure, member)
             .unwrap_or(KernelLayout::ABSENT)
     };
-    let head = btf
-        .enumerators("pageflags")
-        .into_iter()
-        .find(|(name, _)| *name == "PG_head");
+    let value = |name, of: &str| {
+        let found = btf.enumerators(name).into_iter().find(|(n, _)| *n == of);
+        found.map_or(KernelLayout::ABSENT, |(_, value)| u64::from(value))
+    };
     Ok(KernelLayout {
         follow: 0,
         mm_pgd: offset("mm_struct", "pgd")?,
@@ -90,7 +90,8 @@ pub fn of(btf: &Btf<'_>) -> Result<KernelLayout> {
         vma_end: offset("vm_area_struct", "vm_end")?,
         page_mapping: offset("folio", "mapping")?,
         page_flags: offset("page", "flags")?,
-        page_head_bit: head.map_or(KernelLayout::ABSENT, |(_, bit)| u64::from(bit)),
+        page_head_bit: value("pageflags", "PG_head"),
+        page_swapbacked_bit: value("pageflags", "PG_swapbacked"),
         folio_order: folio_order(btf),
         // Until 6.6 the struct had no prefix (mm/ksm.c).
         ksm_address: match optional("ksm_rmap_item", "address") {
@@ -103,11 +104,7 @@ pub fn of(btf: &Btf<'_>) -> Result<KernelLayout> {
         move_old_addr: optional("pagetable_move_control", "old_addr"),
         move_old_end: optional("pagetable_move_control", "old_end"),
         move_new_addr: optional("pagetable_move_control", "new_addr"),
-        ttu_ignore_mlock: btf
-            .enumerators("ttu_flags")
-            .into_iter()
-            .find(|(name, _)| *name == "TTU_IGNORE_MLOCK")
-            .map_or(KernelLayout::ABSENT, |(_, bit)| u64::from(bit)),
+        ttu_ignore_mlock: value("ttu_flags", "TTU_IGNORE_MLOCK"),
         mm_users: offset("mm_struct", "mm_users")?,
         file_private: offset("file", "private_data")?,
         uffd_mm: optional("userfaultfd_ctx", "mm"),

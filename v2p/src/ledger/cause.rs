@@ -37,7 +37,10 @@ pub(super) enum Deed {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Memory {
     File,
+    /// It goes to swap.
     Anonymous,
+    /// Given to be freed.
+    Freed,
     /// A file's, which is being collapsed.
     Collapsing,
     /// A file's, and more than reclaim would take: the split of a huge page, poison, an invalidation.
@@ -63,6 +66,7 @@ impl Deed {
                 memory::ANONYMOUS => Memory::Anonymous,
                 memory::COLLAPSING => Memory::Collapsing,
                 memory::FORCED => Memory::Forced,
+                memory::FREED => Memory::Freed,
                 _ => Memory::Any,
             }),
             how::FILL => Self::Fill,
@@ -109,7 +113,7 @@ impl Deed {
             (Self::Zap { call, dying, .. }, _, Absent | Guard) => Some(zapped(call, dying)),
             (Self::Unmap(_), _, Swapped { .. }) => Some(Cause::SwapOut),
             (Self::Unmap(_), _, Poisoned) => Some(Cause::Poison),
-            (Self::Unmap(Memory::Anonymous), _, Absent) => Some(Cause::Discard),
+            (Self::Unmap(Memory::Freed), _, Absent) => Some(Cause::Discard),
             (Self::Unmap(Memory::File), _, Absent) => Some(Cause::Reclaim),
             (Self::Unmap(Memory::Collapsing), _, Absent) => Some(Cause::Collapse),
             (Self::Unmap(Memory::Forced), _, Absent) => Some(Cause::Unknown),
@@ -127,6 +131,16 @@ impl Deed {
             }
             (Self::Exec, Absent, _) => Some(Cause::Exec),
             _ => None,
+        }
+    }
+}
+
+impl Deed {
+    /// Why page `page` went, if it did; what goes to swap may be anything by now.
+    pub(super) fn removes(self, page: u64, from: PageState, merged: bool) -> Option<Cause> {
+        match (self, from) {
+            (Self::Unmap(Memory::Anonymous), PageState::Present { .. }) => Some(Cause::SwapOut),
+            _ => self.cause(page, from, PageState::Absent, merged),
         }
     }
 }
@@ -218,7 +232,8 @@ mod tests {
             ),
             (Deed::Unmap(Memory::Any), A, Absent, None),
             (anonymous, A, SWAPPED, Some(Cause::SwapOut)),
-            (anonymous, A, Absent, Some(Cause::Discard)),
+            (anonymous, A, Absent, None),
+            (Deed::Unmap(Memory::Freed), A, Absent, Some(Cause::Discard)),
             (file, A, Absent, Some(Cause::Reclaim)),
             (file, A, A, None),
             (anonymous, A, Poisoned, Some(Cause::Poison)),

@@ -221,4 +221,27 @@ mod tests {
             ((FIRST + 34) << 12, Cause::FirstTouch)
         );
     }
+
+    #[test]
+    fn what_a_child_was_seen_to_do_to_a_range_is_told() {
+        let mut child = child();
+        let unmapped = event::Look {
+            header: event::Header {
+                kind: kind::LOOK,
+                ..Default::default()
+            },
+            va: (FIRST + 4) << 12,
+            len: 4 << 12,
+            level: u32::MAX,
+            how: event::how::ZAP,
+            detail: 11,
+            ..Default::default()
+        };
+        child.apply(&Event::Look(unmapped));
+        child.compare(ALL, &first_eight()[..4]);
+        let moves = child.confirm(1, |_| false);
+        let pages: u64 = moves.iter().map(|m| m.pages).sum();
+        assert_eq!((pages, moves[0].cause), (4, Cause::Unmap));
+        assert!(moves.iter().all(|m| m.proof == Proof::Event));
+    }
 }

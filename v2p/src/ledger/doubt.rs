@@ -16,6 +16,9 @@ const BLOCK: u64 = BLOCK_PAGES as u64;
 /// Of more doubts than this only the ranges are kept: they are read, and explain nothing.
 const MANY: usize = 1024;
 
+/// A huge page came, not known where.
+const SOMEWHERE: Deed = Deed::Collapse { there: false };
+
 /// Something was done to some pages.
 struct Doubt {
     deed: Deed,
@@ -114,19 +117,23 @@ impl Doubts {
     }
 
     /// What was done to `page` that explains this change: the latest; but what took it away is the first that was done since it came, if
-    /// that was done to all of its pages.
+    /// that was done to all of its pages. `merged`: it was a page of KSM; `huge`: it may lie in a huge page now.
     pub(super) fn explain(
         &self,
         page: u64,
         from: PageState,
         to: PageState,
-        merged: bool,
+        (merged, huge): (bool, bool),
     ) -> Option<(Cause, &Change)> {
-        let (doubt, cause) = match to {
-            PageState::Absent => self.removal(page, from, merged, false),
-            _ => self.causes(page, from, to, merged).last(),
-        }?;
-        Some((cause, &doubt.1.change))
+        if to == PageState::Absent {
+            let (doubt, cause) = self.removal(page, from, merged, false)?;
+            return Some((cause, &doubt.1.change));
+        }
+        let about = self.about(page).map(|(_, doubt)| doubt);
+        about
+            .filter(|doubt| huge || doubt.deed != SOMEWHERE)
+            .filter_map(|doubt| Some((doubt.deed.cause(page, from, to, merged)?, &doubt.change)))
+            .last()
     }
 
     /// What is sure to have taken `page` away, the first since it came.
@@ -153,6 +160,23 @@ impl Doubts {
         Some((cause, doubt.change))
     }
 
+    /// Whether `page` went to swap first, of all that was done since it came.
+    pub(super) fn swapped(&self, page: u64, from: PageState, merged: bool) -> Option<&Change> {
+        let (cause, change) = self.took(page, from, merged)?;
+        (cause == Cause::SwapOut).then_some(change)
+    }
+
+    /// Whether KSM may have merged `page`.
+    pub(super) fn may_be_merged(&self, page: u64) -> bool {
+        let mut about = self.doubts.iter().filter(|doubt| doubt.is_about(page));
+        about.any(|doubt| doubt.deed == Deed::Merge)
+    }
+
+    /// Whether a huge page came, not known where.
+    pub(super) fn tell_of_collapse(&self) -> bool {
+        self.doubts.iter().any(|doubt| doubt.deed == SOMEWHERE)
+    }
+
     /// The first since `page` came that may have taken it away, those first that are sure to have.
     fn removal(
         &self,
@@ -161,22 +185,18 @@ impl Doubts {
         merged: bool,
         only_sure: bool,
     ) -> Option<((usize, &Doubt), Cause)> {
-        let causes = || self.causes(page, from, PageState::Absent, merged);
-        let sure = causes().find(|((_, doubt), _)| doubt.deed.is_sure());
-        sure.or_else(|| causes().next().filter(|_| !only_sure))
+        let removals = || {
+            let about = self.about(page);
+            about.filter_map(|one| Some((one, one.1.deed.removes(page, from, merged)?)))
+        };
+        let sure = removals().find(|((_, doubt), _)| doubt.deed.is_sure());
+        sure.or_else(|| removals().next().filter(|_| !only_sure))
     }
 
-    /// What was done to `page` that explains this change, in order, with its place.
-    fn causes(
-        &self,
-        page: u64,
-        from: PageState,
-        to: PageState,
-        merged: bool,
-    ) -> impl Iterator<Item = ((usize, &Doubt), Cause)> {
-        let about = self.doubts.iter().enumerate();
-        let about = about.filter(move |(_, doubt)| doubt.is_about(page));
-        about.filter_map(move |one| Some((one, one.1.deed.cause(page, from, to, merged)?)))
+    /// What was done to `page`, in order, with its place.
+    fn about(&self, page: u64) -> impl Iterator<Item = (usize, &Doubt)> {
+        let all = self.doubts.iter().enumerate();
+        all.filter(move |(_, doubt)| doubt.is_about(page))
     }
 
     /// The ranges that must be read now, in order and apart; they count as read.

@@ -13,6 +13,7 @@ use super::{
     Ledger,
     cause::{Deed, Memory, filled},
     moves::{Change, Moves},
+    readings::Found,
 };
 use crate::{record::Cause, state::PageState};
 
@@ -68,7 +69,8 @@ impl Ledger {
         let was_huge = self.is_huge(&pages);
         // A page may have come back in the frame that it had. With more threads, another may have brought it before this fault ended, and
         // before its removal was told. Where removals come as events it is known to be away.
-        let came_back = fault.flags & fault::EMPTY != 0
+        let was_empty = fault.flags & fault::EMPTY != 0;
+        let came_back = was_empty
             && (level == Level::Pte || was_huge)
             && !self.sees_removals
             && !self.contests.has_rivals();
@@ -83,6 +85,9 @@ impl Ledger {
                 continue;
             }
             let merged = self.merged.contains(&page);
+            if !there && from != to {
+                from = self.went_to_swap(page, from, &mut gone);
+            }
             // Not there when the fault came, but the ledger has it: it was taken away before, and we may know by what.
             let was_away = !there && (from != to || came_back);
             let taken = match was_away {
@@ -104,7 +109,7 @@ impl Ledger {
                 // Nothing puts a huge page in the place of base pages within a fault: they were collapsed, and this is
                 // the fault that finds it. Who did it may be known.
                 Some(Cause::Cow) if level == Level::Pmd && !was_huge => {
-                    let known = self.doubts.explain(page, from, to, merged);
+                    let known = self.doubts.explain(page, from, to, (merged, true));
                     let known = known.filter(|(cause, _)| *cause == Cause::Collapse);
                     // It was hardly the one who came too late for it.
                     let nobody = Change { by: None, ..change };
@@ -118,6 +123,11 @@ impl Ledger {
                 {
                     Cause::Unknown
                 }
+                // Of merged pages, where they came from.
+                Some(Cause::Cow) if self.doubts.may_be_merged(page) => Cause::Unknown,
+                // What was there is not what the ledger has.
+                Some(_) if there && from == PageState::Absent => Cause::Unknown,
+                Some(_) if self.missed != super::Missed::Nothing && !was_empty => Cause::Unknown,
                 Some(cause) => cause,
                 None => Cause::Unknown,
             };
@@ -149,9 +159,14 @@ impl Ledger {
 
     /// Whether these pages lay in one huge page, as far as those of them say that are asked about.
     fn is_huge(&self, pages: &Span<u64>) -> bool {
+        self.are_one(pages, |page| self.pages.get(page))
+    }
+
+    /// The same, by what `state` says.
+    pub(super) fn are_one(&self, pages: &Span<u64>, state: impl Fn(u64) -> PageState) -> bool {
         let mut first = None;
         for page in pages.clone().filter(|page| self.is_asked(*page)) {
-            let PageState::Present { pfn } = self.pages.get(page) else {
+            let PageState::Present { pfn } = state(page) else {
                 return false;
             };
             let base = pfn.0.wrapping_sub(page - pages.start);
@@ -174,8 +189,9 @@ impl Ledger {
         let change = Change::of(&look.header);
         let first = look.va >> PAGE_SHIFT;
         let pages = first..look.va.saturating_add(look.len).div_ceil(PAGE_SIZE);
+        let in_huge = |level| deed == (Deed::Collapse { there: true }) && level == Level::Pmd;
         let exact = Level::from_u32(look.level)
-            .filter(|_| look.len <= PAGE_SIZE)
+            .filter(|level| pages.end - pages.start == 1 || in_huge(*level))
             .and_then(|level| self.states_of_entry(look.va, level, Entry(look.entry)));
         match (look.how, exact) {
             (how::ZAP, _) if look.detail & zap::WHOLE != 0 => {
@@ -213,11 +229,14 @@ impl Ledger {
         change: &Change,
         moves: &mut Moves,
     ) {
-        let from = self.pages.get(page);
-        let merged = self.merged.contains(&page);
+        let mut from = self.pages.get(page);
         if !self.is_asked(page) || self.is_seeded(page, change.t_ns) {
             return;
         }
+        if !matches!(to, PageState::Swapped { .. }) && from != to {
+            from = self.went_to_swap(page, from, moves);
+        }
+        let merged = self.merged.contains(&page);
         if deed == Deed::Merge && from == to && matches!(to, PageState::Present { .. }) {
             // The first of its kind keeps its frame, which the others get.
             self.merged.insert(page);
@@ -232,13 +251,14 @@ impl Ledger {
             }
             // Somebody who needed it found it there, replaced: by a collapse that was not read yet, or without a word.
             (Deed::Fill, Cause::Cow | Cause::KsmBreak) => {
-                let known = self.doubts.explain(page, from, to, merged);
+                let known = self.doubts.explain(page, from, to, (merged, true));
                 match known.filter(|(cause, _)| *cause == Cause::Collapse) {
                     Some((cause, change)) => (cause, *change),
                     None if !self.knows_removals() => (Cause::Unknown, *change),
                     None => (cause, *change),
                 }
             }
+            (Deed::Fill, _) if self.missed != super::Missed::Nothing => (Cause::Unknown, *change),
             _ => (cause, *change),
         };
         self.change(page, from, to, cause, &change, moves);
@@ -270,10 +290,11 @@ impl Ledger {
     fn remap(&mut self, pages: Span<u64>, to: u64, change: &Change, moves: &mut Moves) {
         let there: Vec<_> = self.pages.range(pages.clone()).collect();
         let (mut gone, mut come) = (Moves::default(), Moves::default());
-        for (page, state) in there {
+        for (page, mut state) in there {
             if self.is_seeded(page, change.t_ns) {
                 continue;
             }
+            state = self.went_to_swap(page, state, &mut gone);
             let there = to + (page - pages.start);
             let merged = self.merged.contains(&page);
             self.change(
@@ -315,13 +336,12 @@ impl Ledger {
             let known = matches!(from, PageState::Migrating { .. }) || from == before;
             if !seeded && !known && self.is_asked(page) {
                 let mut come = Moves::default();
-                self.unseen(
-                    page,
-                    from,
-                    before,
-                    (m.header.t_ns, true),
-                    [moves, &mut come],
-                );
+                let how = Found {
+                    t_ns: m.header.t_ns,
+                    mapped: true,
+                    is_huge: true,
+                };
+                self.unseen(page, from, before, how, [moves, &mut come]);
                 moves.0.extend(come.0);
             }
             // The last one counts: an entry may have gone without an event.

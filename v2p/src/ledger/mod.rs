@@ -39,6 +39,9 @@ use crate::{
     translate::page::Decoder,
 };
 
+/// In swap, nobody knows where.
+const IN_SWAP: PageState = PageState::Swapped { swap: None };
+
 /// What lies behind the pages of one address space.
 pub struct Ledger {
     pages: Pages,
@@ -245,8 +248,12 @@ impl Ledger {
 
     fn clear(&mut self, cause: Cause, change: &Change, moves: &mut Moves) {
         let pages = std::mem::take(&mut self.pages);
-        for (page, from) in pages.range(0..u64::MAX) {
+        for (page, mut from) in pages.range(0..u64::MAX) {
             let merged = self.merged.contains(&page);
+            if let Some(out) = self.doubts.swapped(page, from, merged) {
+                moves.push(page, from, IN_SWAP, Cause::SwapOut, out);
+                from = IN_SWAP;
+            }
             let taken = self.doubts.took(page, from, merged);
             // What was done just before, and could not be read any more, took it first.
             let (cause, change) = taken.unwrap_or((cause, change));
@@ -258,6 +265,21 @@ impl Ledger {
         self.seedings.clear();
         self.young = None;
         self.contests = Contests::default();
+    }
+
+    /// Page `page` may have gone to swap, and no event told where: then it has. Gives what it is.
+    fn went_to_swap(&mut self, page: u64, from: PageState, moves: &mut Moves) -> PageState {
+        let merged = self.merged.contains(&page);
+        if self.doubts.swapped(page, from, merged).is_none() {
+            return from;
+        }
+        match self.doubts.take(page, from, merged) {
+            Some((cause, out)) => {
+                self.change(page, from, IN_SWAP, cause, &out, moves);
+                IN_SWAP
+            }
+            None => from,
+        }
     }
 
     /// Page `page` becomes `to`.

@@ -1,8 +1,8 @@
 //! What is read of the page tables: how the ledger begins, and what it makes of what no event told.
 
-use std::ops::Range as Span;
+use std::{collections::BTreeMap, ops::Range as Span};
 
-use v2p_common::{PAGE_SHIFT, VirtAddr, pagemap::PagemapWord};
+use v2p_common::{PAGE_SHIFT, PageSize, VirtAddr, pagemap::PagemapWord};
 
 use super::{
     Ledger, Missed, Seeding,
@@ -14,6 +14,16 @@ use crate::{
     record::{Cause, Move},
     state::PageState,
 };
+
+/// How a change was found that no event told.
+pub(super) struct Found {
+    /// When.
+    pub(super) t_ns: u64,
+    /// Whether there is a mapping at the page.
+    pub(super) mapped: bool,
+    /// Whether it may lie in a huge page.
+    pub(super) is_huge: bool,
+}
 
 impl Ledger {
     /// Enters what pagemap says of a page, without making a move of it. `merged`: it is a page of KSM.
@@ -106,13 +116,23 @@ impl Ledger {
         let (mut gone, mut moves) = (Moves::default(), Moves::default());
         self.contests.was_read();
         let young = self.grow_up();
-        for (page, to) in self.doubts.take_found() {
+        let found = self.doubts.take_found();
+        let mut huge = None;
+        for (page, to) in &found {
+            let (page, to) = (*page, *to);
             let from = self.pages.get(page);
-            if young.as_ref().is_some_and(|young| young.was_so(page, from)) {
+            let merged = self.merged.contains(&page);
+            let how = Found {
+                t_ns,
+                mapped: mapped(page),
+                is_huge: self.doubts.tell_of_collapse() && self.is_in_huge(page, &found, &mut huge),
+            };
+            let was_so = young.as_ref().is_some_and(|young| young.was_so(page, from));
+            let explained = self.doubts.explain(page, from, to, (merged, how.is_huge));
+            if was_so && explained.is_none() {
                 self.pages.put(page, to);
             } else if from != to {
-                let when = (t_ns, mapped(page));
-                self.unseen(page, from, to, when, [&mut gone, &mut moves]);
+                self.unseen(page, from, to, how, [&mut gone, &mut moves]);
             }
         }
         self.doubts.retire();
@@ -123,20 +143,47 @@ impl Ledger {
         gone.0
     }
 
-    /// A change that no event told in its time, found at `t_ns`, where there is a mapping or is not: something done to the range may explain
-    /// it. A page that went and came again is two moves, of which the first goes to `gone`.
+    /// Whether the 2 MiB that hold `page` are a huge page, as far as they are asked about, by what was just `found`; `last` is the last
+    /// answer.
+    fn is_in_huge(
+        &self,
+        page: u64,
+        found: &BTreeMap<u64, PageState>,
+        last: &mut Option<(u64, bool)>,
+    ) -> bool {
+        let first = page & !(PageSize::Pmd.pages() - 1);
+        if let Some((_, answer)) = last.filter(|(known, _)| *known == first) {
+            return answer;
+        }
+        let now = |page| {
+            found
+                .get(&page)
+                .copied()
+                .unwrap_or_else(|| self.pages.get(page))
+        };
+        let answer = self.are_one(&(first..first + PageSize::Pmd.pages()), now);
+        *last = Some((first, answer));
+        answer
+    }
+
+    /// A change that no event told in its time: something done to the range may explain it. A page that went and came again is two moves,
+    /// of which the first goes to `gone`.
     pub(super) fn unseen(
         &mut self,
         page: u64,
         from: PageState,
         to: PageState,
-        (t_ns, mapped): (u64, bool),
+        how: Found,
         [gone, moves]: [&mut Moves; 2],
     ) {
+        let from = match to {
+            PageState::Swapped { .. } => from,
+            _ => self.went_to_swap(page, from, gone),
+        };
         let merged = self.merged.contains(&page);
-        let explained = self.doubts.explain(page, from, to, merged);
+        let explained = self.doubts.explain(page, from, to, (merged, how.is_huge));
         let (cause, change) = explained.map_or_else(
-            || (deduced(from, to, mapped), Change::reconciled(t_ns)),
+            || (deduced(from, to, how.mapped), Change::reconciled(how.t_ns)),
             |(cause, change)| (cause, *change),
         );
         // Somebody filled in what the ledger has another page of: that was taken away before, if something is known to have done it.
