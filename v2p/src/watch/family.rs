@@ -14,6 +14,9 @@ use crate::{
 /// Events that came before the address space that they are about was told of; more are dropped, the oldest first.
 const EARLY: usize = 4096;
 
+/// And by how much, in nanoseconds: numbers and times are given one after the other.
+const EARLY_NS: u64 = 10_000_000;
+
 /// How often a process that has ended is looked at before it is believed without an event, while events come.
 pub(super) const PATIENCE: u32 = 3;
 
@@ -88,7 +91,11 @@ impl Family {
 
     /// Keeps an event whose address space nobody has told of yet: it may come a moment before the fork.
     pub(super) fn too_early(&mut self, event: &Event) {
-        if self.follows && event.header().mm != 0 {
+        let mm = event.header().mm;
+        if let Event::MmGone(_) = event {
+            // Another may have its address next.
+            self.early.retain(|event| event.header().mm != mm);
+        } else if self.follows && mm != 0 {
             if self.early.len() == EARLY {
                 self.early.pop_front();
             }
@@ -125,11 +132,16 @@ impl Family {
             end: None,
             found: 0,
         });
-        let (ours, others) = std::mem::take(&mut self.early)
-            .into_iter()
-            .partition(|event| event.header().mm == fork.child_mm);
+        let early = std::mem::take(&mut self.early).into_iter();
+        let (ours, others): (VecDeque<_>, VecDeque<_>) =
+            early.partition(|event| event.header().mm == fork.child_mm);
         self.early = others;
-        if shares { Vec::new() } else { ours.into() }
+        // Nothing happened to it before: what is older is of another that was at its address.
+        let since = fork.header.t_ns.saturating_sub(EARLY_NS);
+        let ours = ours
+            .into_iter()
+            .filter(|event| event.header().t_ns >= since);
+        if shares { Vec::new() } else { ours.collect() }
     }
 
     /// A process executed a program; gives where its address space is now. It is the same place, where nobody else shares the old

@@ -1,5 +1,6 @@
 //! The watch itself: ring -> ledger -> output, until told to stop. Owns drain, loss, and the target's end.
 
+mod astray;
 mod begin;
 mod family;
 mod listener;
@@ -110,6 +111,8 @@ struct State<'o> {
     loss: Loss,
     /// Events lost, when a gap in their numbers was last seen.
     lost: u64,
+    /// For how many turns the target's address space is gone, and no event told why.
+    astray: u32,
     /// Number of the event that is to come.
     next_seq: Option<u64>,
     next_sweep: Instant,
@@ -141,6 +144,7 @@ impl Session<'_> {
             self.tell_all(&events, &mut state)?;
             if Instant::now() >= next_reading {
                 self.look_after(&mut state)?;
+                self.look_for_exec(&mut state)?;
                 self.resolve_doubts(&mut state)?;
                 next_reading = Instant::now() + READ_EVERY;
             }
@@ -197,6 +201,7 @@ impl Session<'_> {
             scanner,
             loss,
             lost: 0,
+            astray: 0,
             next_seq: None,
             next_sweep: Instant::now() + SWEEP_BLIND,
         };

@@ -144,22 +144,31 @@ impl Space {
         }
     }
 
+    /// Whether its pages could be read, and it was given up since.
+    pub(super) fn is_left(&self) -> bool {
+        self.pagemap.is_some() && !self.is_there()
+    }
+
     /// The process has another address space: its pagemap is another file. Why it cannot be read, where that is so.
     pub(super) fn executed(&mut self, exec: &Exec) -> Option<anyhow::Error> {
-        self.mm = exec.header.mm;
-        let opened = Pagemap::of(self.pid);
-        self.merged = Merged::of(self.pid);
-        self.names.update();
+        let (opened, error) = match Pagemap::of(self.pid) {
+            Ok(pagemap) => (Some(pagemap), None),
+            Err(e) => (None, Some(e)),
+        };
+        self.enter(exec.header.mm, opened);
         if let Some(stack) = self.names.stack() {
             self.ledger.image(exec, stack);
         }
-        match opened {
-            Ok(pagemap) => {
-                self.pagemap = Some(pagemap);
-                None
-            }
-            Err(e) => Some(e),
-        }
+        error
+    }
+
+    /// It is another one now.
+    pub(super) fn enter(&mut self, mm: u64, opened: Option<Pagemap>) {
+        self.mm = mm;
+        self.pagemap = opened;
+        self.merged = Merged::of(self.pid);
+        self.names.update();
+        self.gone = None;
     }
 }
 

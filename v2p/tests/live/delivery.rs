@@ -9,7 +9,8 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::{
-    Done, harness,
+    Done,
+    harness::{self, address},
     machine::Setting,
     target::{PAGES, Target, va},
     trial,
@@ -19,6 +20,7 @@ use crate::{
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("what_finds_no_room_is_counted_and_told", a_full_ring),
+        trial("an_exec_that_found_no_room_is_found", an_exec_without_room),
         trial("faults_that_perf_leaves_out_are_counted", left_out_by_perf),
         trial("a_command_is_watched_from_its_exec_on", a_command),
     ]
@@ -57,6 +59,33 @@ fn a_full_ring() -> Done {
         TIMES * (PAGES + 1),
         "{end}"
     );
+    Done::Passed
+}
+
+/// The same with an exec after it: the loss is told, and what comes then is of the new program.
+fn an_exec_without_room() -> Done {
+    let mut target = Target::start();
+    target.tell("write", 3);
+    let range = format!("{:#x}..{:#x}", va(0), va(PAGES));
+    let mut watching = watch(&target, &["--faults", &range]);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(watching.pid()).unwrap()).unwrap();
+    let signal = |signal| rustix::process::kill_process(pid, signal).unwrap();
+    signal(rustix::process::Signal::STOP);
+    // More than the ring has room for: each is an event in it.
+    target.churn(va(0), 1, 200_000);
+    target.execute();
+    signal(rustix::process::Signal::CONT);
+    watching.wait_for(|r| r["cause"] == "exec" && address(&r["va"]) == va(3));
+    let pfn = target.tell("write", 3);
+    let brought = watching.wait_for(|r| r["type"] == "move" && r["to"]["pfn"] == pfn);
+    assert_eq!(address(&brought["va"]), va(3), "{brought:#}");
+    assert_eq!(brought["from"]["state"], "absent", "{brought:#}");
+    let (records, status) = watching.interrupt_losing();
+    assert!(status.success());
+    let fault = records
+        .iter()
+        .find(|r| r["type"] == "fault" && r["pfn"] == pfn);
+    assert!(fault.is_some(), "the new program's faults are told: {pfn}");
     Done::Passed
 }
 
