@@ -1,6 +1,7 @@
 //! What tracing needs: hooks, tracefs, memory, descriptors; and /proc/kcore.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Read as _},
     sync::mpsc,
@@ -51,21 +52,30 @@ fn text<'a>(check: &'a Value, field: &str) -> &'a str {
 
 const CONFIDENTIAL: &str = "no eBPF under lockdown=confidentiality";
 
+/// The start record of a watch that ends at once.
+fn start(more: &[&str]) -> Value {
+    let pid = std::process::id().to_string();
+    let arguments = ["watch", "--follow", "--pid", &pid, "--for", "0", "--json"];
+    let output = harness::run(&[&arguments, more].concat());
+    serde_json::from_slice(output.stdout.split(|b| *b == b'\n').next().unwrap())
+        .unwrap_or_else(|e| panic!("{e}: {output:?}"))
+}
+
 /// The doctor's hooks are those of a watch: as many live, the same missing.
 fn hooks() -> Done {
     if is_expected("confidentiality") {
         return skipped(CONFIDENTIAL);
     }
     let report = plain();
-    let pid = std::process::id().to_string();
-    let output = harness::run(&["watch", "--follow", "--pid", &pid, "--for", "0", "--json"]);
-    let start: Value = serde_json::from_slice(output.stdout.split(|b| *b == b'\n').next().unwrap())
-        .unwrap_or_else(|e| panic!("{e}: {output:?}"));
-    let words = |field: &str| -> Vec<String> {
-        let all = start[field].as_array().unwrap().iter();
+    let (usual, faults) = (start(&[]), start(&["--faults"]));
+    // Each has what the other has not: what says how a fault comes.
+    let words = |field: &str| -> BTreeSet<String> {
+        let both = [&usual, &faults].into_iter();
+        let all = both.flat_map(|start| start[field].as_array().unwrap());
         all.map(|word| word.as_str().unwrap().to_owned()).collect()
     };
     let (live, missing) = (words("hooks"), words("missing"));
+    let start = format!("{usual}, {faults}");
     let evidence = text(report.check("bpf-tracepoint"), "evidence");
     let counted = format!(" {} hooks of watch", live.len());
     assert!(evidence.contains(&counted), "{evidence}: {start}");
