@@ -3,7 +3,7 @@
 //!
 //! The plan of the house, from the bottom up:
 //!
-//! - [`exit`] has the exit codes, and errors that know theirs.
+//! - [`printable`] keeps text from steering a terminal; [`exit`] has the exit codes, and errors that know theirs.
 //! - [`kernel`] learns the running kernel: member offsets from BTF, its configuration, our privileges; [`whole_file`] writes a
 //!   file whole or not at all.
 //! - [`process`] reads what /proc says of a process: maps, pagemap, page flags.
