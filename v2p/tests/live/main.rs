@@ -21,6 +21,7 @@ mod demo;
 mod doctor;
 mod ends;
 mod examples;
+mod faults;
 mod follow;
 mod harness;
 mod input;
@@ -77,6 +78,7 @@ fn main() {
         ("doctor", doctor::trials()),
         ("boot", doctor::trials_of_a_boot()),
         ("watch", watch::trials()),
+        ("watch", faults::trials()),
         ("watch", ends::trials()),
         ("watch", badly::trials()),
         ("watch", contest::trials()),
