@@ -6,6 +6,7 @@
 use crate::{PAGE_SHIFT, PageSize, Pfn, VirtAddr};
 
 const PRESENT: u64 = 1 << 0;
+const RW: u64 = 1 << 1;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 /// The bit of a present entry of a page table that [`Entry::is_special`] asks for: software bit 1.
@@ -152,6 +153,11 @@ impl Entry {
     #[inline(always)]
     pub const fn is_present(self) -> bool {
         self.0 & PRESENT != 0
+    }
+
+    /// Whether a present one lets the CPU write.
+    pub const fn is_writable(self) -> bool {
+        self.0 & RW != 0
     }
 
     /// Whether the bits that name a frame are the same in both, and not 0.

@@ -9,8 +9,9 @@
 
 use anyhow::Result;
 use v2p_common::{
+    Pfn, VirtAddr,
     control::Control,
-    pte::{Level, Paging},
+    pte::{Entry, EntryState, Level, Paging, WalkEnd},
 };
 
 use crate::{
@@ -38,6 +39,19 @@ pub struct DirectMap {
 }
 
 impl DirectMap {
+    /// Where frame `pfn` lies in it.
+    pub const fn address(self, pfn: Pfn) -> VirtAddr {
+        VirtAddr(self.base.wrapping_add(pfn.base().0))
+    }
+
+    /// Its own entry for frame `pfn`, by a `walk` to [`Self::address`]; `None`: it has none. The kernel's half is in every process's tables.
+    pub fn entry(self, pfn: Pfn, walk: &Walk) -> Option<Entry> {
+        let there = walk.pfn(self.address(pfn)) == Some(pfn);
+        let leaf = |end: &WalkEnd| matches!(end.state, EntryState::Leaf(_));
+        let end = walk.end.filter(|end| there && leaf(end));
+        end.map(|end| end.entry).filter(|entry| entry.is_present())
+    }
+
     fn store(self, control: &Control) {
         control.direct_map.base.set(self.base);
         control.direct_map.levels.set(self.paging.levels);

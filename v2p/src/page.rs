@@ -1,10 +1,12 @@
 //! A page of our own: locked, written, and told apart by random bytes.
 
-use std::ptr;
+use std::{ptr, sync::OnceLock};
 
 use anyhow::{Context as _, Result};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
-use v2p_common::{PAGE_SHIFT, Pfn, VirtAddr, control::PHYSICAL_BYTES, pagemap::PagemapWord};
+use v2p_common::{
+    PAGE_SHIFT, PageSize, Pfn, VirtAddr, control::PHYSICAL_BYTES, pagemap::PagemapWord,
+};
 
 use crate::process::{self, FrameFlags, Pagemap};
 
@@ -25,6 +27,40 @@ pub struct Nonce {
     pub offset: u64,
     /// The bytes.
     pub bytes: [u8; PHYSICAL_BYTES],
+}
+
+/// The frames of zeros that all processes share, as far as they are known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ZeroFrames {
+    /// That of a base page.
+    pub page: Option<Pfn>,
+    /// The first of a huge page of 2 MiB.
+    pub huge: Option<Pfn>,
+}
+
+impl ZeroFrames {
+    /// None is known: each is a frame like any other.
+    pub const UNKNOWN: Self = Self {
+        page: None,
+        huge: None,
+    };
+
+    /// Those that our own pagemap tells.
+    ///
+    /// # Errors
+    /// Where memory cannot be mapped, or our own pagemap not be read.
+    pub fn learn() -> Result<Self> {
+        Ok(Self {
+            page: zero_pfn()?,
+            huge: huge_zero_pfn()?,
+        })
+    }
+
+    /// Whether `pfn` is one of them.
+    pub fn has(self, pfn: Pfn) -> bool {
+        let in_huge = |Pfn(first)| (first..first + PageSize::Pmd.pages()).contains(&pfn.0);
+        self.page == Some(pfn) || self.huge.is_some_and(in_huge)
+    }
 }
 
 impl OwnPage {
@@ -140,7 +176,7 @@ pub fn zero_pfn_by(ask: impl FnOnce(VirtAddr) -> Result<Option<Pfn>>) -> Result<
 ///
 /// # Errors
 /// Where memory cannot be mapped, or our own pagemap not be read.
-pub fn huge_zero_pfn() -> Result<Option<Pfn>> {
+fn huge_zero_pfn() -> Result<Option<Pfn>> {
     const HUGE: usize = PAGE_LEN << 9;
     with_untouched(2 * HUGE, |start| {
         let start = start.wrapping_add(start.align_offset(HUGE));
@@ -155,6 +191,27 @@ pub fn huge_zero_pfn() -> Result<Option<Pfn>> {
         };
         Ok(pfn.filter(is_it))
     })
+}
+
+/// Whether KSM's flag in /proc/kpageflags means what it says: 6.12 sets it for every anonymous page (fs/proc/page.c, a mask
+/// tested for one bit of two). A page of our own that nobody has asked KSM to look at shows it.
+pub fn ksm_flag_tells() -> bool {
+    static TELLS: OnceLock<bool> = OnceLock::new();
+    let flags = || {
+        let page = OwnPage::new().ok()?;
+        let word = Pagemap::of_self().ok()?.word(page.va()).ok()??;
+        process::frame_flags(word.pfn()?).ok()
+    };
+    *TELLS.get_or_init(|| flags().is_some_and(|flags| !flags.has(FrameFlags::KSM)))
+}
+
+/// What /proc/kpageflags says, without what it says of every anonymous page.
+#[must_use]
+pub fn believed(flags: FrameFlags) -> FrameFlags {
+    match flags.has(FrameFlags::KSM) && !ksm_flag_tells() {
+        true => FrameFlags(flags.0 & !FrameFlags::KSM.0),
+        false => flags,
+    }
 }
 
 /// Reads the byte at `place`, which is mapped.

@@ -50,8 +50,14 @@ pub async fn run(args: &cli::Demo, output: &mut Output) -> Result<u8> {
         true => Err("it is to be moved on purpose".to_owned()),
         false => guard.pin(page.va(), PAGE_LEN),
     };
-    let both = guard.ask(page.va())?.context("we have no address space")?;
-    let found = Found::new(guard.carrier(), &both, page.va(), nonce)?;
+    let (mut both, mut found) = look(&mut guard, &page, nonce)?;
+    // A page that somebody tries to move just then has no entry for a moment.
+    for _ in 0..LOOKS {
+        if found.proven {
+            break;
+        }
+        (both, found) = look(&mut guard, &page, nonce)?;
+    }
     text.routes(&found.routes, guard.direct_map().paging.levels)?;
 
     let mut disturb = |step| match (args.inject_move, step) {
@@ -97,6 +103,15 @@ fn check_text(text: &str) -> Result<()> {
             "it is written over {BEFORE:?}: give 1 to {room} bytes"
         ))
         .into())
+}
+
+/// How often the page is looked for again, where the routes do not name one frame.
+const LOOKS: u32 = 20;
+
+fn look(guard: &mut Guard, page: &OwnPage, nonce: Nonce) -> Result<(Both, Found)> {
+    let both = guard.ask(page.va())?.context("we have no address space")?;
+    let found = Found::new(guard.carrier(), &both, page.va(), nonce)?;
+    Ok((both, found))
 }
 
 /// The three routes' answers.

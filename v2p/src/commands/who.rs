@@ -10,6 +10,7 @@ use crate::{
     doctor::tracing,
     exit,
     kernel::{iomem::Iomem, privileges},
+    page::believed,
     process::{AddressSpace, FrameFlags, Process, frame_flags, maps::Mapping},
     record::{Frame, Hex, Record},
     render::Output,
@@ -165,7 +166,7 @@ fn frames(asked: &[Pfn], found: &BTreeMap<u64, u64>) -> Vec<Frame> {
             pfn: pfn.0,
             mappings,
             what: (mappings == 0).then(|| what_it_is(*pfn, &flags, iomem.as_ref())),
-            flags: flags.ok().map(FrameFlags::names),
+            flags: flags.ok().map(|flags| believed(flags).names()),
         }
     };
     asked.iter().map(of).collect()
@@ -197,6 +198,10 @@ fn what_it_is(pfn: Pfn, flags: &Result<FrameFlags>, iomem: Option<&Iomem>) -> St
         };
     }
     let kinds = [
+        (
+            FrameFlags::MMAP,
+            "it, or another page of its huge page, is mapped by a process that was not found: one of another PID namespace, or one that started, executed a program or mapped it meanwhile",
+        ),
         (FrameFlags::BUDDY, "it is free"),
         (FrameFlags::HWPOISON, "it is poisoned"),
         (FrameFlags::OFFLINE, "it is offline"),

@@ -56,6 +56,9 @@ pub async fn run(args: &cli::Write, output: &mut Output) -> Result<u8> {
         Some(at) if step == at.into() => text.injected(inject::move_page(pid, args.va)?),
         _ => Ok(()),
     };
+    if !args.dry_run {
+        no_signal_ends_it();
+    }
     let mut write = guard.write(&job, &mut disturb).await.context("write")?;
     drop(stopped);
     write.stopped = args.stop;
@@ -72,6 +75,14 @@ pub async fn run(args: &cli::Write, output: &mut Output) -> Result<u8> {
         Verdict::Landed | Verdict::Allowed => exit::YES,
         _ => exit::NO,
     })
+}
+
+/// From here on what was done to memory has to be said: it ends by itself, soon.
+fn no_signal_ends_it() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: ignoring a signal runs nothing.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
 }
 
 impl From<InjectAt> for Step {

@@ -8,7 +8,7 @@ use v2p_common::{PAGE_SIZE, PhysAddr};
 use super::{
     check::{Check, Effect, Id, Stage},
     device,
-    facts::{Facts, Target, User, ZONES},
+    facts::{DirectMapped, Facts, Target, User, ZONES},
     open::has_driver,
     page::is_secret,
 };
@@ -244,14 +244,20 @@ fn not_direct_mapped(target: &Target, kind: &Kind<'_>) -> Check {
     let mapping = target.mapping.as_deref();
     match (kind, target.direct_mapped, mapping) {
         (Kind::Other(_), ..) => Check::ok(id, "no RAM, so mapped apart", "see above"),
-        (_, Some(false), name) => denies(match name {
+        (_, Some(DirectMapped::No), name) => denies(match name {
             Some(name) => format!("an eBPF program could not read it there; it is of {name}"),
             None => "an eBPF program could not read it there".to_owned(),
         }),
-        (_, Some(true), _) => Check::ok(
+        (_, Some(DirectMapped::ReadOnly), _) => {
+            let what = "the kernel's direct map has it read-only";
+            Check::denies(id, what, "a walk of the kernel's own page tables")
+                .mend("no way round it: it is the kernel's own; a write would crash it, and v2p makes none")
+                .has(Stage::Store, Effect::Fails(None))
+        }
+        (_, Some(DirectMapped::Yes), _) => Check::ok(
             id,
-            "the kernel's direct map holds it",
-            "an eBPF program read it there",
+            "the kernel's direct map holds it, and may be written through",
+            "an eBPF program read it there, and walked to its entry",
         ),
         (_, None, Some(name)) if is_secret(name) => denies(format!(
             "it is of {name}, that is memfd_secret(2) (/proc/PID/maps)"

@@ -7,7 +7,7 @@ use v2p_common::PhysAddr;
 use super::{
     cause::by_elimination,
     check::{Access, Check, Errno, Id},
-    facts::{Facts, Target},
+    facts::{DirectMapped, Facts, Target},
     predict::{Explained, Outcome, explains},
 };
 use crate::record::Denial;
@@ -48,7 +48,7 @@ fn access_with(facts: &Facts, call: &str, pa: PhysAddr, error: &io::Error) -> Op
         is_own: false,
         mapping: None,
         // EFAULT for a page of memory has no other cause (read_mem, drivers/char/mem.c).
-        direct_mapped: (errno.0 == libc::EFAULT).then_some(false),
+        direct_mapped: (errno.0 == libc::EFAULT).then_some(DirectMapped::No),
         own_page_was_read: false,
     };
     let access = match call {

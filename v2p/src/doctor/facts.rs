@@ -147,6 +147,17 @@ impl Facts {
     }
 }
 
+/// How the kernel's direct map has an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DirectMapped {
+    /// Not at all.
+    No,
+    /// To be read alone: the kernel's own text and constants.
+    ReadOnly,
+    /// As other memory.
+    Yes,
+}
+
 /// The address that is asked about.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
@@ -160,8 +171,8 @@ pub struct Target {
     pub is_own: bool,
     /// The mapping's name, where it is a process's.
     pub mapping: Option<String>,
-    /// Whether the direct map holds it, as an eBPF program found by reading it there.
-    pub direct_mapped: Option<bool>,
+    /// How the direct map holds it, as an eBPF program found by reading it there.
+    pub direct_mapped: Option<DirectMapped>,
     /// Whether a page of our own could be read through /dev/mem, where that was tried before.
     pub own_page_was_read: bool,
 }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     bpf::{FaultKind, Kind, Programs, Refusal, Trial, Watched},
     carrier::Carrier,
+    direct_map::{self, DirectMap},
     exit::{self, Failure},
     kernel::{
         self,
@@ -36,7 +37,7 @@ pub struct Tracing {
     /// Programs with those functions.
     pub programs: Option<Programs>,
     /// Looks through the direct map.
-    pub carrier: Option<Carrier>,
+    pub carrier: Option<(Carrier, DirectMap)>,
 }
 
 /// What the kernel said to hooks and probes.
@@ -101,8 +102,8 @@ impl Tracing {
         };
         self.watched = programs.watch_functions();
         let carrier = Carrier::new(&mut programs).and_then(|mut carrier| {
-            crate::direct_map::learn(&mut carrier)?;
-            Ok(carrier)
+            let direct_map = direct_map::learn(&mut carrier)?;
+            Ok((carrier, direct_map))
         });
         let carriers_error = carrier.as_ref().err();
         let events = live.iter().filter(|hook| FaultKind::is_hook(hook));

@@ -188,7 +188,7 @@ impl Guard {
             start: page << PAGE_SHIFT,
             end: (page + 1) << PAGE_SHIFT,
         };
-        let mut ledger = Ledger::new(self.decoder.zero_pfn, self.direct_map.paging)
+        let mut ledger = Ledger::new(self.decoder.zero, self.direct_map.paging)
             .limited_to(&[range])
             .seeing_removals(self.sees_removals);
         ledger.seed(one.part.va, one.word, false);

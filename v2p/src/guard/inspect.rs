@@ -6,11 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
-use v2p_common::{
-    Pfn, PhysAddr, VirtAddr,
-    pagemap::PagemapWord,
-    pte::{Entry, EntryState},
-};
+use v2p_common::{Pfn, PhysAddr, VirtAddr, pagemap::PagemapWord, pte::Entry};
 
 use super::{
     Guard, Job, ended,
@@ -196,18 +192,13 @@ impl Guard {
         }))
     }
 
-    /// The kernel's own entry for the frame; `None`: it has none. The kernel's half is in every process's tables.
+    /// The kernel's own entry for the frame; `None`: it has none.
     fn in_direct_map(&self, pfn: Pfn) -> Result<Option<Entry>> {
-        let va = VirtAddr(self.direct_map.base.wrapping_add(pfn.base().0));
-        let Some(walk) = self.carrier.walk(&self.pagemap, va)? else {
-            return Err(ended(&self.process).into());
-        };
-        let there = walk.pfn(va) == Some(pfn);
-        let leaf = |end: &v2p_common::pte::WalkEnd| matches!(end.state, EntryState::Leaf(_));
-        Ok(walk
-            .end
-            .filter(|end| there && leaf(end) && end.entry.0 & 1 != 0)
-            .map(|end| end.entry))
+        let va = self.direct_map.address(pfn);
+        match self.carrier.walk(&self.pagemap, va)? {
+            Some(walk) => Ok(self.direct_map.entry(pfn, &walk)),
+            None => Err(ended(&self.process).into()),
+        }
     }
 
     /// What the part holds, by the physical and the virtual address; `Ok(None)`: not the same, again and again.

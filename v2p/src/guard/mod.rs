@@ -39,7 +39,7 @@ use crate::{
     direct_map::{self, DirectMap},
     exit::Failure,
     kernel::{self, reason::Reasons},
-    page,
+    page::{self, ZeroFrames},
     process::{AddressSpace, Memory, Pagemap, Process, maps::whole_leaves},
     tracer::{Loss, Target, Tracer, Wanted},
     translate::{Both, page::Decoder},
@@ -112,7 +112,11 @@ impl Guard {
         let mut ask = |va| Both::ask(&mut carrier, &pagemap, VirtAddr(va));
         let ends = [ask(range.start)?, ask(range.end.saturating_sub(PAGE_SIZE))?];
         let [Some(first), Some(last)] = ends else {
-            return Err(ended(&process).into());
+            return Err(match pagemap.end()? {
+                Some(end) if range.end > end.0 => beyond(&process, range.start),
+                _ => ended(&process),
+            }
+            .into());
         };
         let levels = [&first, &last].map(|both| both.walk.end.map(|end| end.level));
         // Base pages may become a huge page of 2 MiB any time, but none of a GiB.
@@ -134,7 +138,11 @@ impl Guard {
         let loss = tracer.loss(&programs);
         let decoder = Decoder {
             paging: Some(direct_map.paging),
-            zero_pfn: page::zero_pfn()?,
+            // The huge one is refused by its own word.
+            zero: ZeroFrames {
+                page: page::zero_pfn()?,
+                huge: None,
+            },
         };
         Ok(Self {
             sees_removals: wanted == Wanted::Migrations || tracer.sees_removals(),
@@ -210,6 +218,13 @@ impl Guard {
         let covers = |range: &Range<u64>| range.start <= job.va.0 && end <= range.end;
         self.pins.iter().any(|(range, _)| covers(range))
     }
+}
+
+fn beyond(process: &Process, va: u64) -> Failure {
+    let pid = process.pid;
+    Failure::no(format!(
+        "{va:#x}: nothing is mapped there: process {pid} has no such addresses"
+    ))
 }
 
 fn ended(process: &Process) -> Failure {

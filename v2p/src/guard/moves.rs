@@ -44,7 +44,8 @@ pub(super) fn moves(ledger: &mut Ledger, events: &[Event]) -> Vec<Begun> {
         let begun = ledger.apply(event).into_iter();
         moves.extend(begun.map(|one| Begun {
             began: Began {
-                at_ns: entered.unwrap_or(at_ns),
+                // What the ledger tells late has its own time.
+                at_ns: entered.unwrap_or(one.t_ns),
                 copied_later: entered.is_some() || one.cause == Cause::SwapOut,
             },
             one,
@@ -71,6 +72,7 @@ pub(super) fn add_reasons(moves: &mut [Begun], events: &[Event], reasons: &Reaso
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::ZeroFrames;
     use v2p_common::{VirtAddr, event, pagemap::PagemapWord, pte::Paging};
 
     const PAGE: u64 = 0x7f00_0000_0000;
@@ -106,7 +108,7 @@ mod tests {
             levels: 4,
             physical_mask: (1 << 52) - 1,
         };
-        let mut ledger = Ledger::new(None, paging);
+        let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, paging);
         for (va, pfn) in [(PAGE, 7), (PAGE + 4096, 70)] {
             ledger.seed(VirtAddr(va), PagemapWord(1 << 63 | pfn), false);
         }

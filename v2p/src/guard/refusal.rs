@@ -106,7 +106,7 @@ pub(super) fn of_frame(frame: &Frame) -> Option<Refusal> {
     }
     // pwrite copies through the direct map, and a fault there panics the kernel (write_mem, drivers/char/mem.c).
     match frame.direct_map {
-        Some(entry) if entry.0 & RW != 0 => {}
+        Some(entry) if entry.is_writable() => {}
         Some(_) => {
             let what = "the kernel's direct map has it read-only: a write would panic the kernel";
             return Some(no("not-direct-mapped", what));
@@ -147,10 +147,19 @@ fn may_be_dropped(flags: FrameFlags, entry: Entry) -> Option<Refusal> {
         return Some(no("lazily-freed", what));
     }
     let clean = entry.0 & DIRTY == 0 && !flags.has(KPF_DIRTY);
-    (flags.has(FrameFlags::SWAPCACHE) && clean).then(|| {
+    if !flags.has(FrameFlags::SWAPCACHE) {
+        return None;
+    }
+    if clean {
         let what =
             "the page is clean and swap has a copy: the kernel may drop it, and the write with it";
-        no("clean-in-swap", what)
+        return Some(no("clean-in-swap", what));
+    }
+    // It came from swap for a read, and zswap marks it dirty (zswap_load, mm/zswap.c, 6.8 and later): after a fork others may have the
+    // same entry still, and then get this page.
+    (!entry.is_writable()).then(|| {
+        let what = "others may have the page in swap: they would get it with the write";
+        no("shared", what)
     })
 }
 
@@ -185,7 +194,7 @@ fn not_its_own(frame: &Frame) -> Option<Refusal> {
         return Some(no("file", what));
     }
     // A merged page is never writable (write_protect_page, mm/ksm.c); 6.12 has the flag on every anonymous one.
-    let merged = frame.merging && flags.has(FrameFlags::KSM) && entry.0 & RW == 0;
+    let merged = frame.merging && flags.has(FrameFlags::KSM) && !entry.is_writable();
     if merged {
         return Some(no("ksm", "KSM shares it with its equals, or may do so"));
     }

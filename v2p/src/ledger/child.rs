@@ -68,14 +68,12 @@ impl Ledger {
         let Self {
             decoder,
             paging,
-            huge_zero,
             is_bad,
             sees_removals,
             weighs,
             ..
         } = self;
-        Self::new(decoder.zero_pfn, *paging)
-            .knowing_huge_zero(*huge_zero)
+        Self::new(decoder.zero, *paging)
             .knowing_bad_frames(*is_bad)
             .limited_to(&self.asked)
             .seeing_removals(*sees_removals)
@@ -112,7 +110,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::record::{Cause, Proof};
+    use crate::{
+        page::ZeroFrames,
+        record::{Cause, Proof},
+    };
 
     /// Page numbers.
     const FIRST: u64 = 0x7_f000_0000;
@@ -128,7 +129,7 @@ mod tests {
             levels: 4,
             physical_mask: (1 << 52) - 1,
         };
-        let mut parent = Ledger::new(None, paging);
+        let mut parent = Ledger::new(ZeroFrames::UNKNOWN, paging);
         for i in 0..16 {
             parent.seed(VirtAddr((FIRST + i) << 12), word(100 + i), false);
         }

@@ -18,7 +18,7 @@ use std::{
 };
 
 use v2p_common::{
-    PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn,
+    PAGE_SHIFT, PAGE_SIZE, Pfn,
     event::{self, Event},
     pagemap::PagemapWord,
     pte::Paging,
@@ -33,6 +33,7 @@ use self::{
     pages::Pages,
 };
 use crate::{
+    page::ZeroFrames,
     process::maps::{Range, USER_END},
     record::{Cause, Move},
     state::PageState,
@@ -62,8 +63,6 @@ pub struct Ledger {
     sees_removals: bool,
     missed: Missed,
     decoder: Decoder,
-    /// The first frame of the huge page of zeros.
-    huge_zero: Option<Pfn>,
     /// Whether a frame is known to be bad: its entries look like those of a migration (swap types differ from kernel
     /// to kernel), but stay.
     is_bad: fn(Pfn) -> bool,
@@ -88,8 +87,8 @@ struct Seeding {
 }
 
 impl Ledger {
-    /// An empty ledger. `zero_pfn` is the frame of the shared zero page, where it is known.
-    pub fn new(zero_pfn: Option<Pfn>, paging: Paging) -> Self {
+    /// An empty ledger. `zero` are the frames of zeros.
+    pub fn new(zero: ZeroFrames, paging: Paging) -> Self {
         Self {
             pages: Pages::default(),
             in_transit: BTreeMap::new(),
@@ -104,9 +103,8 @@ impl Ledger {
             missed: Missed::Nothing,
             decoder: Decoder {
                 paging: Some(paging),
-                zero_pfn,
+                zero,
             },
-            huge_zero: None,
             is_bad: |_| false,
             paging,
         }
@@ -119,13 +117,6 @@ impl Ledger {
         self
     }
 
-    /// The same, with the first frame of the huge page of zeros, where it is known.
-    #[must_use]
-    pub const fn knowing_huge_zero(mut self, first: Option<Pfn>) -> Self {
-        self.huge_zero = first;
-        self
-    }
-
     /// What pagemap's word says.
     fn state_of_word(&self, word: PagemapWord) -> PageState {
         self.settled(self.decoder.word(word))
@@ -134,16 +125,8 @@ impl Ledger {
     fn settled(&self, state: PageState) -> PageState {
         match state {
             PageState::Migrating { pfn } if (self.is_bad)(pfn) => PageState::Poisoned,
-            PageState::Present { pfn } if self.is_huge_zero(pfn) => PageState::Zero,
             other => other,
         }
-    }
-
-    fn is_huge_zero(&self, pfn: Pfn) -> bool {
-        let Some(Pfn(first)) = self.huge_zero else {
-            return false;
-        };
-        (first..first + PageSize::Pmd.pages()).contains(&pfn.0)
     }
 
     /// The same, for the addresses in `asked` alone; none: everything.

@@ -27,7 +27,9 @@ use v2p_common::{
     pte::{Entry, EntryState, Level, Paging, WalkEnd},
 };
 
-use crate::{cli, process::maps::Asked, state::PageState, translate::page::Decoder};
+use crate::{
+    cli, page::ZeroFrames, process::maps::Asked, state::PageState, translate::page::Decoder,
+};
 
 /// Tries `test` on values of `strategy` until the time is over.
 pub(crate) fn hold<S: Strategy>(strategy: S, test: impl Fn(S::Value) -> TestCaseResult)
@@ -142,7 +144,7 @@ fn a_pagemap_word_has_a_frame_only_where_it_is_present_and_shown() {
         prop_assert_eq!(word.pfn().is_some(), shown);
         let decoder = Decoder {
             paging: Some(paging),
-            zero_pfn: None,
+            zero: ZeroFrames::UNKNOWN,
         };
         let present = matches!(decoder.word(word), PageState::Present { .. });
         prop_assert_eq!(present, shown);
@@ -163,7 +165,10 @@ fn an_entry_names_no_frame_that_the_cpu_cannot_have() {
             }
             let decoder = Decoder {
                 paging: Some(paging),
-                zero_pfn: Some(Pfn(7)),
+                zero: ZeroFrames {
+                    page: Some(Pfn(7)),
+                    huge: None,
+                },
             };
             match decoder.entry(level, Entry(bits), VirtAddr(va)) {
                 (PageState::Present { pfn } | PageState::Device { pfn }, size) => {

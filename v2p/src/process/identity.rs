@@ -12,7 +12,7 @@ use rustix::{
 };
 use tokio::io::unix::AsyncFd;
 
-use crate::exit::Failure;
+use crate::{exit::Failure, kernel::privileges::MOUNT_PROC};
 
 /// A process, held by a pidfd.
 pub struct Process {
@@ -25,8 +25,13 @@ impl Process {
     /// Opens the process `pid`.
     ///
     /// # Errors
-    /// Exit code 1 where there is none, 2 where the number is that of a thread or no number of a process.
+    /// Exit code 1 where there is none, 2 where the number is that of a thread or no number of a process, 3 where /proc has the numbers
+    /// of another PID namespace than ours.
     pub fn open(pid: u32) -> Result<Self> {
+        if !proc_is_ours() {
+            let what = "/proc is that of another PID namespace: its numbers are not ours";
+            return Err(Failure::unsupported(what).hint(MOUNT_PROC).into());
+        }
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let raw =
             raw.ok_or_else(|| Failure::failed(format!("{pid} is not the number of a process")))?;
@@ -98,6 +103,12 @@ impl Process {
         };
         poll(&mut fds, Some(&at_once)).is_ok_and(|n| n > 0)
     }
+}
+
+/// Whether /proc, as it is mounted, calls us what we are called. Where it cannot be read, others say so.
+fn proc_is_ours() -> bool {
+    let called = fs::read_link("/proc/self").ok();
+    called.is_none_or(|name| name.as_os_str() == std::process::id().to_string().as_str())
 }
 
 fn thread(pid: u32, tid: u32) -> procfs::ProcResult<procfs::process::Stat> {

@@ -169,7 +169,7 @@ impl<'a> WriteText<'a> {
     /// As for all of these.
     pub fn verdict(&self, write: &Write) -> Result<()> {
         if let Some(why) = &write.why {
-            self.say("because", why)?;
+            self.say("because", &printable(why))?;
         }
         let colour = match write.verdict {
             Verdict::Landed | Verdict::Allowed => Colour::Good,

@@ -144,6 +144,7 @@ impl<'a> Block<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::ZeroFrames;
     use v2p_common::{Pfn, pte::Paging};
 
     const DECODER: Decoder = Decoder {
@@ -151,7 +152,10 @@ mod tests {
             levels: 4,
             physical_mask: (1 << 52) - 1,
         }),
-        zero_pfn: Some(Pfn(5)),
+        zero: ZeroFrames {
+            page: Some(Pfn(5)),
+            huge: None,
+        },
     };
     const START: VirtAddr = VirtAddr(0x7f00_0000_0000);
 

@@ -119,7 +119,7 @@ mod tests {
     fn a_page_among_plain_ones_is_found() {
         let decoder = Decoder {
             paging: None,
-            zero_pfn: None,
+            zero: crate::page::ZeroFrames::UNKNOWN,
         };
         let words: Vec<u64> = (100..300).map(|pfn| 1 << 63 | pfn).collect();
         let plain = Plain::new(VirtAddr(0x1000), Raw::Words(&words), &decoder);

@@ -78,13 +78,16 @@ impl Frames {
             ..
         } = self;
         if let Some(flags) = flags {
-            let add = |page: &mut Page, word| page.add_frame(FrameFlags(word));
+            // Frames beyond the end of memory have no words.
+            let add = |page: &mut Page, word: Option<u64>| {
+                page.add_frame(word.map_or(FrameFlags::NOPAGE, FrameFlags));
+            };
             ask(flags, asked, order, found, pages, add)?;
         }
         if let Some(counts) = counts {
-            let add = |page: &mut Page, word| {
+            let add = |page: &mut Page, word: Option<u64>| {
                 if matches!(page.state, crate::state::PageState::Present { .. }) {
-                    page.mapped = u32::try_from(word).ok();
+                    page.mapped = word.and_then(|word| u32::try_from(word).ok());
                 }
             };
             ask(counts, asked, order, found, pages, add)?;
@@ -111,7 +114,7 @@ fn ask(
     order: &[(Pfn, usize)],
     found: &mut Vec<(Pfn, u64)>,
     pages: &mut [Page],
-    add: impl Fn(&mut Page, u64),
+    add: impl Fn(&mut Page, Option<u64>),
 ) -> Result<()> {
     found.clear();
     // The kernel takes most of the time of a translation for these words: two processors share it.
@@ -141,11 +144,9 @@ fn ask(
     found.extend(others);
     let mut found = found.iter().peekable();
     for (pfn, i) in order {
-        // Frames beyond the end of memory have no words.
-        if let Some((_, word)) = found.next_if(|(of, _)| of == pfn)
-            && let Some(page) = pages.get_mut(*i)
-        {
-            add(page, *word);
+        let word = found.next_if(|(of, _)| of == pfn).map(|(_, word)| *word);
+        if let Some(page) = pages.get_mut(*i) {
+            add(page, word);
         }
     }
     Ok(())

@@ -16,20 +16,20 @@ use super::{
     block::{Block, Piece, Walked},
     page::{Decoder, Page},
 };
-use crate::outside::hold;
-use crate::state::Verdict;
+use crate::{outside::hold, page::ZeroFrames, state::Verdict};
 
 const START: VirtAddr = VirtAddr(0x7f00_0000_0000);
 
 fn decoder() -> impl Strategy<Value = Decoder> {
     // A zero page that is often met.
     let zero = prop_oneof![Just(None), (1u64..12).prop_map(|pfn| Some(Pfn(pfn)))];
-    (4u64..=5, 36u32..=52, zero).prop_map(|(levels, bits, zero_pfn)| Decoder {
+    let huge = prop_oneof![Just(None), Just(Some(Pfn(0))), Just(Some(Pfn(512)))];
+    (4u64..=5, 36u32..=52, zero, huge).prop_map(|(levels, bits, page, huge)| Decoder {
         paging: Some(Paging {
             levels,
             physical_mask: (1 << bits) - 1,
         }),
-        zero_pfn,
+        zero: ZeroFrames { page, huge },
     })
 }
 

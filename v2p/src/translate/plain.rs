@@ -2,10 +2,15 @@
 //!
 //! The words and entries stay as the kernel gave them; what they say of a page is decoded when it is asked for.
 
-use v2p_common::{PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr, pagemap::PagemapWord, pte::SPECIAL};
+use v2p_common::{
+    PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn, VirtAddr, pagemap::PagemapWord, pte::SPECIAL,
+};
 
 use super::page::{Decoder, Marks, Page};
-use crate::state::{PageState, Verdict};
+use crate::{
+    page::ZeroFrames,
+    state::{PageState, Verdict},
+};
 
 /// Pages that lie one after the other, each present in a frame that is not the zero page, under leaves of one size; by
 /// both routes in the same frame, where both were asked.
@@ -50,6 +55,8 @@ struct EntryFrames {
 const WORD_FRAME: u64 = (1 << 55) - 1;
 /// No frame has this number.
 const NO_FRAME: u64 = 1 << 62;
+/// Of the frames in a huge page, which begins at a multiple of so many.
+const HUGE_SHIFT: u32 = PageSize::Pmd.shift() - PAGE_SHIFT;
 /// Pages that are looked at together.
 const CHUNK: usize = 64;
 
@@ -118,8 +125,9 @@ impl<'a> Raw<'a> {
     /// How many pages at the beginning are plain.
     pub(super) fn plain(self, decoder: &Decoder) -> usize {
         let frames = EntryFrames::of(decoder);
-        let zero = decoder.zero_pfn.map_or(NO_FRAME, |pfn| pfn.0);
-        let all = |raw: Self| raw.all_plain(frames, zero);
+        let ZeroFrames { page, huge } = decoder.zero;
+        let zeros = [page, huge].map(|pfn| pfn.map_or(NO_FRAME, |pfn| pfn.0));
+        let all = |raw: Self| raw.all_plain(frames, zeros);
         if !all(self.split(1).0) {
             return 0;
         }
@@ -149,19 +157,22 @@ impl<'a> Raw<'a> {
 
     /// Whether all pages are plain: without a branch a page, so that the compiler can take several at a time. Every
     /// term of the sums has bit 63 where the page is not plain.
-    fn all_plain(self, frames: EntryFrames, zero: u64) -> bool {
+    fn all_plain(self, frames: EntryFrames, [zero, huge]: [u64; 2]) -> bool {
         // Bit 63 of x - 1 is that x is 0, and of 0 - x that it is not, for x below 2^63.
         let is_zero = |x: u64| x.wrapping_sub(1);
         let is_not_zero = |x: u64| 0u64.wrapping_sub(x);
+        let is_of_zeros = |pfn: u64| is_zero(pfn ^ zero) | is_zero((pfn ^ huge) >> HUGE_SHIFT);
         let odd_word = |word: u64| {
             let pfn = word & WORD_FRAME;
-            !word | is_zero(pfn) | is_zero(pfn ^ zero)
+            !word | is_zero(pfn) | is_of_zeros(pfn)
         };
         // Not present; or special, which may be a device's.
         let odd_entry = |entry: u64| !entry << 63 | entry << SPECIAL.leading_zeros();
         let has_zero = |leaf: Leaf, pages| {
-            let has = (leaf.first..leaf.first + pages as u64).contains(&zero);
-            u64::from(has) << 63
+            let end = leaf.first + pages as u64;
+            let has = (leaf.first..end).contains(&zero);
+            let lies_in = huge < end && leaf.first < huge + (1 << HUGE_SHIFT);
+            u64::from(has || lies_in) << 63
         };
         let odd = match self {
             Self::Leaf(leaf, pages) => has_zero(leaf, pages),
@@ -173,7 +184,7 @@ impl<'a> Raw<'a> {
             }
             Self::Words(words) => words.iter().fold(0, |odd, word| odd | odd_word(*word)),
             Self::Entries(entries) => entries.iter().fold(0, |odd, entry| {
-                odd | odd_entry(*entry) | is_zero(frames.pfn(*entry) ^ zero)
+                odd | odd_entry(*entry) | is_of_zeros(frames.pfn(*entry))
             }),
             Self::Both(words, entries) => {
                 words.iter().zip(entries).fold(0, |odd, (word, entry)| {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     carrier::Carrier,
     exit::Failure,
-    page,
+    page::{self, ZeroFrames},
     process::{Pagemap, maps::Mapping},
     state::PageState,
 };
@@ -70,17 +70,15 @@ impl Translator {
             (route, _) => route,
         };
         // Where pagemap withholds it, the walk may tell.
-        let zero_pfn = match (page::zero_pfn()?, &mut walker) {
-            (None, Some(Walker { carrier, .. })) => {
-                page::zero_pfn_by(|va| Ok(carrier.walk_own(va)?.pfn(va)))?
-            }
-            (known, _) => known,
-        };
+        let mut zero = ZeroFrames::learn()?;
+        if let (None, Some(Walker { carrier, .. })) = (zero.page, &mut walker) {
+            zero.page = page::zero_pfn_by(|va| Ok(carrier.walk_own(va)?.pfn(va)))?;
+        }
         Ok(Self {
             route,
             why,
             walker,
-            decoder: Decoder { paging, zero_pfn },
+            decoder: Decoder { paging, zero },
             scanner: Scanner::default(),
             frames: Frames::new(),
             words: vec![0; AT_ONCE * BLOCK_PAGES],
@@ -89,7 +87,7 @@ impl Translator {
     }
 
     /// Leaves out what /proc/kpageflags says: a translation alone is faster. Then a poisoned page is told as one in
-    /// migration, and the huge zero page as present: only the frame's flags tell them apart.
+    /// migration: only the frame's flags tell them apart.
     pub fn without_flags(&mut self) {
         self.frames.without_flags();
     }
@@ -107,7 +105,7 @@ impl Translator {
     /// Frames alone, whatever they are: no flags, and the shared zero page is a frame like any other.
     pub fn frames_alone(&mut self) {
         self.without_flags();
-        self.decoder.zero_pfn = None;
+        self.decoder.zero = ZeroFrames::UNKNOWN;
     }
 
     /// The walker's carrier, for questions about single addresses.

@@ -48,7 +48,7 @@ use crate::{
     carrier::Carrier,
     kernel::{self, reason::Reasons},
     ledger::Ledger,
-    page,
+    page::ZeroFrames,
     process::{
         self, FrameFlags, Pagemap, Process,
         maps::{Range, USER_END},
@@ -178,8 +178,7 @@ impl Session<'_> {
     fn begin<'o>(&mut self, output: &'o mut dyn Listener) -> Result<State<'o>> {
         let loss = self.tracer.loss(self.programs);
         let pid = self.ended.get_ref().pid;
-        let ledger = Ledger::new(page::zero_pfn()?, self.paging)
-            .knowing_huge_zero(page::huge_zero_pfn()?)
+        let ledger = Ledger::new(ZeroFrames::learn()?, self.paging)
             .limited_to(self.ranges)
             .seeing_removals(self.tracer.sees_removals())
             .weighing_contests(true)

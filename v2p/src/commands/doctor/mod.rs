@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use v2p_common::{
-    PhysAddr, VirtAddr,
+    PAGE_SHIFT, Pfn, PhysAddr, VirtAddr,
     pagemap::{PagemapState, PagemapWord},
 };
 
@@ -19,7 +19,7 @@ use crate::{
     doctor::{
         self,
         check::{Access, Check, Errno, Id},
-        facts::{Facts, Target},
+        facts::{DirectMapped, Facts, Target},
         movable,
         page::PageFacts,
         predict::predict,
@@ -29,7 +29,7 @@ use crate::{
     },
     exit::Failure,
     kernel::{self, lockdown::Lockdown, privileges::MOUNT_PROC},
-    page::{OwnPage, zero_pfn},
+    page::{self, OwnPage, ZeroFrames},
     process::{Pagemap, Process, frame_flags, frame_mapcount, maps, raise_open_files},
     render::{DoctorText, Output},
     translate::page::Decoder,
@@ -182,7 +182,7 @@ impl Asked {
         };
         let decoder = Decoder {
             paging: None,
-            zero_pfn: zero_pfn().ok().flatten(),
+            zero: ZeroFrames::learn().unwrap_or(ZeroFrames::UNKNOWN),
         };
         let mut page = decoder.page(*va, Some(*word), None);
         let mapped = word.pfn();
@@ -191,19 +191,27 @@ impl Asked {
         if let Some(flags) = flags {
             page.add_frame(flags);
         }
-        let flags = flags.filter(|_| mapped.is_some());
+        let flags = flags.filter(|_| mapped.is_some()).map(page::believed);
         let mapcount = mapped.and_then(|pfn| frame_mapcount(pfn).ok());
         Some(PageFacts::new(page.state, flags, mapcount, mapping))
     }
 }
 
-/// Whether the direct map holds the address, asked of an eBPF program; only for RAM.
-fn direct_mapped(facts: &Facts, target: &Target, tracing: &mut Tracing) -> Option<bool> {
+/// How the direct map holds the address, asked of an eBPF program; only for RAM.
+fn direct_mapped(facts: &Facts, target: &Target, tracing: &mut Tracing) -> Option<DirectMapped> {
     let pa = target
         .pa
         .filter(|_| doctor::address::is_ram(facts, target))?;
-    let found = tracing.carrier.as_mut()?.read_physical(pa).ok()?;
-    Some(found.is_some())
+    let (carrier, direct_map) = tracing.carrier.as_mut()?;
+    if carrier.read_physical(pa).ok()?.is_none() {
+        return Some(DirectMapped::No);
+    }
+    let pfn = Pfn(pa.0 >> PAGE_SHIFT);
+    let walk = carrier.walk_own(direct_map.address(pfn)).ok()?;
+    Some(match direct_map.entry(pfn, &walk)?.is_writable() {
+        true => DirectMapped::Yes,
+        false => DirectMapped::ReadOnly,
+    })
 }
 
 /// /proc/kcore shows physical memory for reading, also where /dev/mem does not (fs/proc/kcore.c).

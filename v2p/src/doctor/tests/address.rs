@@ -164,10 +164,20 @@ fn a_secret_page_is_not_direct_mapped() {
     assert_eq!(answers(&opened(), &secret)[..2], [efault, crash]);
     let seen = Target {
         mapping: Some("[heap]".to_owned()),
-        direct_mapped: Some(false),
+        direct_mapped: Some(DirectMapped::No),
         ..secret
     };
     assert_eq!(answers(&opened(), &seen)[0], efault);
+}
+
+#[test]
+fn what_the_direct_map_has_to_be_read_alone_is_not_written() {
+    let text = Target {
+        direct_mapped: Some(DirectMapped::ReadOnly),
+        ..address(0x1000_0000)
+    };
+    let crash = Answer::Denied(Id::NotDirectMapped, None);
+    assert_eq!(answers(&opened(), &text)[..2], [Answer::Allowed, crash]);
 }
 
 #[test]

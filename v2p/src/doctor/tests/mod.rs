@@ -9,7 +9,7 @@ use v2p_common::PhysAddr;
 use super::{
     check::{Access, Check, Errno, Id},
     checks,
-    facts::{Device, Facts, Node, Target, User},
+    facts::{Device, DirectMapped, Facts, Node, Target, User},
     predict::{Answer, predict},
 };
 use crate::kernel::{
@@ -101,7 +101,7 @@ pub(in crate::doctor) fn address(pa: u64) -> Target {
         pa: Some(PhysAddr(pa)),
         is_page: false,
         is_own: false,
-        direct_mapped: Some(true),
+        direct_mapped: Some(DirectMapped::Yes),
         ..own_page()
     }
 }

@@ -34,7 +34,7 @@ fn taken(tid: u32, seq: u64) -> Event {
 }
 
 fn weighing() -> Ledger {
-    Ledger::new(None, PAGING).weighing_contests(true)
+    Ledger::new(ZeroFrames::UNKNOWN, PAGING).weighing_contests(true)
 }
 
 fn seeing(pfn: u64) -> Ledger {
@@ -157,7 +157,7 @@ fn where_removals_are_not_seen_any_other_thread_may_have_been_at_one() {
 
 #[test]
 fn where_nothing_is_read_again_removals_are_believed() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.apply(&touched(1, 2));
     assert_eq!(ledger.apply(&taken(TAKES, 2)).len(), 1);
 }

@@ -52,7 +52,7 @@ fn a_page_that_came_from_where_nobody_asked_came_by_the_remap() {
         start: VA.0,
         end: VA.0 + PAGE_SIZE,
     }];
-    let mut ledger = Ledger::new(None, PAGING).limited_to(&asked);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).limited_to(&asked);
     assert!(ledger.apply(&moved_here(ELSEWHERE, 0)).is_empty());
     let moves = reread(&mut ledger, &[word(0, 100)]);
     assert_eq!(moves.len(), 1, "{moves:?}");
@@ -68,7 +68,7 @@ fn a_page_that_came_from_where_nobody_asked_came_by_the_remap() {
 
 #[test]
 fn a_remap_told_late_does_not_carry_away_what_came_since() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VirtAddr(ELSEWHERE), PagemapWord(1 << 63 | 100), false);
     // Another thread has mapped the old place anew, and touched it.
     let came = ledger.apply(&fault(VirtAddr(ELSEWHERE), pte(300), 0));
@@ -82,7 +82,7 @@ fn a_remap_told_late_does_not_carry_away_what_came_since() {
 
 #[test]
 fn what_a_remap_told_late_came_to_lie_on_is_replaced_by_it() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
     ledger.apply(&moved_here(ELSEWHERE, remap::LATE));
     let moves = reread(&mut ledger, &[word(0, 100)]);
@@ -98,7 +98,7 @@ fn what_is_taken_down_with_its_address_space_waits_for_the_reason() {
     let read = 17;
     let exec = 59;
     for (call, goes) in [(read, 0), (exec, 1)] {
-        let mut ledger = Ledger::new(None, PAGING).seeing_removals(true);
+        let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).seeing_removals(true);
         ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
         let detail = zap::WHOLE | zap::DYING | call;
         let moves = ledger.apply(&Event::Look(look(how::ZAP, 1, detail)));
@@ -115,7 +115,7 @@ fn what_is_taken_down_with_its_address_space_waits_for_the_reason() {
 
 #[test]
 fn the_first_page_of_a_merge_keeps_its_frame_and_is_merged_too() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
     assert!(
         ledger
@@ -130,7 +130,7 @@ fn the_first_page_of_a_merge_keeps_its_frame_and_is_merged_too() {
 fn a_file_page_that_a_split_takes_out_is_not_reclaimed() {
     for (is_bad, cause) in [(false, Cause::Unknown), (true, Cause::Poison)] {
         let bad: fn(Pfn) -> bool = if is_bad { |_| true } else { |_| false };
-        let mut ledger = Ledger::new(None, PAGING).knowing_bad_frames(bad);
+        let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).knowing_bad_frames(bad);
         ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
         let moves = ledger.apply(&found(how::UNMAP_ONE, memory::FORCED, 0, 0));
         assert_eq!((moves[0].to, moves[0].cause), (PageState::Absent, cause));
@@ -139,7 +139,7 @@ fn a_file_page_that_a_split_takes_out_is_not_reclaimed() {
 
 #[test]
 fn who_reads_a_page_that_was_collapsed_did_not_copy_it() {
-    let mut ledger = Ledger::new(None, PAGING).seeing_removals(true);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).seeing_removals(true);
     block(&mut ledger, 1000);
     let pages = BLOCK_PAGES as u64;
     assert!(
@@ -155,7 +155,7 @@ fn who_reads_a_page_that_was_collapsed_did_not_copy_it() {
 #[test]
 fn what_somebody_needed_and_found_replaced_has_no_cause_where_removals_are_not_seen() {
     for (sees, cause) in [(true, Cause::Cow), (false, Cause::Unknown)] {
-        let mut ledger = Ledger::new(None, PAGING).seeing_removals(sees);
+        let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).seeing_removals(sees);
         ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
         let moves = ledger.apply(&found(how::FILL, 0, pte(200), 0));
         assert_eq!(moves[0].cause, cause);
@@ -165,7 +165,7 @@ fn what_somebody_needed_and_found_replaced_has_no_cause_where_removals_are_not_s
 #[test]
 fn a_collapse_that_may_not_have_been_explains_only_what_looks_like_one() {
     for (detail, cause) in [(0, Cause::Collapse), (collapse::PERHAPS, Cause::SwapIn)] {
-        let mut ledger = Ledger::new(None, PAGING);
+        let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
         ledger.seed(VA, PagemapWord(1 << 62), false);
         let pages = BLOCK_PAGES as u64;
         ledger.apply(&Event::Look(look(how::COLLAPSE, pages, detail)));
@@ -180,7 +180,7 @@ fn a_huge_page_of_which_one_page_is_asked_about_is_copied_not_collapsed() {
         start: VA.0 + 7 * PAGE_SIZE,
         end: VA.0 + 8 * PAGE_SIZE,
     }];
-    let mut ledger = Ledger::new(None, PAGING)
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING)
         .limited_to(&asked)
         .seeing_removals(true);
     block(&mut ledger, 512 * 4);
@@ -201,7 +201,7 @@ fn a_page_that_comes_back_in_the_same_frame_was_away() {
         (PageState::Absent, present(7), Cause::FirstTouch),
     ];
     let on_nothing = fault_of(fault::EMPTY, pte(7), 0);
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
     // What is not known to have been away is not told.
     assert!(ledger.apply(&discarded()).is_empty());
@@ -220,7 +220,7 @@ fn a_page_that_comes_back_in_the_same_frame_was_away() {
 
 #[test]
 fn with_more_threads_a_page_that_comes_back_in_the_same_frame_is_not_told() {
-    let mut ledger = Ledger::new(None, PAGING).weighing_contests(true);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).weighing_contests(true);
     ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
     let mut discarded = look(how::ZAP, 1, 28);
     discarded.header.tid += 1;
@@ -230,7 +230,7 @@ fn with_more_threads_a_page_that_comes_back_in_the_same_frame_is_not_told() {
 
 #[test]
 fn a_page_that_is_gone_again_by_the_end_of_its_fault_is_known_to_be() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
     assert!(ledger.apply(&Event::Look(look(how::ZAP, 1, 28))).is_empty());
     let gone = ledger.apply(&fault(VA, 0, 0));
@@ -269,7 +269,7 @@ fn gone() -> Event {
 fn what_was_done_before_a_page_came_did_not_take_it_away() {
     const MUNMAP: u64 = 11;
     for (unmapped, came, cause) in [(1, 2, Cause::Exit), (2, 1, Cause::Unmap)] {
-        let mut ledger = Ledger::new(None, PAGING);
+        let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
         let mut events = [
             numbered(Event::Look(look(how::ZAP, 1, MUNMAP)), unmapped),
             numbered(fault(VA, pte(100), 0), came),
@@ -288,7 +288,7 @@ fn what_was_done_before_a_page_came_did_not_take_it_away() {
 
 #[test]
 fn an_exec_brings_its_stack_alone() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     let exec = event::Exec {
         header: header(event::kind::EXEC),
         ..event::Exec::default()
@@ -324,7 +324,7 @@ fn told(moves: &[Move]) -> Vec<(u64, Cause)> {
 
 #[test]
 fn what_is_filled_in_after_a_discard_is_no_copy() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     two_pages(&mut ledger);
     ledger.apply(&discarded(3, 0));
     ledger.apply(&numbered(Event::Look(look(how::FILL, 2, 0)), 4));
@@ -335,7 +335,7 @@ fn what_is_filled_in_after_a_discard_is_no_copy() {
 #[test]
 fn a_call_that_failed_is_believed_where_the_page_is_gone() {
     for (is_read, cause) in [(false, Cause::Exit), (true, Cause::Discard)] {
-        let mut ledger = Ledger::new(None, PAGING);
+        let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
         two_pages(&mut ledger);
         ledger.apply(&discarded(3, zap::PERHAPS));
         let moves = match is_read {
@@ -349,7 +349,7 @@ fn a_call_that_failed_is_believed_where_the_page_is_gone() {
 #[test]
 fn a_page_goes_once_by_what_was_done_first() {
     const MUNMAP: u64 = 11;
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     two_pages(&mut ledger);
     ledger.apply(&discarded(3, 0));
     ledger.apply(&numbered(Event::Look(look(how::ZAP, 2, MUNMAP)), 4));
@@ -359,7 +359,7 @@ fn a_page_goes_once_by_what_was_done_first() {
 
 #[test]
 fn a_child_does_not_have_what_its_parent_discarded() {
-    let mut parent = Ledger::new(None, PAGING);
+    let mut parent = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     two_pages(&mut parent);
     parent.apply(&discarded(3, 0));
     let first = VA.page_number();
@@ -371,7 +371,7 @@ fn a_child_does_not_have_what_its_parent_discarded() {
 
 #[test]
 fn a_huge_page_may_come_back_in_the_frames_that_it_had() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     block(&mut ledger, 512);
     let len = BLOCK_PAGES as u64;
     ledger.apply(&Event::Look(look(how::ZAP, len, MADVISE)));

@@ -20,6 +20,10 @@ const PAGING: Paging = Paging {
     physical_mask: (1 << 52) - 1,
 };
 const VA: VirtAddr = VirtAddr(0x7f00_0000_0000);
+const ZERO: ZeroFrames = ZeroFrames {
+    page: Some(Pfn(5)),
+    huge: None,
+};
 
 fn header(kind: u32) -> event::Header {
     event::Header {
@@ -72,7 +76,7 @@ fn present(pfn: u64) -> PageState {
 
 #[test]
 fn a_migration_is_one_move_with_old_and_new_frame_and_the_mover() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
     assert!(ledger.apply(&set(VA, 100)).is_empty());
     let moves = ledger.apply(&remove(VA, 200));
@@ -85,7 +89,7 @@ fn a_migration_is_one_move_with_old_and_new_frame_and_the_mover() {
 
 #[test]
 fn an_aborted_migration_is_no_move() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
     ledger.apply(&set(VA, 100));
     assert!(ledger.apply(&remove(VA, 100)).is_empty());
@@ -93,7 +97,7 @@ fn an_aborted_migration_is_no_move() {
 
 #[test]
 fn the_old_frame_is_the_events_even_where_the_ledger_was_behind() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
     let gap = ledger.apply(&set(VA, 100));
     assert_eq!((gap[0].from, gap[0].to), (present(7), present(100)));
@@ -103,7 +107,7 @@ fn the_old_frame_is_the_events_even_where_the_ledger_was_behind() {
 
 #[test]
 fn a_fault_that_finds_a_huge_page_where_base_pages_were_did_not_make_it() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     for i in 0..512 {
         ledger.seed(
             VirtAddr(VA.0 + i * PAGE_SIZE),
@@ -120,7 +124,7 @@ fn a_fault_that_finds_a_huge_page_where_base_pages_were_did_not_make_it() {
 
 #[test]
 fn a_fault_on_nothing_is_a_first_touch_and_a_second_one_is_silent() {
-    let mut ledger = Ledger::new(Some(Pfn(5)), PAGING);
+    let mut ledger = Ledger::new(ZERO, PAGING);
     let moves = ledger.apply(&fault(VA, pte(5), 0));
     assert_eq!(
         (moves[0].cause, moves[0].to),
@@ -136,14 +140,14 @@ fn a_fault_on_nothing_is_a_first_touch_and_a_second_one_is_silent() {
 
 #[test]
 fn a_frame_that_changed_without_a_word_is_not_called_copy_on_write() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
     assert_eq!(ledger.apply(&fault(VA, pte(9), 0))[0].cause, Cause::Unknown);
 }
 
 #[test]
 fn a_huge_fault_is_one_move_of_512_pages() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     let inside = VirtAddr(VA.0 + 0x3123);
     let moves = ledger.apply(&fault(inside, 0x4000_0000 | 0xe7, 1));
     assert_eq!(moves.len(), 1);
@@ -176,7 +180,7 @@ fn look(how: u32, pages: u64, detail: u64) -> event::Look {
 
 #[test]
 fn a_zap_takes_what_is_there_and_the_call_names_the_cause() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     for i in [0, 1, 3] {
         let va = VirtAddr(VA.0 + i * PAGE_SIZE);
         ledger.seed(va, PagemapWord(1 << 63 | (100 + i)), false);
@@ -197,7 +201,7 @@ fn what_a_kernel_thread_takes_has_no_cause_unless_it_is_the_oom_reaper() {
         (b"kworker/0:1\0\0\0\0\0", Cause::Unknown),
         (b"oom_reaper\0\0\0\0\0\0", Cause::Exit),
     ] {
-        let mut ledger = Ledger::new(None, PAGING);
+        let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
         ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
         let mut zap = look(how::ZAP, 1, zap::WHOLE | zap::NO_CALL);
         zap.header.comm = *comm;
@@ -213,7 +217,7 @@ fn an_address_space_that_somebody_else_had_last_ends_by_nobody() {
         (1, Cause::Exec, true),
         (2, Cause::Exit, false),
     ] {
-        let mut ledger = Ledger::new(None, PAGING);
+        let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
         ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
         let gone = event::Number {
             header: header(event::kind::MM_GONE),
@@ -226,7 +230,7 @@ fn an_address_space_that_somebody_else_had_last_ends_by_nobody() {
 
 #[test]
 fn a_page_that_goes_while_it_moves_leaves_nothing_behind() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
     ledger.apply(&set(VA, 100));
     assert_eq!(ledger.in_transit.len(), 1);
@@ -236,14 +240,14 @@ fn a_page_that_goes_while_it_moves_leaves_nothing_behind() {
 
 #[test]
 fn a_replaced_page_is_copy_on_write_where_it_was_there_when_the_fault_came() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
     let Event::Fault(mut f) = fault(VA, pte(9), 0) else {
         unreachable!()
     };
     f.flags = fault::PROTECTION;
     assert_eq!(ledger.apply(&Event::Fault(f))[0].cause, Cause::Cow);
-    let mut seeing = Ledger::new(None, PAGING).seeing_removals(true);
+    let mut seeing = Ledger::new(ZeroFrames::UNKNOWN, PAGING).seeing_removals(true);
     seeing.seed(VA, PagemapWord(1 << 63 | 7), false);
     assert_eq!(seeing.apply(&fault(VA, pte(9), 0))[0].cause, Cause::Cow);
     seeing.seed(VA, PagemapWord(1 << 63 | 7), true);
@@ -255,7 +259,7 @@ fn a_replaced_page_is_copy_on_write_where_it_was_there_when_the_fault_came() {
 
 #[test]
 fn a_remap_is_what_went_and_what_came_with_the_same_frames() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
     let mut remap = look(how::REMAP, 2, 0);
     remap.other = VA.0 + 64 * PAGE_SIZE;
@@ -268,7 +272,7 @@ fn a_remap_is_what_went_and_what_came_with_the_same_frames() {
 
 #[test]
 fn the_end_takes_everything_by_its_cause() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
     let gone = event::Number {
         header: header(event::kind::MM_GONE),
@@ -280,7 +284,7 @@ fn the_end_takes_everything_by_its_cause() {
 
 #[test]
 fn a_page_that_was_never_seen_to_come_is_a_gap_that_is_told() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     let moves = ledger.apply(&set(VA, 7));
     assert_eq!((moves.len(), moves[0].to), (1, present(7)));
     assert_eq!(moves[0].proof, Proof::Reconciled);
@@ -289,7 +293,7 @@ fn a_page_that_was_never_seen_to_come_is_a_gap_that_is_told() {
 
 #[test]
 fn an_entry_that_went_without_an_event_does_not_name_the_old_frame() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
     ledger.apply(&set(VA, 7));
     ledger.apply(&fault(VA, pte(50), 0));
@@ -304,7 +308,7 @@ fn what_is_not_asked_about_does_not_enter() {
         start: VA.0 + PAGE_SIZE,
         end: VA.0 + 3 * PAGE_SIZE,
     };
-    let mut ledger = Ledger::new(None, PAGING).limited_to(&[range]);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).limited_to(&[range]);
     assert!(ledger.apply(&fault(VA, pte(7), 0)).is_empty());
     let moves = ledger.apply(&fault(VA, 0x4000_0000 | 0xe7, 1));
     assert_eq!(
@@ -316,7 +320,7 @@ fn what_is_not_asked_about_does_not_enter() {
 
 #[test]
 fn neighbours_with_the_same_story_are_one_move() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     let words: Vec<_> = (0..4).map(|i| word(i, 50 + i)).collect();
     let moves = reread(&mut ledger, &words);
     assert_eq!((moves.len(), moves[0].pages), (1, 4));
@@ -324,7 +328,7 @@ fn neighbours_with_the_same_story_are_one_move() {
 
 #[test]
 fn what_was_discarded_just_before_the_end_is_a_discard() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
     ledger.seed(VirtAddr(VA.0 + PAGE_SIZE), PagemapWord(1 << 63 | 8), false);
     ledger.apply(&Event::Look(look(how::ZAP, 1, 28)));

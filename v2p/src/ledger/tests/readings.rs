@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn comparing_finds_what_changed_and_what_went() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     let next = VirtAddr(VA.0 + PAGE_SIZE);
     ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
     ledger.seed(next, PagemapWord(1 << 63 | 8), false);
@@ -23,16 +23,16 @@ fn comparing_finds_what_changed_and_what_went() {
 
 #[test]
 fn a_page_in_transit_from_its_own_frame_has_not_moved() {
-    let mut ledger = Ledger::new(None, PAGING);
-    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
-    let under_way = (VA.page_number(), PagemapWord(1 << 62 | 7 << 5 | 28));
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 700), false);
+    let under_way = (VA.page_number(), PagemapWord(1 << 62 | 700 << 5 | 28));
     assert!(reread(&mut ledger, &[under_way]).is_empty());
-    assert!(ledger.apply(&fault(VA, migration_entry(7), 0)).is_empty());
+    assert!(ledger.apply(&fault(VA, migration_entry(700), 0)).is_empty());
 }
 
 #[test]
 fn a_page_that_an_event_tells_of_after_the_reading_is_left_to_it() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     let first = VA.page_number();
     ledger.compare(first..first + 512, &[word(0, 7), word(1, 8)]);
     let moves = ledger.apply(&fault(VA, pte(7), 0));
@@ -44,7 +44,7 @@ fn a_page_that_an_event_tells_of_after_the_reading_is_left_to_it() {
 
 #[test]
 fn after_a_loss_a_replaced_page_has_no_cause_until_all_was_read_again() {
-    let mut ledger = Ledger::new(None, PAGING).seeing_removals(true);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).seeing_removals(true);
     ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
     ledger.missed();
     assert_eq!(ledger.apply(&fault(VA, pte(9), 0))[0].cause, Cause::Unknown);
@@ -59,7 +59,7 @@ fn after_a_loss_a_replaced_page_has_no_cause_until_all_was_read_again() {
 
 #[test]
 fn a_zap_that_spares_some_is_read_again_and_explains_what_went() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
     ledger.seed(VirtAddr(VA.0 + PAGE_SIZE), PagemapWord(1 << 63 | 8), false);
     let truncate = Event::Look(look(how::ZAP, 2, 77));
@@ -77,7 +77,7 @@ fn a_zap_that_spares_some_is_read_again_and_explains_what_went() {
 
 #[test]
 fn what_was_discarded_and_touched_again_before_the_reading_is_two_moves() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
     ledger.apply(&Event::Look(look(how::ZAP, 1, 28)));
     let moves = ledger.apply(&fault(VA, pte(9), 0));
@@ -93,7 +93,7 @@ fn what_was_discarded_and_touched_again_before_the_reading_is_two_moves() {
 
 #[test]
 fn what_happened_before_the_seeding_is_not_told_again() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 9), false);
     ledger.seeded(VA.page_number()..VA.page_number() + 1, 1000);
     let at = |mut event: Event, t_ns| {
@@ -114,7 +114,7 @@ fn what_happened_before_the_seeding_is_not_told_again() {
 
 #[test]
 fn a_migration_under_way_at_the_seeding_is_one_move() {
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 62 | 7 << 5 | 28), false);
     ledger.seeded(VA.page_number()..VA.page_number() + 1, 1000);
     let Event::MigrationSet(mut begin) = set(VA, 7) else {

@@ -13,7 +13,7 @@ const MUNMAP: u64 = 11;
 /// A ledger that sees removals, in which the page at `VA` and its neighbour lie in frames 100 and 101, and have gone to swap as one
 /// folio.
 fn swapped_out() -> Ledger {
-    let mut ledger = Ledger::new(None, PAGING).seeing_removals(true);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).seeing_removals(true);
     for i in 0..2 {
         let va = VirtAddr(VA.0 + i * PAGE_SIZE);
         ledger.seed(va, PagemapWord(1 << 63 | (100 + i)), false);
@@ -69,7 +69,7 @@ fn what_went_to_swap_before_the_end_or_its_unmapping_did_that_first() {
 
 #[test]
 fn what_was_given_to_be_freed_is_discarded() {
-    let mut ledger = Ledger::new(None, PAGING).seeing_removals(true);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).seeing_removals(true);
     ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
     ledger.apply(&Event::Look(look(how::UNMAP_ONE, 2, memory::FREED)));
     let told = ledger.apply(&fault(VA, pte(300), 0));
@@ -82,7 +82,7 @@ fn what_was_given_to_be_freed_is_discarded() {
 
 #[test]
 fn a_collapse_that_names_its_huge_page_is_told_before_what_follows() {
-    let mut ledger = Ledger::new(None, PAGING).seeing_removals(true);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).seeing_removals(true);
     ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
     let collapse = event::Look {
         entry: pte(512 * 9) | 1 << 7,
@@ -104,7 +104,7 @@ fn a_collapse_somewhere_explains_what_lies_in_a_whole_huge_page() {
         (&whole[..], Cause::Collapse),
         (&whole[..511], Cause::FirstTouch),
     ] {
-        let mut ledger = Ledger::new(None, PAGING);
+        let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
         ledger.apply(&Event::Look(look(how::COLLAPSE, 4096, 0)));
         let told = reread(&mut ledger, words);
         assert!(told.iter().all(|m| m.cause == cause), "{cause:?}: {told:?}");
@@ -113,7 +113,7 @@ fn a_collapse_somewhere_explains_what_lies_in_a_whole_huge_page() {
 
 #[test]
 fn what_may_have_been_merged_is_not_told_as_a_copy_of_what_it_was() {
-    let mut ledger = Ledger::new(None, PAGING).seeing_removals(true);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).seeing_removals(true);
     ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
     ledger.apply(&Event::Look(look(how::KSM_MERGE, 64, 0)));
     let mut write = fault(VA, pte(300), 0);
@@ -133,19 +133,19 @@ fn after_a_loss_what_a_page_was_is_not_known() {
         event
     };
     for (flags, cause) in [(0, Cause::Unknown), (fault::EMPTY, Cause::FirstTouch)] {
-        let mut ledger = Ledger::new(None, PAGING);
+        let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
         ledger.missed();
         assert_eq!(ledger.apply(&with(flags))[0].cause, cause);
     }
     // The fault itself says that there was one, of which nobody told.
-    let mut ledger = Ledger::new(None, PAGING);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     let told = ledger.apply(&with(fault::PROTECTION));
     assert_eq!(told[0].cause, Cause::Unknown);
 }
 
 #[test]
 fn what_lies_across_two_pages_speaks_for_neither_alone() {
-    let mut ledger = Ledger::new(None, PAGING).seeing_removals(true);
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).seeing_removals(true);
     let across = event::Look {
         va: VA.0 + PAGE_SIZE - 4,
         len: 8,

@@ -7,6 +7,7 @@ use v2p_common::{
 };
 
 use crate::{
+    page::{self, ZeroFrames},
     process::FrameFlags,
     state::{PageState, SwapPlace, Verdict},
 };
@@ -62,17 +63,24 @@ impl Marks {
 pub struct Decoder {
     /// The tables' layout; `None`: no walk.
     pub paging: Option<Paging>,
-    /// The frame of the shared zero page, where it is known.
-    pub zero_pfn: Option<Pfn>,
+    /// The frames of zeros.
+    pub zero: ZeroFrames,
 }
 
-/// Swap types below this are swap devices on every kernel: at most nine of the 32 are special
-/// (include/linux/swap.h: marker, device-private, migration, poison; 6.1 to 7.3).
-const FIRST_SPECIAL: u8 = 23;
-/// Always the last (SWP_PTE_MARKER).
-const MARKER: u8 = 31;
+/// Swap types below this are swap devices on every kernel: at most ten of the 32 are special (include/linux/swap.h: marker, device-private,
+/// migration, poison, and up to 6.1 a failed swap-in; 6.1 to 7.3).
+const FIRST_SPECIAL: u8 = 22;
+/// The last type: a marker (SWP_PTE_MARKER) from 6.2 on, and up to 6.1 a page whose swap-in failed (SWP_SWAPIN_ERROR), with its old frame.
+const LAST: u8 = 31;
+/// A special entry whose offset is below it is a marker, whose offset are bits: no page of a process lies below 1 MiB.
+const LOW_FRAME: u64 = 256;
 const MARKER_POISONED: u64 = 1 << 1;
 const MARKER_GUARD: u64 = 1 << 2;
+
+/// Whether an entry in swap form is a marker.
+const fn is_marker(kind: u8, offset: u64) -> bool {
+    kind >= FIRST_SPECIAL && offset < LOW_FRAME
+}
 
 impl Decoder {
     /// The state that pagemap's word gives.
@@ -105,6 +113,8 @@ impl Decoder {
             }
             EntryState::SwapEntry { kind, offset } => {
                 let huge = level.page_size().filter(|_| level != Level::Pte);
+                // What is not a marker counts its pages.
+                let inside = if is_marker(kind, offset) { 0 } else { inside };
                 let state = self.swap_form(kind, offset.wrapping_add(inside));
                 (state, huge.map(v2p_common::PageSize::bytes))
             }
@@ -113,7 +123,7 @@ impl Decoder {
     }
 
     fn present(&self, pfn: Pfn) -> PageState {
-        if self.zero_pfn == Some(pfn) {
+        if self.zero.has(pfn) {
             PageState::Zero
         } else {
             PageState::Present { pfn }
@@ -124,10 +134,13 @@ impl Decoder {
         match kind {
             // Without CAP_SYS_ADMIN both are withheld; slot 0 of a device holds its header, never a page.
             0 if offset == 0 => PageState::Swapped { swap: None },
-            MARKER if offset & MARKER_GUARD != 0 => PageState::Guard,
-            MARKER if offset & MARKER_POISONED != 0 => PageState::Poisoned,
-            // A marker that write protection was asked for: nothing is there.
-            MARKER => PageState::Absent,
+            _ if is_marker(kind, offset) => match offset {
+                bits if bits & MARKER_GUARD != 0 => PageState::Guard,
+                bits if bits & MARKER_POISONED != 0 => PageState::Poisoned,
+                // That write protection was asked for: nothing is there.
+                _ => PageState::Absent,
+            },
+            LAST => PageState::Poisoned,
             _ if kind < FIRST_SPECIAL => PageState::Swapped {
                 swap: Some(SwapPlace {
                     device: kind,
@@ -274,7 +287,7 @@ impl Page {
             PageState::Present { pfn } if flags.has(FrameFlags::NOPAGE) => {
                 self.state = PageState::Device { pfn }
             }
-            PageState::Present { .. } => self.frame = Some(flags),
+            PageState::Present { .. } => self.frame = Some(page::believed(flags)),
             _ => {}
         }
     }

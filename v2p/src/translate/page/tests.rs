@@ -7,7 +7,10 @@ const DECODER: Decoder = Decoder {
         levels: 4,
         physical_mask: (1 << 52) - 1,
     }),
-    zero_pfn: Some(Pfn(5)),
+    zero: ZeroFrames {
+        page: Some(Pfn(5)),
+        huge: None,
+    },
 };
 const VA: VirtAddr = VirtAddr(0x7f00_0000_3000);
 
@@ -52,10 +55,13 @@ fn swap_the_zero_page_guards_and_poison_are_told_apart() {
         (word(31, 4), swap_entry(31, 4), PageState::Guard),
         (word(31, 2), swap_entry(31, 2), PageState::Poisoned),
         (word(31, 1), swap_entry(31, 1), PageState::Absent),
+        // On 6.1 a marker has the last type but one, and the last is a failed swap-in, with its old frame.
+        (word(30, 1), swap_entry(30, 1), PageState::Absent),
+        (word(31, 777), swap_entry(31, 777), PageState::Poisoned),
         (
-            word(28, 77),
-            swap_entry(28, 77),
-            PageState::Migrating { pfn: Pfn(77) },
+            word(28, 777),
+            swap_entry(28, 777),
+            PageState::Migrating { pfn: Pfn(777) },
         ),
         (0, Entry(0), PageState::Absent),
     ];
@@ -117,10 +123,26 @@ fn what_pagemap_does_not_tell_of_hugetlb_the_walk_does() {
 
 #[test]
 fn the_frames_flags_tell_poison_and_devices_from_migration() {
-    let mut page = both(1 << 62 | 77 << 5 | 28, Level::Pte, swap_entry(28, 77));
-    assert_eq!(page.frame_to_ask(), Some(Pfn(77)));
+    let mut page = both(1 << 62 | 777 << 5 | 28, Level::Pte, swap_entry(28, 777));
+    assert_eq!(page.frame_to_ask(), Some(Pfn(777)));
     page.add_frame(FrameFlags::HWPOISON);
     assert_eq!(page.state, PageState::Poisoned);
+}
+
+/// Its offset are bits, not frames that go on from page to page; pagemap has no word for it.
+#[test]
+fn a_marker_of_a_huge_page_is_one_for_all_its_pages() {
+    for (bits, state) in [(1, PageState::Absent), (2, PageState::Poisoned)] {
+        for level in [Level::Pmd, Level::Pud] {
+            for page in [0, 1, 2, 3, 7] {
+                let va = VirtAddr(page << 12);
+                let (word, walked) = (PagemapWord(0), (level, swap_entry(31, bits)));
+                let page = DECODER.page(va, Some(word), Some(walked));
+                assert_eq!(DECODER.settle(page, word, walked).state, state, "{va:x?}");
+                assert_ne!(page.state, PageState::Guard);
+            }
+        }
+    }
 }
 
 #[test]

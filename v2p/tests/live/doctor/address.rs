@@ -25,6 +25,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("the_doctor_names_a_claimed_device", claimed_device),
         trial("the_doctor_names_the_driver_of_a_device", driver_s_device),
         trial("the_doctor_names_a_secret_page", secret_page),
+        trial("the_doctor_names_what_the_kernel_may_but_read", read_only),
         trial("the_doctor_looks_at_a_page_of_another", another_process),
     ]
 }
@@ -230,6 +231,29 @@ fn secret_page() -> Done {
         assert_eq!(write["check"], "not-direct-mapped", "{write}");
         assert_eq!(write["predicted_errno"], Value::Null, "{write}");
     }
+    Done::Passed
+}
+
+/// The kernel's constants: a write through /dev/mem would be an oops.
+fn read_only() -> Done {
+    if !is_expected("open") {
+        return skipped("/dev/mem does not let RAM be written here");
+    }
+    let lines = iomem();
+    let constants = lines.iter().find(|(.., name)| name == "Kernel rodata");
+    let Some((start, ..)) = constants else {
+        return skipped("/proc/iomem has no line for the kernel's constants");
+    };
+    let report = doctor(&["--pa", &format!("{start:#x}")]);
+    let verdict = report.verdict();
+    assert_eq!(verdict["read"], "allowed", "{verdict:#}");
+    assert_eq!(verdict["tried"], false, "nothing is written there");
+    let write = report.way("write");
+    assert_eq!(
+        (&write["predicted"], &write["check"]),
+        (&"denied".into(), &"not-direct-mapped".into()),
+        "{write}"
+    );
     Done::Passed
 }
 

@@ -1,11 +1,17 @@
 //! The command itself: what it prints, how it ends, and what it says to bad input.
 
-use std::{ffi::CStr, fs, io, os::unix::process::CommandExt as _, process::Output};
+use std::{
+    ffi::CStr,
+    fs, io,
+    os::unix::process::CommandExt as _,
+    process::{Output, Stdio},
+};
 
 use libtest_mimic::Trial;
 use rustix::{
     fs::{CWD, FileType, Mode, makedev, mknodat},
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    process::{Pid, Signal, kill_process},
     thread::{CapabilitySet, UnshareFlags, remove_capability_from_bounding_set, unshare_unsafe},
 };
 use serde_json::Value;
@@ -18,6 +24,8 @@ use crate::{
     trial,
 };
 
+const NEW: [u8; 8] = *b"8 bytes!";
+
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("write_lands_in_another_process_and_says_so", lands),
@@ -26,10 +34,43 @@ pub(crate) fn trials() -> Vec<Trial> {
             "write_says_what_is_wrong_with_its_input_in_one_line",
             bad_input,
         ),
+        trial("write_says_what_it_did_whatever_signal_comes", told_to_stop),
         trial("write_tells_a_stray_as_text", stray),
         trial("write_tells_a_stray_inside_a_huge_page", huge_stray),
         trial("write_without_dev_mem_or_with_one_for_reading", devmem),
     ]
+}
+
+/// Once something was written it has to be said.
+fn told_to_stop() -> Done {
+    if !is_open() {
+        return Done::Skipped("/dev/mem is denied on this kernel".to_owned());
+    }
+    let mut target = Target::start();
+    target.fill(va(0), PAGES);
+    let file = format!("/tmp/v2p-write-{}", std::process::id());
+    let bytes = b"8 bytes!".repeat(usize::try_from(PAGES).unwrap() * 512);
+    fs::write(&file, &bytes).unwrap();
+    let (pid, place) = (target.pid().to_string(), format!("{:#x}", va(0)));
+    let mut writer = harness::v2p()
+        .args(["write", "--json", "--pid", &pid, &place, "--file", &file])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while target.peek(va(0)) != word(NEW) && writer.try_wait().unwrap().is_none() {}
+    let process = Pid::from_child(&writer);
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        // It may have ended, and is not waited for yet.
+        kill_process(process, signal).unwrap();
+    }
+    let output = writer.wait_with_output().unwrap();
+    fs::remove_file(&file).unwrap();
+    let said = last_json(&output);
+    assert_eq!(output.status.code(), Some(0), "{said:#}");
+    assert_eq!(said["verdict"], "landed", "{said:#}");
+    assert_eq!(said["written"], bytes.len(), "{said:#}");
+    assert_eq!(target.peek(va(PAGES) - 8), word(NEW));
+    Done::Passed
 }
 
 fn write(target: &Target, va: u64, arguments: &[&str]) -> Output {
