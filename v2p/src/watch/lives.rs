@@ -6,7 +6,8 @@ use v2p_common::event::{Event, Exec, Fork};
 use super::{
     Session, State,
     family::{Gone, PATIENCE},
-    losses::{lose, missed},
+    losses::lose,
+    space::Space,
 };
 use crate::{
     exit,
@@ -21,7 +22,13 @@ impl Session<'_> {
         let Some(at) = state.family.executed(exec) else {
             return Ok(());
         };
-        self.apply(&Event::Exec(*exec), at, state)?;
+        // Where its event was taken for lost, and the way to it was found, it is told already.
+        let is_told = |space: &Space| {
+            space.mm == exec.header.mm && space.entered.is_some_and(|at| at >= exec.header.t_ns)
+        };
+        if !state.family.spaces.get(at).is_some_and(is_told) {
+            self.apply(&Event::Exec(*exec), at, state)?;
+        }
         if self.follow && exec.header.mm == 0 {
             state.family.dropped(exec.pid);
             return state.report.tell(Record::Gone {
@@ -52,7 +59,11 @@ impl Session<'_> {
             && space.is_there()
             && self.tracer.resume(exec.header.mm)
         {
-            missed(state);
+            // Until now they reported of none.
+            let since = Process::open(exec.pid)
+                .ok()
+                .and_then(|process| since(&process, exec));
+            lose(since.unwrap_or(0).max(1), state)?;
         }
         // Its number may be another's by now, whose pages they would be.
         if !self.follow
@@ -74,8 +85,7 @@ impl Session<'_> {
         if !self.tracer.hears_faults() || !self.tracer.was_live(exec) {
             return Ok(());
         }
-        let now = process.ok().and_then(|process| process.faults());
-        let lost = now.map(|now| now.saturating_sub(exec.faults));
+        let lost = process.ok().and_then(|process| since(&process, exec));
         let many = match (attached, lost) {
             (Err(e), _) => format!("its faults are not told any more: {e:#}"),
             (Ok(()), Some(lost)) => format!("{lost} faults at most are not told"),
@@ -182,4 +192,9 @@ impl Session<'_> {
         }
         Ok(())
     }
+}
+
+/// Faults that a process has taken since this exec.
+fn since(process: &Process, exec: &Exec) -> Option<u64> {
+    Some(process.faults()?.saturating_sub(exec.faults))
 }

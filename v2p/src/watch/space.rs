@@ -33,6 +33,8 @@ pub(super) struct Space {
     pub(super) merged: Merged,
     /// The event that told its end, where an exec or the end of the process may have made it: somebody else may have held it last.
     pub(super) gone: Option<Number>,
+    /// When the way to it was found without an event.
+    pub(super) entered: Option<u64>,
     /// When the last reading began.
     pub(super) read_ns: u64,
     /// It was read in this turn: events that are in the reading already may not have come yet.
@@ -51,6 +53,7 @@ impl Space {
             pagemap: None,
             merged: Merged::of(pid),
             gone: None,
+            entered: None,
             read_ns: 0,
             fresh: false,
         }

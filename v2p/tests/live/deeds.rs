@@ -59,6 +59,13 @@ pub(crate) fn obey(command: &str, rest: &str) -> Option<u64> {
             }
             1
         }
+        ("discard", [start, pages, times]) => {
+            for _ in 0..*times {
+                let arguments = [*start, pages * PAGE, MADV_DONTNEED];
+                call(libc::SYS_madvise.cast_unsigned(), &arguments);
+            }
+            1
+        }
         ("shuttle", [start, seconds]) => shuttle(*start, *seconds),
         ("touch", [start]) => {
             // SAFETY: the test has mapped it.

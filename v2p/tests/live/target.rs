@@ -261,6 +261,11 @@ impl Target {
         self.order(&format!("fill {start} {pages}"));
     }
 
+    /// Has it throw pages away, so many times, whether there are any or not.
+    pub(crate) fn discard(&mut self, start: u64, pages: u64, times: u64) {
+        self.order(&format!("discard {start} {pages} {times}"));
+    }
+
     /// Has it write to every page and throw all of them away, so many times.
     pub(crate) fn churn(&mut self, start: u64, pages: u64, times: u64) {
         self.order(&format!("churn {start} {pages} {times}"));
