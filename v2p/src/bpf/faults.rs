@@ -62,6 +62,8 @@ impl FaultKind {
 #[derive(Default)]
 pub(super) struct FaultEvents {
     counters: Vec<(FaultKind, Counter)>,
+    /// What those counted that were taken off.
+    counted: u64,
     /// Whether a thread may have inherited one before there was a program on it. A child that was forked in those microseconds may
     /// have too, which nobody sees: its faults are counted as left out.
     inherited_early: bool,
@@ -108,6 +110,22 @@ impl FaultEvents {
         Ok(())
     }
 
+    /// How many there are.
+    pub(super) const fn len(&self) -> usize {
+        self.counters.len()
+    }
+
+    /// Takes all but the first `kept` off, and with them those that children and threads inherited.
+    pub(super) fn keep(&mut self, kept: usize) {
+        let at = kept.min(self.counters.len());
+        for (kind, mut counter) in self.counters.drain(at..) {
+            // What cannot be stopped or read has counted nothing that anybody waits for.
+            if counter.disable().is_ok() && kind != FaultKind::Begins {
+                self.counted += counter.read().unwrap_or(0);
+            }
+        }
+    }
+
     /// To be said where threads were started while events were attached.
     pub(super) const fn may_be_inherited_early(&mut self) {
         self.inherited_early = true;
@@ -116,7 +134,7 @@ impl FaultEvents {
     /// Stops all: no program runs that was not under way before. How many faults were to be told; `None`: not known,
     /// since some may have counted before there was a program on them.
     pub(super) fn stop(&mut self) -> Option<u64> {
-        let mut sum = 0;
+        let mut sum = self.counted;
         for (kind, counter) in &mut self.counters {
             counter.disable().ok()?;
             if *kind != FaultKind::Begins {

@@ -273,6 +273,16 @@ impl Programs {
         })
     }
 
+    /// How many events of [`Self::attach_faults`] there are.
+    pub const fn fault_events(&self) -> usize {
+        self.faults.len()
+    }
+
+    /// Takes those off again that came after the first `kept`, and what was inherited from them.
+    pub fn drop_fault_events(&mut self, kept: usize) {
+        self.faults.keep(kept);
+    }
+
     /// To be said where threads were started while [`Self::attach_faults`] was at work.
     pub const fn threads_came(&mut self) {
         self.faults.may_be_inherited_early();
