@@ -207,7 +207,8 @@ fn direct_mapped(facts: &Facts, target: &Target, tracing: &mut Tracing) -> Optio
         return Some(DirectMapped::No);
     }
     let pfn = Pfn(pa.0 >> PAGE_SHIFT);
-    let walk = carrier.walk_own(direct_map.address(pfn)).ok()?;
+    let own = Pagemap::of_self().ok()?;
+    let walk = carrier.walk(&own, direct_map.address(pfn)).ok()??;
     Some(match direct_map.entry(pfn, &walk)?.is_writable() {
         true => DirectMapped::Yes,
         false => DirectMapped::ReadOnly,
