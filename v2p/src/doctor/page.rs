@@ -39,34 +39,31 @@ impl PageFacts {
         mapping: &str,
     ) -> Self {
         let has = |flag| flags.is_some_and(|flags: FrameFlags| flags.has(flag));
+        let first = match state {
+            PageState::Swapped { swap: Some(_) } => {
+                "swapped out: it comes back in a frame that the kernel chooses then"
+            }
+            PageState::Swapped { swap: None } => {
+                "swapped out, or being moved: it comes back in a frame that the kernel chooses then"
+            }
+            PageState::Migrating { .. } => {
+                "being moved at this moment: it comes back in another frame"
+            }
+            PageState::Absent => {
+                "nothing is there: the first touch brings a page (a device's memory is not shown here)"
+            }
+            PageState::Guard => "a guard region: a touch is a SIGSEGV, no page comes",
+            PageState::Poisoned => "the memory was bad: a touch is a SIGBUS",
+            PageState::Zero => "the shared zero page: the first write replaces it",
+            PageState::Present { .. } | PageState::Hidden | PageState::Device { .. } => "",
+        };
         let mut holds = Vec::new();
         let mut say = |when: bool, what| {
             if when {
                 holds.push(what);
             }
         };
-        match state {
-            PageState::Swapped { swap: Some(_) } => say(
-                true,
-                "swapped out: it comes back in a frame that the kernel chooses then",
-            ),
-            PageState::Swapped { swap: None } => say(
-                true,
-                "swapped out, or being moved: it comes back in a frame that the kernel chooses then",
-            ),
-            PageState::Migrating { .. } => say(
-                true,
-                "being moved at this moment: it comes back in another frame",
-            ),
-            PageState::Absent => say(
-                true,
-                "nothing is there: the first touch brings a page (a device's memory is not shown here)",
-            ),
-            PageState::Guard => say(true, "a guard region: a touch is a SIGSEGV, no page comes"),
-            PageState::Poisoned => say(true, "the memory was bad: a touch is a SIGBUS"),
-            PageState::Zero => say(true, "the shared zero page: the first write replaces it"),
-            _ => {}
-        }
+        say(!first.is_empty(), first);
         say(
             has(FrameFlags::HUGE),
             "a hugetlb page: not moved by compaction, NUMA balancing, KSM or swap",

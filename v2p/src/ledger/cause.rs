@@ -133,9 +133,7 @@ impl Deed {
             _ => None,
         }
     }
-}
 
-impl Deed {
     /// Why page `page` went, if it did; what goes to swap may be anything by now.
     pub(super) fn removes(self, page: u64, from: PageState, merged: bool) -> Option<Cause> {
         match (self, from) {

@@ -60,10 +60,10 @@ impl Session<'_> {
             && self.tracer.resume(exec.header.mm)
         {
             // Until now they reported of none.
-            let since = Process::open(exec.pid)
+            let lost = Process::open(exec.pid)
                 .ok()
-                .and_then(|process| since(&process, exec));
-            lose(since.unwrap_or(0).max(1), state)?;
+                .and_then(|process| faults_since(&process, exec));
+            lose(lost.unwrap_or(0).max(1), state)?;
         }
         // Its number may be another's by now, whose pages they would be.
         if !self.follow
@@ -85,7 +85,9 @@ impl Session<'_> {
         if !self.tracer.hears_faults() || !self.tracer.was_live(exec) {
             return Ok(());
         }
-        let lost = process.ok().and_then(|process| since(&process, exec));
+        let lost = process
+            .ok()
+            .and_then(|process| faults_since(&process, exec));
         let many = match (attached, lost) {
             (Err(e), _) => format!("its faults are not told any more: {e:#}"),
             (Ok(()), Some(lost)) => format!("{lost} faults at most are not told"),
@@ -195,6 +197,6 @@ impl Session<'_> {
 }
 
 /// Faults that a process has taken since this exec.
-fn since(process: &Process, exec: &Exec) -> Option<u64> {
+fn faults_since(process: &Process, exec: &Exec) -> Option<u64> {
     Some(process.faults()?.saturating_sub(exec.faults))
 }
