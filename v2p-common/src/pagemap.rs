@@ -6,6 +6,8 @@
 use crate::Pfn;
 
 const PFN_MASK: u64 = (1 << 55) - 1;
+/// Mapped once, by this process (PM_MMAP_EXCLUSIVE).
+const EXCLUSIVE: u64 = 1 << 56;
 /// 6.18 and later: a guard region (MADV_GUARD_INSTALL), together with SWAP.
 const GUARD: u64 = 1 << 58;
 /// A page of a file, or of shared memory.
@@ -67,6 +69,11 @@ impl PagemapWord {
     /// Whether something is there that is no file's and not shared memory.
     pub const fn is_anonymous(self) -> bool {
         self.0 & (PRESENT | SWAP) != 0 && self.0 & FILE == 0
+    }
+
+    /// Whether nobody else maps the page; false too where nothing is there.
+    pub const fn is_exclusive(self) -> bool {
+        self.0 & EXCLUSIVE != 0
     }
 
     /// The frame, where the page is present and the frame is shown.

@@ -81,7 +81,8 @@ impl Guard {
             return Ok(None);
         };
         // Where nothing moved, only this can have changed.
-        if drained.moves.is_empty() && frame_mapcount(one.pfn)? == 1 {
+        let alone = place.word.is_exclusive() && frame_mapcount(one.pfn)? == 1;
+        if drained.moves.is_empty() && alone {
             return Ok(None);
         }
         let refusal = self.refusal(&place)?;

@@ -14,7 +14,8 @@ use super::{
     refusal::{self, Frame, Refusal},
 };
 use crate::{
-    process::{FrameFlags, frame_flags, frame_mapcount, is_merging, maps},
+    page::ksm_flag_tells,
+    process::{self, FrameFlags, frame_flags, frame_mapcount, maps},
     state::PageState,
     translate::Verdict,
 };
@@ -186,9 +187,11 @@ impl Guard {
             flags: frame_flags(pfn)?,
             head: frame_flags(head).unwrap_or(FrameFlags(0)),
             mapcount: frame_mapcount(pfn)?,
+            exclusive: place.word.is_exclusive(),
             entry: place.entry,
             direct_map: self.in_direct_map(pfn)?,
-            merging: is_merging(self.process.pid),
+            // Not whether the process was merged itself: what it has of a fork counts for its parent.
+            merging: ksm_flag_tells() || process::has_merged(),
         }))
     }
 

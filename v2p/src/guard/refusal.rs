@@ -82,11 +82,14 @@ pub(super) struct Frame {
     pub(super) head: FrameFlags,
     /// Of /proc/kpagecount.
     pub(super) mapcount: u64,
+    /// Whether pagemap says that this process alone maps it: the count is but an average over a folio where the kernel keeps none a
+    /// page (CONFIG_NO_PAGE_MAPCOUNT, 6.15 and later).
+    pub(super) exclusive: bool,
     /// The process's entry that maps it.
     pub(super) entry: Entry,
     /// The kernel's own entry for it, in the direct map; `None`: there is none.
     pub(super) direct_map: Option<Entry>,
-    /// Whether KSM has merged pages of the process.
+    /// Whether the flag of KSM tells something: where every anonymous page has it, it does as far as anything was merged at all.
     pub(super) merging: bool,
 }
 
@@ -133,6 +136,7 @@ pub(super) fn of_own_page(pfn: Pfn, flags: FrameFlags, mapcount: u64) -> Option<
         flags,
         head: FrameFlags(0),
         mapcount,
+        exclusive: true,
         entry: Entry(RW | DIRTY),
         direct_map: Some(Entry(RW)),
         merging: false,
@@ -199,8 +203,11 @@ fn not_its_own(frame: &Frame) -> Option<Refusal> {
         return Some(no("ksm", "KSM shares it with its equals, or may do so"));
     }
     let mapcount = frame.mapcount;
-    let what = format!("the frame is mapped {mapcount} times: others would see the write");
-    (mapcount != 1).then(|| no("shared", what))
+    let what = match mapcount {
+        1 => "others map the frame, or parts of its folio: they would see the write".to_owned(),
+        _ => format!("the frame is mapped {mapcount} times: others would see the write"),
+    };
+    (mapcount != 1 || !frame.exclusive).then(|| no("shared", what))
 }
 
 /// The flags that a folio has as a whole: up to 6.1 a page inside a huge one has them not.
@@ -225,6 +232,7 @@ mod tests {
             flags: FrameFlags(flags),
             head: FrameFlags(0),
             mapcount: 1,
+            exclusive: true,
             entry: Entry(0x67),
             direct_map: Some(Entry(0x63)),
             merging: false,
@@ -295,7 +303,16 @@ mod tests {
     }
 
     #[test]
-    fn the_flag_of_ksm_counts_where_pages_are_merged_and_the_entry_is_read_only() {
+    fn a_count_of_one_is_not_enough_where_pagemap_does_not_call_the_page_the_processes_own() {
+        let page = Frame {
+            exclusive: false,
+            ..frame(USER)
+        };
+        assert_eq!(id(page), Some("shared"));
+    }
+
+    #[test]
+    fn the_flag_of_ksm_counts_where_it_tells_something_and_the_entry_is_read_only() {
         let page = |merging, entry| Frame {
             merging,
             entry: Entry(entry),

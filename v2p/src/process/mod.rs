@@ -32,6 +32,12 @@ pub fn is_merging(pid: u32) -> bool {
     count.is_ok_and(|count| count.trim() != "0")
 }
 
+/// Whether KSM has merged pages of anybody, and they are still so.
+pub fn has_merged() -> bool {
+    let count = std::fs::read_to_string("/sys/kernel/mm/ksm/pages_shared");
+    count.is_ok_and(|count| count.trim() != "0")
+}
+
 /// Each thread of a target takes a descriptor a kind of fault event: two or three. Where the limit cannot be raised, attaching says so.
 pub fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);

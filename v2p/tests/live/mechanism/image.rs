@@ -26,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("mechanism_exec_stack", exec_stack),
         trial("mechanism_uprobe", uprobe),
+        trial("mechanism_uprobe_taken_off", uprobe_off),
     ]
 }
 
@@ -144,21 +145,30 @@ fn breakpoint(pid: u32, path: &str, offset: u64) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap()) })
 }
 
-fn uprobe() -> Done {
+/// Maps the page of this program that holds [`probed`] into `target`, at [`FILE_BASE`], and touches it.
+fn map_probed(target: &mut Target, program: &str, offset: u64) {
     const PRIVATE_FIXED: u64 = 0x2 | 0x10;
     const READ_EXECUTE: u64 = 1 | 4;
+    let fd = target.open(program);
+    let page = offset / PAGE * PAGE;
+    let arguments = [FILE_BASE, PAGE, READ_EXECUTE, PRIVATE_FIXED, fd, page];
+    target.must(libc::SYS_mmap, &arguments);
+    target.touch(FILE_BASE);
+}
+
+/// The path of this program.
+fn this_program() -> String {
     let program = std::env::current_exe().unwrap();
-    let program = program.to_str().unwrap();
-    let offset = offset_of_probed();
+    program.into_os_string().into_string().unwrap()
+}
+
+fn uprobe() -> Done {
+    let (program, offset) = (this_program(), offset_of_probed());
     let scene = Scene::new(&[(FILE_BASE, 1)], |target| {
-        let fd = target.open(program);
-        let page = offset / PAGE * PAGE;
-        let arguments = [FILE_BASE, PAGE, READ_EXECUTE, PRIVATE_FIXED, fd, page];
-        target.must(libc::SYS_mmap, &arguments);
-        target.touch(FILE_BASE);
+        map_probed(target, &program, offset);
     });
     let before = scene.target.word(FILE_BASE);
-    let _probe = match breakpoint(scene.target.pid(), program, offset) {
+    let _probe = match breakpoint(scene.target.pid(), &program, offset) {
         Ok(probe) => probe,
         Err(e) => return Done::Skipped(format!("a breakpoint in a program: {e}")),
     };
@@ -170,5 +180,26 @@ fn uprobe() -> Done {
         told.only((FILE_BASE, 1), &["unknown"]);
     }
     told.proven("uprobe");
+    Done::Passed
+}
+
+/// The copy goes with the last breakpoint in it; the next touch brings the file's page back.
+fn uprobe_off() -> Done {
+    let (program, offset) = (this_program(), offset_of_probed());
+    let mut probes = Vec::new();
+    let mut scene = Scene::new(&[(FILE_BASE, 1)], |target| {
+        map_probed(target, &program, offset);
+        probes.push(breakpoint(target.pid(), &program, offset));
+    });
+    if let Some(Err(e)) = probes.iter().find(|probe| probe.is_err()) {
+        return Done::Skipped(format!("a breakpoint in a program: {e}"));
+    }
+    let copy = scene.target.word(FILE_BASE);
+    drop(probes);
+    assert_ne!(scene.target.word(FILE_BASE), copy, "the copy has gone");
+    scene.target.touch(FILE_BASE);
+    let told = scene.end();
+    println!("{:#?}", told.moves);
+    told.proven("uprobe taken off");
     Done::Passed
 }
