@@ -33,7 +33,10 @@ use self::{
     shared::MappedArray,
     types::Types,
 };
-use crate::{exit::Failure, kernel::layout::Learnt};
+use crate::{
+    exit::Failure,
+    kernel::layout::{Learnt, ZAPS},
+};
 
 pub use self::{
     denial::{Kind, Refusal, Trial, Watched},
@@ -90,6 +93,8 @@ pub struct Programs {
     types: Types,
     /// Why this kernel takes no function hooks at all, once it has said so.
     no_functions: Option<String>,
+    /// That of [`ZAPS`] which this kernel has.
+    zap: &'static str,
 }
 
 impl Programs {
@@ -123,6 +128,7 @@ impl Programs {
         };
         let mut programs = Self::load_with(types, learnt.layout, Room::ForEvents)?;
         programs.no_functions = refused.map(|e| e.to_string());
+        programs.zap = learnt.zap;
         Ok(programs)
     }
 
@@ -169,7 +175,13 @@ impl Programs {
             carrier: None,
             types,
             no_functions: None,
+            zap: ZAPS[0],
         })
+    }
+
+    /// The function of this kernel that takes entries out of a range.
+    pub(crate) const fn zap(&self) -> &'static str {
+        self.zap
     }
 
     /// What the programs were told of this kernel.
@@ -239,7 +251,7 @@ impl Programs {
         }
     }
 
-    /// Loads a raw-tracepoint program and attaches it to the tracepoint of its name.
+    /// Loads a raw-tracepoint program and attaches it to `tracepoint`.
     ///
     /// # Errors
     /// Exit code 3, with the kernel's reason.

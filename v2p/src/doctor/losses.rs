@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::tracer::Missing;
+use crate::{kernel::layout::ZAPS, tracer::Missing};
 
 /// Something that a watch follows.
 struct Part {
@@ -107,7 +107,7 @@ const PARTS: [Part; 23] = [
     ),
     functions(
         "pages that are unmapped, discarded or truncated",
-        &[&["unmap_page_range"], &["__zap_vma_range"]],
+        &[&[ZAPS[0]], &[ZAPS[1]]],
         Some((
             "sys_exit",
             "munmap, mmap and madvise of the process itself are seen as they return (sys_exit); brk, truncation and holes that are punched are found by comparing the page tables only (reconciled)",

@@ -14,6 +14,9 @@ pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 /// A function that every kernel with user processes has, to be asked whether functions can be hooked at all.
 const SOME_FUNCTION: &str = "handle_mm_fault";
 
+/// What takes entries out of a range of a mapping (mm/memory.c): up to 6.18 the one, in 7.x the other.
+pub const ZAPS: [&str; 2] = ["unmap_page_range", "__zap_vma_range"];
+
 /// What the kernel's types tell, read once: there are ten megabytes of them.
 pub struct Learnt {
     /// What the programs need.
@@ -22,6 +25,8 @@ pub struct Learnt {
     pub reasons: Reasons,
     /// The number, among the types, of a function that programs could be attached to.
     pub some_function: Option<u32>,
+    /// That of [`ZAPS`] which the kernel has; the first where it has none.
+    pub zap: &'static str,
 }
 
 /// Looks everything up.
@@ -34,6 +39,15 @@ pub fn learn() -> Result<Learnt> {
             layout: of(btf)?,
             reasons: Reasons::of(&btf.enumerators("migrate_reason")),
             some_function: btf.function(SOME_FUNCTION),
+            zap: {
+                let [first, second] = ZAPS;
+                let has = |name| btf.function(name).is_some();
+                if !has(first) && has(second) {
+                    second
+                } else {
+                    first
+                }
+            },
         })
     })?
 }

@@ -25,10 +25,11 @@ const KSM_TRACEPOINTS: [&str; 2] = ["ksm_merge_one_page", "ksm_merge_with_ksm_pa
 /// What following children takes.
 const FORKS: [&str; 2] = ["sched_process_fork", "sched_process_exit"];
 
+/// Those that tell what was taken out of a range: on the function that does it, which the kernel's types tell.
+const ZAP: [&str; 2] = ["zap_range", "zap_begins"];
+
 /// Programs, and the kernel functions that they go on: the first that this kernel has and lets us hook.
-const FUNCTIONS: [(&str, &[&str]); 8] = [
-    ("zap_range", &["unmap_page_range", "__zap_vma_range"]),
-    ("zap_begins", &["unmap_page_range", "__zap_vma_range"]),
+const FUNCTIONS: [(&str, &[&str]); 6] = [
     ("unmap_one", &["try_to_unmap_one"]),
     ("zap_hugetlb", &["__unmap_hugepage_range"]),
     ("userfaultfd", &["userfaultfd_ioctl"]),
@@ -87,6 +88,10 @@ impl Hooks {
         let mut hooks = Self::of_migrations(programs, process);
         hooks.tracepoint(programs, "mm_khugepaged_collapse_file");
         let merges = KSM_TRACEPOINTS.map(|name| hooks.tracepoint(programs, name));
+        let zap = programs.zap();
+        for program in ZAP {
+            hooks.function(programs, program, &[zap]);
+        }
         for (program, functions) in FUNCTIONS {
             hooks.function(programs, program, functions);
         }
