@@ -8,6 +8,9 @@ pub const PAGE_SHIFT: u32 = 12;
 /// Bytes in a base page on x86-64.
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
 
+/// Bits of a physical address on x86-64, at most (arch/x86/include/asm/page_types.h).
+pub const PHYSICAL_BITS: u32 = 52;
+
 /// A virtual address, in bytes.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -48,6 +51,11 @@ impl PhysAddr {
 }
 
 impl Pfn {
+    /// Whether x86-64 can address it.
+    pub const fn is_possible(self) -> bool {
+        self.0 >> (PHYSICAL_BITS - PAGE_SHIFT) == 0
+    }
+
     /// The frame's first physical address. PFNs have at most 40 bits on x86-64
     /// (52 physical bits); more wrap to nothing rather than overflow.
     pub const fn base(self) -> PhysAddr {

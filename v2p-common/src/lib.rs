@@ -14,4 +14,4 @@ pub mod pagemap;
 pub mod pte;
 pub mod witness;
 
-pub use address::{PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn, PhysAddr, VirtAddr};
+pub use address::{PAGE_SHIFT, PAGE_SIZE, PHYSICAL_BITS, PageSize, Pfn, PhysAddr, VirtAddr};

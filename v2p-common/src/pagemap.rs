@@ -5,7 +5,8 @@
 
 use crate::Pfn;
 
-const PFN_MASK: u64 = (1 << 55) - 1;
+/// The bits of a word that hold the frame (`PM_PFRAME_MASK`).
+pub const PFN_MASK: u64 = (1 << 55) - 1;
 /// Mapped once, by this process (PM_MMAP_EXCLUSIVE).
 const EXCLUSIVE: u64 = 1 << 56;
 /// 6.18 and later: a guard region (MADV_GUARD_INSTALL), together with SWAP.

@@ -3,12 +3,14 @@
 //! arch/x86/include/asm/pgtable_types.h, pgtable_64.h:224-236 (6.1; the same
 //! in 6.12 and 7.3) and pgtable-invert.h for the L1TF inversion.
 
-use crate::{PAGE_SHIFT, PageSize, Pfn, VirtAddr};
+use crate::{PAGE_SHIFT, PHYSICAL_BITS, PageSize, Pfn, VirtAddr};
 
 const PRESENT: u64 = 1 << 0;
-const RW: u64 = 1 << 1;
+/// The bit of [`Entry::is_writable`].
+pub const RW: u64 = 1 << 1;
 const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
+/// The bit of [`Entry::is_dirty`].
+pub const DIRTY: u64 = 1 << 6;
 /// The bit of a present entry of a page table that [`Entry::is_special`] asks for: software bit 1.
 pub const SPECIAL: u64 = 1 << 9;
 const PSE: u64 = 1 << 7;
@@ -160,10 +162,15 @@ impl Entry {
         self.0 & RW != 0
     }
 
+    /// Whether the CPU has written through a present one since the kernel last asked.
+    pub const fn is_dirty(self) -> bool {
+        self.0 & DIRTY != 0
+    }
+
     /// Whether the bits that name a frame are the same in both, and not 0.
     #[inline(always)]
     pub const fn has_frame_of(self, other: Self) -> bool {
-        const FRAME: u64 = (1 << 52) - (1 << 12);
+        const FRAME: u64 = (1 << PHYSICAL_BITS) - (1 << PAGE_SHIFT);
         self.0 & FRAME != 0 && (self.0 ^ other.0) & FRAME == 0
     }
 

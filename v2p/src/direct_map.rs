@@ -9,7 +9,7 @@
 
 use anyhow::Result;
 use v2p_common::{
-    Pfn, VirtAddr,
+    PHYSICAL_BITS, Pfn, VirtAddr,
     control::Control,
     pte::{Entry, EntryState, Level, Paging, WalkEnd},
 };
@@ -25,9 +25,8 @@ const GIB: u64 = 1 << 30;
 const MAX_GIB: u64 = 64 * 1024;
 /// Our page may be on its way to another frame just then, or a page in its place; so all are tried some times.
 const ROUNDS: u32 = 3;
-/// x86-64 has at most 52 physical bits (arch/x86/include/asm/page_types.h).
 /// Memory encryption (SME, SEV, TDX) takes some away; then no candidate is ever proven.
-const PHYSICAL_MASK: u64 = (1 << 52) - 1;
+const PHYSICAL_MASK: u64 = (1 << PHYSICAL_BITS) - 1;
 
 /// The direct map, proven.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

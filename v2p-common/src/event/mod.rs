@@ -27,10 +27,10 @@ pub mod kind {
     pub const FORK: u32 = 22;
     /// [`super::Number`]: a process that is watched ends; the number is its own, in v2p's PID namespace.
     pub const ENDED: u32 = 23;
-    /// [`super::Number`]: a lane is filling up; the number is its CPU. It is there to wake the reader.
-    pub const CROWDED: u32 = 31;
     /// [`super::Number`]: a mark that v2p put into the ring itself, with its cookie: all events before it are older.
     pub const MARKER: u32 = 30;
+    /// [`super::Number`]: a lane is filling up; the number is its CPU. It is there to wake the reader.
+    pub const CROWDED: u32 = 31;
 }
 
 /// What ended an address space.

@@ -210,7 +210,7 @@ impl Programs {
         Ok(Answers::from_words(words))
     }
 
-    /// Starts anew.
+    /// Sets all answers back to none.
     ///
     /// # Errors
     /// Where the map cannot be written.

@@ -22,8 +22,7 @@ pub(crate) fn frame(s: &str) -> Result<Pfn, String> {
         (_, Some(hex)) => PhysAddr(digits(hex, 16).ok_or_else(bad)?).pfn(),
         _ => return Err(bad()),
     };
-    // x86-64 has at most 52 physical bits.
-    if pfn.0 >> 40 != 0 {
+    if !pfn.is_possible() {
         return Err(format!("{s:?} is beyond what x86-64 can address"));
     }
     Ok(pfn)

@@ -62,8 +62,9 @@ fn map(args: &cli::Map, output: &mut Output) -> Result<u8> {
         return Err(AddressSpace::gone(&process).into());
     };
     let mut translator = Translator::new(args.route)?;
-    let selected = maps::select(&mappings, &args.asked, end)?;
-    let (selected, left_out) = told_by(&translator, selected, args.asked.is_empty())?;
+    let mut selected = maps::select(&mappings, &args.asked, end)?;
+    let left_out = translator.take_untold(&mut selected, args.asked.is_empty())?;
+    let selected = maps::apart(selected);
     let mut taken = Taken::new(earlier)?;
     if !taken.all(&selected, &pagemap, &mut translator, output)? {
         return Err(AddressSpace::gone(&process).into());
@@ -108,23 +109,6 @@ fn code(args: &cli::Map, totals: &Totals) -> u8 {
     match !args.asked.is_empty() && totals.pages == 1 && totals.present == 0 {
         true => exit::NO,
         false => exit::YES,
-    }
-}
-
-/// The mappings that the route can tell of, each address once, and the names of the others. It is an error where one of those was
-/// asked for.
-fn told_by(
-    translator: &Translator,
-    mut selected: Vec<Mapping>,
-    is_all: bool,
-) -> Result<(Vec<Mapping>, Vec<String>)> {
-    let left_out: Vec<_> = selected
-        .extract_if(.., |mapping| !translator.can_tell(mapping))
-        .map(|mapping| mapping.name)
-        .collect();
-    match left_out.first() {
-        Some(name) if !is_all => Err(translator.not_by_pagemap(name).into()),
-        _ => Ok((maps::apart(selected), left_out)),
     }
 }
 

@@ -57,13 +57,7 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
             return Err(AddressSpace::gone(&process).into());
         }
     }
-    let left_out: Vec<_> = selected
-        .extract_if(.., |mapping| !translator.can_tell(mapping))
-        .map(|mapping| mapping.name)
-        .collect();
-    if let (Some(name), false) = (left_out.first(), args.asked.is_empty()) {
-        return Err(translator.not_by_pagemap(name).into());
-    }
+    let left_out = translator.take_untold(&mut selected, args.asked.is_empty())?;
     let pages = selected.iter().map(Mapping::pages).sum();
     let mut said = Said {
         runs: Runs {

@@ -8,7 +8,7 @@ use v2p_common::{PAGE_SIZE, PhysAddr};
 use super::{
     check::{Check, Effect, Id, Stage},
     device,
-    facts::{DirectMapped, Facts, Target, User, ZONES},
+    facts::{DirectMapped, Facts, Target, User},
     open::has_driver,
     page::is_secret,
 };
@@ -16,6 +16,7 @@ use crate::kernel::{
     config::Setting,
     iomem::{self, Resource},
     privileges::{Capability, MOUNT_PROC, Privileges},
+    zones,
 };
 
 /// Below it RAM is neither shown nor written, and devices are free (devmem_is_allowed, arch/x86/mm/init.c).
@@ -161,8 +162,9 @@ fn beyond_memory(facts: &Facts, target: &Target) -> Check {
     if facts.device_pages > 0 {
         let what = "cannot tell: beyond the last RAM, but there is memory of devices";
         let evidence = format!(
-            "{} pages in zones Device ({ZONES}); the last RAM: {}",
+            "{} pages in zones Device ({}); the last RAM: {}",
             facts.device_pages,
+            zones::PATH,
             last.evidence()
         );
         return Check::unknown(id, what, evidence)

@@ -17,6 +17,7 @@ use crate::kernel::{
     lockdown::Lockdown,
     node::{DEVMEM, what_else},
     privileges::{Namespace, Privileges},
+    zones,
 };
 
 /// What lies at /dev/mem.
@@ -136,7 +137,7 @@ impl Facts {
             iomem: Iomem::read().ok().flatten(),
             physical_bits: physical_bits(&cpuinfo),
             has_pat: has_pat(&cpuinfo),
-            device_pages: device_pages(&fs::read_to_string(ZONES).unwrap_or_default()),
+            device_pages: device_pages(&fs::read_to_string(zones::PATH).unwrap_or_default()),
         };
         (facts, layout)
     }
@@ -221,10 +222,8 @@ fn container() -> Vec<String> {
     marks
 }
 
-/// Pages by zone.
-pub(super) const ZONES: &str = "/proc/zoneinfo";
-
-/// What all zones `Device` span; 0 where there is none.
+/// What all zones `Device` span; 0 where there is none. Not by [`zones`]: without a page of the buddy allocator's they have no
+/// `start_pfn` (zoneinfo_show_print, mm/vmstat.c, 6.1 to 7.3).
 fn device_pages(zoneinfo: &str) -> u64 {
     let zones = zoneinfo.split("\nNode ").filter(|zone| {
         let name = zone.lines().next().unwrap_or_default();

@@ -9,13 +9,13 @@ use anyhow::Result;
 use v2p_common::{Pfn, PhysAddr, VirtAddr, pagemap::PagemapWord, pte::Entry};
 
 use super::{
-    Guard, Job, ended,
+    Guard, Job,
     parts::Part,
     refusal::{self, Frame, Refusal},
 };
 use crate::{
     page::ksm_flag_tells,
-    process::{self, FrameFlags, frame_flags, frame_mapcount, maps},
+    process::{self, AddressSpace, FrameFlags, frame_flags, frame_mapcount, maps},
     state::PageState,
     translate::Verdict,
 };
@@ -165,7 +165,7 @@ impl Guard {
         }
         Ok(match self.look_at_rest(va)? {
             Sight::At(place) => Ok(place),
-            Sight::Gone => return Err(ended(&self.process).into()),
+            Sight::Gone => return Err(AddressSpace::none(&self.process).into()),
             Sight::Without(state) => Err(refusal::of_state(state).unwrap_or_else(|| Refusal {
                 id: "absent",
                 what: format!("no frame: {state:?}"),
@@ -200,7 +200,7 @@ impl Guard {
         let va = self.direct_map.address(pfn);
         match self.carrier.walk(&self.pagemap, va)? {
             Some(walk) => Ok(self.direct_map.entry(pfn, &walk)),
-            None => Err(ended(&self.process).into()),
+            None => Err(AddressSpace::none(&self.process).into()),
         }
     }
 

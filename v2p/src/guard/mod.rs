@@ -114,7 +114,7 @@ impl Guard {
         let [Some(first), Some(last)] = ends else {
             return Err(match pagemap.end()? {
                 Some(end) if range.end > end.0 => beyond(&process, range.start),
-                _ => ended(&process),
+                _ => AddressSpace::none(&process),
             }
             .into());
         };
@@ -224,12 +224,5 @@ fn beyond(process: &Process, va: u64) -> Failure {
     let pid = process.pid;
     Failure::no(format!(
         "{va:#x}: nothing is mapped there: process {pid} has no such addresses"
-    ))
-}
-
-fn ended(process: &Process) -> Failure {
-    let pid = process.pid;
-    Failure::no(format!(
-        "process {pid} has no address space: it is a kernel thread, or has ended"
     ))
 }

@@ -1,6 +1,9 @@
 //! What must not be written, and why: pure.
 
-use v2p_common::{Pfn, pte::Entry};
+use v2p_common::{
+    Pfn,
+    pte::{DIRTY, Entry, RW},
+};
 
 use crate::{
     process::{FrameFlags, maps::Mapping},
@@ -11,9 +14,7 @@ use crate::{
 /// (devmem_is_allowed, arch/x86/mm/init.c); x86 keeps user pages out of it.
 const LOW_PFN: u64 = 256;
 
-/// Bits of a page-table entry, and of /proc/kpageflags (include/uapi/linux/kernel-page-flags.h), that are of no use elsewhere.
-const RW: u64 = 1 << 1;
-const DIRTY: u64 = 1 << 6;
+/// Bits of /proc/kpageflags (include/uapi/linux/kernel-page-flags.h) that are of no use elsewhere.
 const KPF_DIRTY: FrameFlags = FrameFlags(1 << 4);
 const KPF_COMPOUND_HEAD: FrameFlags = FrameFlags(1 << 15);
 const KPF_COMPOUND_TAIL: FrameFlags = FrameFlags(1 << 16);
@@ -150,7 +151,7 @@ fn may_be_dropped(flags: FrameFlags, entry: Entry) -> Option<Refusal> {
         let what = "the process gave it to be freed (MADV_FREE): the kernel may drop it, and the write with it";
         return Some(no("lazily-freed", what));
     }
-    let clean = entry.0 & DIRTY == 0 && !flags.has(KPF_DIRTY);
+    let clean = !entry.is_dirty() && !flags.has(KPF_DIRTY);
     if !flags.has(FrameFlags::SWAPCACHE) {
         return None;
     }
@@ -336,13 +337,16 @@ mod tests {
 
     #[test]
     fn a_page_inside_a_huge_one_has_its_heads_flags() {
-        let tail = FrameFlags::MMAP.0 | FrameFlags::ANON.0 | FrameFlags::THP.0 | 1 << 16;
+        let tail = USER & !FrameFlags::SWAPBACKED.0 | FrameFlags::THP.0 | KPF_COMPOUND_TAIL.0;
         let page = |head| Frame {
             head: FrameFlags(head),
             ..frame(tail)
         };
-        assert_eq!(id(page(1 << 15 | FrameFlags::SWAPBACKED.0)), None);
-        assert_eq!(id(page(1 << 15)), Some("lazily-freed"));
+        assert_eq!(
+            id(page(KPF_COMPOUND_HEAD.0 | FrameFlags::SWAPBACKED.0)),
+            None
+        );
+        assert_eq!(id(page(KPF_COMPOUND_HEAD.0)), Some("lazily-freed"));
         assert_eq!(id(page(FrameFlags::SWAPBACKED.0)), Some("lazily-freed"));
     }
 

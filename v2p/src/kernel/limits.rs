@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What a watch wants beside the ring, for the pages that it knows of: a process that is close to its limit is killed
 /// rather than refused.
@@ -63,6 +63,18 @@ impl Group {
     pub fn raise(&self) -> String {
         format!("give it {} MiB more: {}", ROOM >> 20, self.file)
     }
+}
+
+/// Raises RLIMIT_NOFILE as far as it may be: each thread of a target takes a descriptor a kind of fault event, two or three. Where the limit cannot be raised, attaching says so.
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    );
 }
 
 impl Limits {

@@ -2,15 +2,20 @@
 
 use std::fs;
 
-/// Frames that x86-64 can address at most, with 52 physical bits.
-const FRAMES: u64 = 1 << (52 - v2p_common::PAGE_SHIFT);
+use v2p_common::{PAGE_SHIFT, PHYSICAL_BITS};
+
+/// The file.
+pub const PATH: &str = "/proc/zoneinfo";
+
+/// Frames that x86-64 can address at most.
+const FRAMES: u64 = 1 << (PHYSICAL_BITS - PAGE_SHIFT);
 
 /// A zone of a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Zone {
     /// The NUMA node.
     pub node: u32,
-    /// The kernel's name for it: `DMA`, `DMA32`, `Normal`, `Movable`, `Device`.
+    /// The kernel's name for it: `DMA`, `DMA32`, `Normal`, `Movable`.
     pub name: String,
     /// First frame.
     pub start: u64,
@@ -20,7 +25,7 @@ pub struct Zone {
 
 /// All zones that span anything, in the file's order; none where it cannot be read.
 pub fn read() -> Vec<Zone> {
-    parse(&fs::read_to_string("/proc/zoneinfo").unwrap_or_default())
+    parse(&fs::read_to_string(PATH).unwrap_or_default())
 }
 
 /// Zones from the file's text.

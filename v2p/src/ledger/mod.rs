@@ -34,7 +34,7 @@ use self::{
 };
 use crate::{
     page::ZeroFrames,
-    process::maps::{Range, USER_END},
+    process::maps::{self, Range, USER_END},
     record::{Cause, Move},
     state::PageState,
     translate::page::Decoder,
@@ -159,8 +159,7 @@ impl Ledger {
     }
 
     fn is_asked(&self, page: u64) -> bool {
-        let va = page.wrapping_mul(PAGE_SIZE);
-        self.asked.is_empty() || self.asked.iter().any(|r| (r.start..r.end).contains(&va))
+        maps::is_asked(&self.asked, page.wrapping_mul(PAGE_SIZE))
     }
 
     /// How many pages are known not to be absent.

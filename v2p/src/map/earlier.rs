@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, Read as _};
 
 use serde::Deserialize;
-use v2p_common::{PAGE_SHIFT, PAGE_SIZE};
+use v2p_common::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 
 /// Pages that were in frames in a row, or in none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,8 +114,7 @@ fn piece(line: &Line<'_>) -> Result<Piece, &'static str> {
         return Err("a run of no possible length");
     }
     let pfn = match (state, line.pfn) {
-        // x86-64 has at most 52 physical bits.
-        ("present", Some(pfn)) if pfn.saturating_add(pages) >> 40 == 0 => Some(pfn),
+        ("present", Some(pfn)) if Pfn(pfn.saturating_add(pages)).is_possible() => Some(pfn),
         ("present", _) => return Err("a present run without a frame"),
         ("hidden", _) => return Err("its frames were hidden: it was not made as root"),
         _ => None,

@@ -34,7 +34,7 @@ macro_rules! flags {
 }
 flags! {
     LRU = 5 "lru", SLAB = 7 "slab", BUDDY = 10 "buddy", MMAP = 11 "mmap", ANON = 12 "anon",
-    SWAPCACHE = 13 "swapcache", SWAPBACKED = 14 "swapbacked",     HUGE = 17 "huge", UNEVICTABLE = 18 "unevictable",
+    SWAPCACHE = 13 "swapcache", SWAPBACKED = 14 "swapbacked", HUGE = 17 "huge", UNEVICTABLE = 18 "unevictable",
     HWPOISON = 19 "hwpoison", NOPAGE = 20 "nopage", KSM = 21 "ksm", THP = 22 "thp",
     OFFLINE = 23 "offline", ZERO_PAGE = 24 "zero_page", PGTABLE = 26 "pgtable",
     RESERVED = 32 "reserved", MLOCKED = 33 "mlocked",

@@ -2,8 +2,6 @@
 
 use std::io;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use crate::{
     exit::Failure,
     kernel::privileges::{Capability, MOUNT_PROC, Privileges},
@@ -36,18 +34,6 @@ pub fn is_merging(pid: u32) -> bool {
 pub fn has_merged() -> bool {
     let count = std::fs::read_to_string("/sys/kernel/mm/ksm/pages_shared");
     count.is_ok_and(|count| count.trim() != "0")
-}
-
-/// Each thread of a target takes a descriptor a kind of fault event: two or three. Where the limit cannot be raised, attaching says so.
-pub fn raise_open_files() {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            ..limit
-        },
-    );
 }
 
 /// Why our own pagemap does not open.

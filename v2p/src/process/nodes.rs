@@ -16,7 +16,7 @@ pub struct Nodes {
 impl Nodes {
     /// Reads them; none where there is one node, or /proc/zoneinfo cannot be read.
     pub fn read() -> Self {
-        Self::parse(&fs::read_to_string("/proc/zoneinfo").unwrap_or_default())
+        Self::parse(&fs::read_to_string(zones::PATH).unwrap_or_default())
     }
 
     pub(crate) fn parse(text: &str) -> Self {

@@ -50,7 +50,25 @@ impl AddressSpace {
                 break;
             }
         }
-        Err(none(process).into())
+        Err(Self::none(process).into())
+    }
+
+    /// Why `process` has none.
+    pub fn none(process: &Process) -> Failure {
+        let pid = process.pid;
+        Failure::no(if process.has_ended() {
+            let zombie = std::fs::exists(format!("/proc/{pid}")).unwrap_or(false);
+            let more = if zombie {
+                ": it is a zombie, which its parent has not waited for"
+            } else {
+                ""
+            };
+            format!("process {pid} has ended{more}")
+        } else if is_kernel_thread(pid) {
+            format!("process {pid} is a kernel thread: it has no address space")
+        } else {
+            format!("process {pid} has no address space: it is ending")
+        })
     }
 
     /// Why a reading of what `process` had gave nothing any more.
@@ -97,7 +115,7 @@ fn layout(root: &std::path::Path) -> Option<[u64; 4]> {
 fn explain(e: &io::Error, process: &Process) -> Failure {
     let pid = process.pid;
     match e.kind() {
-        _ if process.has_ended() => none(process),
+        _ if process.has_ended() => AddressSpace::none(process),
         io::ErrorKind::PermissionDenied => super::no_rights(&format!("process {pid}"), e),
         io::ErrorKind::NotFound if process.is_own() => super::no_pagemap(e),
         io::ErrorKind::NotFound => {
@@ -106,24 +124,6 @@ fn explain(e: &io::Error, process: &Process) -> Failure {
         }
         _ => Failure::failed(format!("process {pid}: {e}")),
     }
-}
-
-/// Why there is no address space.
-fn none(process: &Process) -> Failure {
-    let pid = process.pid;
-    Failure::no(if process.has_ended() {
-        let zombie = std::fs::exists(format!("/proc/{pid}")).unwrap_or(false);
-        let more = if zombie {
-            ": it is a zombie, which its parent has not waited for"
-        } else {
-            ""
-        };
-        format!("process {pid} has ended{more}")
-    } else if is_kernel_thread(pid) {
-        format!("process {pid} is a kernel thread: it has no address space")
-    } else {
-        format!("process {pid} has no address space: it is ending")
-    })
 }
 
 fn is_kernel_thread(pid: u32) -> bool {

@@ -1,5 +1,5 @@
 //! What v2p says, whatever it is rendered as. Each record is one JSON line of the contract; the text
-//! form is made from the same record.
+//! form is made from the same record. Two lie elsewhere, since their types do: the doctor's (`render/doctor`) and that of `map` (`commands/map`).
 
 mod hex;
 mod moves;

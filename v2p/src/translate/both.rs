@@ -18,22 +18,6 @@ pub struct Both {
     va: VirtAddr,
 }
 
-/// What two routes say together.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Agreement {
-    /// Both name this frame.
-    Agree(Pfn),
-    /// They name different things; `None`: no frame.
-    Disagree {
-        /// Pagemap's answer.
-        pagemap: Option<Pfn>,
-        /// The walk's.
-        walk: Option<Pfn>,
-    },
-    /// Both say that there is no frame.
-    NoFrame,
-}
-
 impl Both {
     /// Asks both routes for `va`. `None`: the address space is gone.
     ///
@@ -47,20 +31,9 @@ impl Both {
         }))
     }
 
-    /// The two answers compared.
-    pub fn agreement(&self) -> Agreement {
-        match (self.pagemap.pfn(), self.walk.pfn(self.va)) {
-            (Some(a), Some(b)) if a == b => Agreement::Agree(a),
-            (None, None) => Agreement::NoFrame,
-            (pagemap, walk) => Agreement::Disagree { pagemap, walk },
-        }
-    }
-
     /// The frame that both name.
     pub fn agreed(&self) -> Option<Pfn> {
-        match self.agreement() {
-            Agreement::Agree(pfn) => Some(pfn),
-            _ => None,
-        }
+        let walked = self.walk.pfn(self.va);
+        walked.filter(|pfn| self.pagemap.pfn() == Some(*pfn))
     }
 }

@@ -21,7 +21,7 @@ mod settle;
 pub mod sink;
 mod walker;
 
-pub use both::{Agreement, Both};
+pub use both::Both;
 pub use finder::{Finder, Wanted};
 pub use page::Page;
 pub use plain::Plain;

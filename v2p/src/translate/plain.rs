@@ -3,7 +3,9 @@
 //! The words and entries stay as the kernel gave them; what they say of a page is decoded when it is asked for.
 
 use v2p_common::{
-    PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn, VirtAddr, pagemap::PagemapWord, pte::SPECIAL,
+    PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn, VirtAddr,
+    pagemap::{PFN_MASK, PagemapWord},
+    pte::SPECIAL,
 };
 
 use super::page::{Decoder, Marks, Page};
@@ -51,8 +53,6 @@ struct EntryFrames {
     mask: u64,
 }
 
-/// The frame bits of a pagemap word (`PM_PFRAME_MASK`, fs/proc/task_mmu.c).
-const WORD_FRAME: u64 = (1 << 55) - 1;
 /// No frame has this number.
 const NO_FRAME: u64 = 1 << 62;
 /// Of the frames in a huge page, which begins at a multiple of so many.
@@ -163,7 +163,7 @@ impl<'a> Raw<'a> {
         let is_not_zero = |x: u64| 0u64.wrapping_sub(x);
         let is_of_zeros = |pfn: u64| is_zero(pfn ^ zero) | is_zero((pfn ^ huge) >> HUGE_SHIFT);
         let odd_word = |word: u64| {
-            let pfn = word & WORD_FRAME;
+            let pfn = word & PFN_MASK;
             !word | is_zero(pfn) | is_of_zeros(pfn)
         };
         // Not present; or special, which may be a device's.
@@ -179,7 +179,7 @@ impl<'a> Raw<'a> {
             Self::WordsAndLeaf(words, leaf) => {
                 let frames = words.iter().zip(leaf.first..);
                 frames.fold(has_zero(leaf, words.len()), |odd, (word, pfn)| {
-                    odd | odd_word(*word) | is_not_zero((word & WORD_FRAME) ^ pfn)
+                    odd | odd_word(*word) | is_not_zero((word & PFN_MASK) ^ pfn)
                 })
             }
             Self::Words(words) => words.iter().fold(0, |odd, word| odd | odd_word(*word)),
@@ -188,7 +188,7 @@ impl<'a> Raw<'a> {
             }),
             Self::Both(words, entries) => {
                 words.iter().zip(entries).fold(0, |odd, (word, entry)| {
-                    let differ = is_not_zero((word & WORD_FRAME) ^ frames.pfn(*entry));
+                    let differ = is_not_zero((word & PFN_MASK) ^ frames.pfn(*entry));
                     odd | odd_word(*word) | odd_entry(*entry) | differ
                 })
             }
@@ -236,7 +236,7 @@ impl<'a> Plain<'a> {
         match self.raw {
             Raw::Words(words) | Raw::Both(words, _) | Raw::WordsAndLeaf(words, _) => words
                 .iter()
-                .fold(start, |so_far, word| each(so_far, Pfn(word & WORD_FRAME))),
+                .fold(start, |so_far, word| each(so_far, Pfn(word & PFN_MASK))),
             Raw::Entries(entries) => entries
                 .iter()
                 .fold(start, |so_far, entry| each(so_far, Pfn(frames.pfn(*entry)))),
@@ -259,7 +259,7 @@ impl<'a> Plain<'a> {
         (0..raw.len()).filter_map(move |i| {
             let word = words.get(i).copied().map(PagemapWord);
             let pfn = match (raw, word) {
-                (_, Some(word)) => word.0 & WORD_FRAME,
+                (_, Some(word)) => word.0 & PFN_MASK,
                 (Raw::Entries(entries), None) => frames.pfn(*entries.get(i)?),
                 (Raw::Leaf(leaf, _), None) => leaf.after(i).first,
                 _ => return None,

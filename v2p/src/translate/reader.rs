@@ -123,16 +123,6 @@ impl Translator {
         }
     }
 
-    /// Why the mapping `name`, of the kernel's half of the addresses, cannot be told.
-    pub fn not_by_pagemap(&self, name: &str) -> Failure {
-        let what =
-            format!("{name} lies in the kernel's half of the addresses, where pagemap has nothing");
-        match &self.why {
-            Some(why) => Failure::unsupported(format!("{what}, and there is no walk: {why}")),
-            None => Failure::unsupported(what).hint("the page tables tell: --route walk"),
-        }
-    }
-
     /// Whether the page tables are walked.
     pub const fn walks(&self) -> bool {
         self.walker.is_some()

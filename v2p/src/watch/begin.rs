@@ -11,11 +11,10 @@ use crate::{
     carrier::Carrier,
     doctor::tracing,
     exit::Failure,
-    kernel,
+    kernel::{self, limits::raise_open_files},
     process::{
         AddressSpace, Pagemap, Process,
         maps::{self, Asked, Mapping, Range, USER_END},
-        raise_open_files,
     },
     tracer::{Target, Tracer, Wanted},
     translate::Both,
@@ -70,7 +69,7 @@ pub async fn run(wish: &Wish<'_>, stop: Stop, listener: &mut dyn Listener) -> Re
     let mut pagemap = Pagemap::of(pid).context("watch")?;
     // The pidfd is of the process that the number named before; if that lives, the pagemap is its own too.
     if process.has_ended() {
-        return Err(no_address_space(pid).into());
+        return Err(AddressSpace::none(&process)).context("watch");
     }
     let ranges = ranges(wish, &process).context("watch")?;
 
@@ -139,7 +138,7 @@ fn address_space(
         }
         pagemap = Pagemap::of(process.pid).context("watch")?;
     }
-    Err(no_address_space(process.pid).into())
+    Err(AddressSpace::none(process)).context("watch")
 }
 
 /// The address space of process `pid`: another than the one that was found, where it has executed a program since. The hooks tell of an exec
@@ -172,9 +171,7 @@ fn ranges(wish: &Wish<'_>, process: &Process) -> Result<Vec<Range>> {
     }
     if wish.command.is_empty() {
         let AddressSpace { pagemap, mappings } = AddressSpace::of(process)?;
-        let end = pagemap
-            .end()?
-            .ok_or_else(|| no_address_space(process.pid))?;
+        let end = pagemap.end()?.ok_or_else(|| AddressSpace::none(process))?;
         let pieces = maps::select(&mappings, wish.asked, end)?;
         if let Some(piece) = pieces.iter().find(|piece| piece.is_kernels()) {
             let what = format!("{} is the kernel's: no page of it moves", piece.name);
@@ -198,10 +195,4 @@ fn ranges(wish: &Wish<'_>, process: &Process) -> Result<Vec<Range>> {
         ),
     });
     addresses.collect()
-}
-
-fn no_address_space(pid: u32) -> Failure {
-    Failure::no(format!(
-        "watch: process {pid} has no address space: it is a kernel thread, or has ended"
-    ))
 }

@@ -23,16 +23,13 @@ impl Session<'_> {
     pub(super) fn tell_losses(&self, loss: Loss, state: &mut State<'_>) -> Result<()> {
         let before = std::mem::replace(&mut state.loss, loss);
         let lost = loss.since(before);
-        let skipped = loss.is_skipped_since(before);
-        if skipped {
+        if loss.is_skipped_since(before) {
             let skipped = self.tracer.skipped(self.programs).into_iter();
-            let skipped: Vec<_> = skipped
+            let told: Vec<_> = skipped
                 .map(|(name, n)| format!("{name} {n} times"))
                 .collect();
-            let what = format!("v2p: skipped by the kernel so far: {}", skipped.join(", "));
+            let what = format!("v2p: skipped by the kernel so far: {}", told.join(", "));
             state.report.output.say(&what);
-        }
-        if skipped {
             missed(state);
         }
         lose(lost, state)

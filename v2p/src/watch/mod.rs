@@ -51,7 +51,7 @@ use crate::{
     page::ZeroFrames,
     process::{
         self, FrameFlags, Pagemap, Process,
-        maps::{Range, USER_END},
+        maps::{self, Range, USER_END},
     },
     record::Record,
     tracer::{Loss, Tracer},
@@ -353,7 +353,7 @@ impl Session<'_> {
     }
 
     fn is_asked(&self, va: u64) -> bool {
-        self.ranges.is_empty() || self.ranges.iter().any(|r| (r.start..r.end).contains(&va))
+        maps::is_asked(self.ranges, va)
     }
 }
 

@@ -28,9 +28,9 @@ use crate::{
         witness::Witness,
     },
     exit::Failure,
-    kernel::{self, lockdown::Lockdown, privileges::MOUNT_PROC},
+    kernel::{self, limits::raise_open_files, lockdown::Lockdown, privileges::MOUNT_PROC},
     page::{self, OwnPage, ZeroFrames},
-    process::{Pagemap, Process, frame_flags, frame_mapcount, maps, raise_open_files},
+    process::{Pagemap, Process, frame_flags, frame_mapcount, maps},
     render::{DoctorText, Output},
     translate::page::Decoder,
 };

@@ -48,7 +48,8 @@ impl Marks {
 
     /// Those of a word.
     pub const fn of(word: PagemapWord) -> Self {
-        Self(word.0 & (1 << 56 | 1 << 61 | 1 << 55 | 1 << 57))
+        let [(a, _), (b, _), (c, _), (d, _)] = Self::NAMES;
+        Self(word.0 & (1 << a | 1 << b | 1 << c | 1 << d))
     }
 
     /// Their names.
