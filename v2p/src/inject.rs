@@ -145,8 +145,11 @@ fn another_node(pid: u32, va: VirtAddr) -> Result<Option<libc::c_int>> {
     Ok(nodes.into_iter().find(|n| *n != here))
 }
 
-/// A kernel list such as `0-1,3`.
-fn parse_list(list: &str) -> Vec<libc::c_int> {
+/// Nodes that there can be (NODES_SHIFT of arch/x86/Kconfig, 6.1 to 7.3): a list that names more is none of the kernel's.
+const MOST_NODES: usize = 1 << 10;
+
+/// A kernel list of nodes such as `0-1,3`.
+pub(crate) fn parse_list(list: &str) -> Vec<libc::c_int> {
     let number = |s: &str| s.parse::<libc::c_int>().ok();
     list.split(',')
         .filter_map(|part| match part.split_once('-') {
@@ -154,6 +157,7 @@ fn parse_list(list: &str) -> Vec<libc::c_int> {
             None => number(part).map(|n| n..=n),
         })
         .flatten()
+        .take(MOST_NODES)
         .collect()
 }
 
@@ -169,13 +173,15 @@ const BALLAST: usize = 64 << 20;
 /// MemAvailable, in bytes.
 fn available_memory() -> Result<usize> {
     let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
-    Ok(kib
-        .context("/proc/meminfo has no MemAvailable")?
-        .saturating_mul(1024))
+    available_of(&text).context("/proc/meminfo has no MemAvailable")
+}
+
+/// The same of what /proc/meminfo says.
+pub(crate) fn available_of(meminfo: &str) -> Option<usize> {
+    let mut lines = meminfo.lines();
+    let line = lines.find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: usize = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib.saturating_mul(1024))
 }
 
 impl Ballast {
@@ -240,5 +246,13 @@ mod tests {
         assert_eq!(parse_list("0-2,5"), [0, 1, 2, 5]);
         assert_eq!(parse_list("0"), [0]);
         assert_eq!(parse_list(""), [] as [libc::c_int; 0]);
+        assert_eq!(parse_list("0-2147483647").len(), MOST_NODES);
+    }
+
+    #[test]
+    fn what_is_available_is_told_in_bytes() {
+        let text = "MemTotal: 9 kB\nMemAvailable:      4 kB\n";
+        assert_eq!(available_of(text), Some(4096));
+        assert_eq!(available_of("MemTotal: 9 kB\n"), None);
     }
 }

@@ -224,7 +224,7 @@ fn container() -> Vec<String> {
 
 /// What all zones `Device` span; 0 where there is none. Not by [`zones`]: without a page of the buddy allocator's they have no
 /// `start_pfn` (zoneinfo_show_print, mm/vmstat.c, 6.1 to 7.3).
-fn device_pages(zoneinfo: &str) -> u64 {
+pub(crate) fn device_pages(zoneinfo: &str) -> u64 {
     let zones = zoneinfo.split("\nNode ").filter(|zone| {
         let name = zone.lines().next().unwrap_or_default();
         name.ends_with("Device")
@@ -234,18 +234,19 @@ fn device_pages(zoneinfo: &str) -> u64 {
         let number = lines.find_map(|line| line.strip_prefix("spanned"))?;
         number.trim().parse::<u64>().ok()
     });
-    spanned.sum()
+    spanned.fold(0, u64::saturating_add)
 }
 
 /// From `address sizes : 46 bits physical, 48 bits virtual`.
-fn physical_bits(cpuinfo: &str) -> Option<u32> {
+pub(crate) fn physical_bits(cpuinfo: &str) -> Option<u32> {
     let line = cpuinfo
         .lines()
         .find(|line| line.starts_with("address sizes"))?;
     line.split_once(": ")?.1.split(' ').next()?.parse().ok()
 }
 
-fn has_pat(cpuinfo: &str) -> Option<bool> {
+/// From the flags of the first processor.
+pub(crate) fn has_pat(cpuinfo: &str) -> Option<bool> {
     let line = cpuinfo.lines().find(|line| line.starts_with("flags"))?;
     Some(line.split_whitespace().any(|flag| flag == "pat"))
 }

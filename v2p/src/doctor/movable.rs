@@ -22,7 +22,7 @@ pub struct Mover {
 }
 
 /// A switch of the kernel: file, and how it is read.
-struct Switch {
+pub(crate) struct Switch {
     name: &'static str,
     path: &'static str,
     /// `None`: it is not understood.
@@ -31,7 +31,8 @@ struct Switch {
     mend: &'static str,
 }
 
-const SWITCHES: [Switch; 14] = [
+/// All of them.
+pub(crate) const SWITCHES: [Switch; 14] = [
     Switch {
         name: "compaction",
         path: "/proc/sys/vm/compact_unevictable_allowed",
@@ -158,7 +159,8 @@ impl Switch {
         self.judge(text.as_deref().map_err(|e| e.kind()))
     }
 
-    fn judge(&self, text: Result<&str, std::io::ErrorKind>) -> Mover {
+    /// What it means that the file says that, or why it says nothing.
+    pub(crate) fn judge(&self, text: Result<&str, std::io::ErrorKind>) -> Mover {
         let (may, evidence) = match text {
             Ok(text) => ((self.may)(text), shown(self.path, text)),
             Err(std::io::ErrorKind::NotFound) => (Some(false), format!("no {}", self.path)),

@@ -115,7 +115,7 @@ impl Limits {
 }
 
 /// The folder of our memory cgroup, and that of the topmost one that we see; from /proc/self/cgroup and mountinfo.
-fn memory_group(cgroup: &str, mountinfo: &str) -> Option<(PathBuf, PathBuf)> {
+pub(crate) fn memory_group(cgroup: &str, mountinfo: &str) -> Option<(PathBuf, PathBuf)> {
     let of_controller = |wanted: &str| {
         cgroup.lines().find_map(|line| {
             let (_, rest) = line.split_once(':')?;

@@ -3,7 +3,7 @@
 use proptest::{
     collection::vec,
     prelude::{Strategy, any},
-    prop_assert, prop_assert_eq,
+    prop_assert, prop_assert_eq, prop_oneof,
     sample::Index,
     test_runner::{TestCaseError, TestCaseResult},
 };
@@ -11,10 +11,13 @@ use v2p_common::{Pfn, PhysAddr};
 
 use super::{hold, spoilt, spoilt_text};
 use crate::{
+    doctor::{facts, movable},
+    inject,
     kernel::{
         btf::{self, Btf},
         config,
         iomem::Iomem,
+        limits,
         lockdown::Lockdown,
         zones,
     },
@@ -192,6 +195,75 @@ fn lockdown_is_parsed_or_not_known() {
         if let Some(lockdown) = Lockdown::parse(&text, "a test") {
             let named = format!("[{}]", lockdown.mode);
             prop_assert!(text.contains(&named));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_memory_cgroup_lies_where_one_is_mounted_or_nowhere() {
+    let cgroup = "5:memory:/job/task\n1:cpu:/\n0::/a/b\n";
+    let mounts = "31 20 0:27 /job /sys/fs/cgroup/memory rw shared:5 - cgroup none rw,memory\n\
+                  32 20 0:28 / /sys/fs/cgroup/unified rw - cgroup2 none rw\n";
+    let texts = (spoilt_text(cgroup), spoilt_text(mounts));
+    hold(texts, |(cgroup, mounts)| {
+        if let Some((_, root)) = limits::memory_group(&cgroup, &mounts) {
+            let root = root.to_str().unwrap_or_default();
+            prop_assert!(mounts.split([' ', '\n']).any(|word| word == root), "{root}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn what_the_processor_has_is_parsed_or_not_known() {
+    let text = "processor\t: 0\nflags\t\t: fpu pat pse36\naddress sizes\t: 46 bits physical, 48 bits virtual\n";
+    hold(spoilt_text(text), |text| {
+        if let Some(bits) = facts::physical_bits(&text) {
+            prop_assert!(text.contains(&bits.to_string()), "{bits}");
+        }
+        prop_assert!(facts::has_pat(&text) != Some(true) || text.contains("pat"));
+        Ok(())
+    });
+}
+
+#[test]
+fn pages_of_devices_are_counted_only_where_a_zone_has_them() {
+    let text = "Node 0, zone   Normal\n        spanned  100\nNode 0, zone   Device\n  pages free     0\n        spanned  16384\n\
+                Node 1, zone   Device\n        spanned  18446744073709551615\n";
+    hold(spoilt_text(text), |text| {
+        prop_assert!(facts::device_pages(&text) == 0 || text.contains("Device"));
+        Ok(())
+    });
+}
+
+#[test]
+fn what_a_switch_says_is_judged_and_shown_in_one_line() {
+    // Each has its own words, and gets those of the others too.
+    let text = "always [madvise] never\nCmaTotal:       65536 kB\n/dev/sda2 partition 1 0 -2\n";
+    let texts = prop_oneof![spoilt_text(text), spoilt_text("1"), spoilt_text("true")];
+    hold((any::<Index>(), texts), |(which, text)| {
+        let mover = which.get(&movable::SWITCHES).judge(Ok(&text));
+        prop_assert!(!mover.evidence.contains('\n'), "{}", mover.evidence);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_list_of_nodes_is_no_longer_than_one_can_be() {
+    hold(spoilt_text("0-1,3,1000-1023"), |list| {
+        let nodes = inject::parse_list(&list);
+        prop_assert!(nodes.len() <= 1024 && nodes.iter().all(|node| *node >= 0));
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_available_is_whole_kilobytes_or_not_known() {
+    let text = "MemTotal:       16 kB\nMemAvailable:    4 kB\nCmaTotal:       65536 kB\n";
+    hold(spoilt_text(text), |text| {
+        if let Some(bytes) = inject::available_of(&text) {
+            prop_assert!(bytes % 1024 == 0 || bytes == usize::MAX, "{bytes}");
         }
         Ok(())
     });
