@@ -15,6 +15,8 @@ use crate::{cache, lab::apt, perfetto, shell};
 pub(crate) const RUSTC: &str = "1.95.0";
 /// The linker that made it.
 const BPF_LINKER: &str = "0.13.0";
+/// The LLVM of that compiler, by which the linker is built.
+const LLVM: &str = "22";
 
 /// All of it.
 pub(crate) fn all() -> Result<()> {
@@ -116,12 +118,14 @@ fn install_bpf_linker(lib: &Path, folder: &Path) -> Result<()> {
                 "--locked",
                 "--quiet",
             ])
-            .args(["--no-default-features", "--features", "llvm-22", "--root"])
+            .args(["--no-default-features", "--features"])
+            .arg(format!("llvm-{LLVM}"))
+            .arg("--root")
             .arg(folder)
             .arg("--target-dir")
             .arg(build.path())
             .env("LLVM_PREFIX", prefix.path())
-            .env("LLVM_SYS_221_PREFIX", prefix.path())
+            .env(format!("LLVM_SYS_{LLVM}1_PREFIX"), prefix.path())
             .env_remove("RUSTFLAGS")
             .env(
                 "CARGO_ENCODED_RUSTFLAGS",
@@ -132,7 +136,8 @@ fn install_bpf_linker(lib: &Path, folder: &Path) -> Result<()> {
 
 /// The LLVM that the compiler itself is linked with.
 fn llvm_library(lib: &Path) -> Result<PathBuf> {
-    let is_llvm = |name: &str| name.starts_with("libLLVM.so.22.") || name.starts_with("libLLVM-22");
+    let starts = [format!("libLLVM.so.{LLVM}."), format!("libLLVM-{LLVM}")];
+    let is_llvm = |name: &str| starts.iter().any(|start| name.starts_with(start));
     let found = fs::read_dir(lib)?
         .flatten()
         .filter(|entry| entry.file_name().to_str().is_some_and(is_llvm))
@@ -140,7 +145,7 @@ fn llvm_library(lib: &Path) -> Result<PathBuf> {
         .max();
     found.with_context(|| {
         format!(
-            "no libLLVM 22 in {}: bpf-linker is set up for rustc {RUSTC}",
+            "no libLLVM {LLVM} in {}: bpf-linker is set up for rustc {RUSTC}",
             lib.display()
         )
     })
