@@ -5,6 +5,7 @@
 //! page-types.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -31,32 +32,22 @@ const TOOLS: [(&str, &str); 4] = [
 /// Measures, on this machine's kernel; the table or the JSON lines go to stdout.
 pub(crate) fn run(json: bool) -> Result<()> {
     let page_types = page_types()?;
-    let mut cargo = Command::new(setup::cargo());
-    cargo
-        .args(["bench", "--quiet", "--package", "v2p"])
-        .args(["--bench", "translate", "--", "--page-types"])
-        .arg(page_types)
-        .current_dir(root());
-    if json {
-        cargo.arg("--json");
-    }
-    let status = cargo.status()?;
-    ensure!(status.success(), "cargo bench: {status}");
-    let mut watch = Command::new(setup::cargo());
-    watch.args([
-        "bench",
-        "--quiet",
-        "--package",
-        "v2p",
-        "--bench",
-        "watch",
-        "--",
-    ]);
-    if json {
-        watch.arg("--json");
-    }
-    let status = watch.current_dir(root()).status()?;
-    ensure!(status.success(), "cargo bench: {status}");
+    let cargo_bench = |name: &str, arguments: &[&OsStr]| -> Result<()> {
+        let status = Command::new(setup::cargo())
+            .args(["bench", "--quiet", "--package", "v2p"])
+            .args(["--bench", name, "--"])
+            .args(arguments)
+            .args(json.then_some("--json"))
+            .current_dir(root())
+            .status()?;
+        ensure!(status.success(), "cargo bench: {status}");
+        Ok(())
+    };
+    cargo_bench(
+        "translate",
+        &["--page-types".as_ref(), page_types.as_os_str()],
+    )?;
+    cargo_bench("watch", &[])?;
     printed(json, "burst", (BURST_SECONDS, "60"))?;
     printed(json, "storm", (STORM_WRITES, "1000"))
 }
@@ -109,10 +100,7 @@ fn page_types() -> Result<PathBuf> {
 }
 
 fn build(name: &str, folder: &Path) -> Result<()> {
-    // Beside the entry and not in /tmp, which may be small memory.
-    let work = tempfile::Builder::new()
-        .prefix(&format!(".making-{name}-"))
-        .tempdir_in(cache::root()?)?;
+    let work = cache::work_folder(name)?;
     let source = source::unpack(work.path(), &["tools", "scripts", "include/uapi"])?;
     shell::output(
         Command::new("make")

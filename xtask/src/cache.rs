@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
 
 use crate::shell;
 
@@ -69,9 +70,8 @@ fn entry_in(root: &Path, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> 
     if check(&place).is_ok() {
         return Ok(place);
     }
-    let prefix = format!(".making-{name}-");
-    sweep(root, &prefix)?;
-    let fresh = tempfile::Builder::new().prefix(&prefix).tempdir_in(root)?;
+    sweep(root, name)?;
+    let fresh = work_folder_in(root, name)?;
     make(fresh.path())?;
     write_sums(fresh.path())?;
     if place.exists() {
@@ -95,13 +95,29 @@ fn lock_in(root: &Path, name: &str) -> Result<File> {
     Ok(lock)
 }
 
+/// A folder for the maker of entry `name` to work in: beside the entry and not in /tmp, which may be small memory. Of a maker
+/// that was killed the next one removes it.
+pub(crate) fn work_folder(name: &str) -> Result<TempDir> {
+    Ok(work_folder_in(&root()?, name)?)
+}
+
+fn work_folder_in(root: &Path, name: &str) -> io::Result<TempDir> {
+    let prefix = work_prefix(name);
+    tempfile::Builder::new().prefix(&prefix).tempdir_in(root)
+}
+
+fn work_prefix(name: &str) -> String {
+    format!(".making-{name}-")
+}
+
 /// Removes what a maker of the same entry left that was killed; we hold the lock, so none is at work.
-fn sweep(root: &Path, prefix: &str) -> io::Result<()> {
+fn sweep(root: &Path, name: &str) -> io::Result<()> {
+    let prefix = work_prefix(name);
     for entry in fs::read_dir(root)?.flatten() {
         if entry
             .file_name()
             .to_str()
-            .is_some_and(|name| name.starts_with(prefix))
+            .is_some_and(|name| name.starts_with(&prefix))
         {
             fs::remove_dir_all(entry.path())?;
         }

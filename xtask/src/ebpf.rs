@@ -76,7 +76,7 @@ fn cargo(task: &str, arguments: &[&str]) -> Result<PathBuf> {
     let rust_src = setup::rust_src()?;
     let linker = setup::bpf_linker()?;
     let target = root().join("target/ebpf");
-    let home = cargo_home()?;
+    let home = setup::home("CARGO_HOME", ".cargo")?;
     let flags = [
         // Atomic fetch-add, which counts losses, is CPU version 3 (Linux 5.12).
         "-Ctarget-cpu=v3".to_owned(),
@@ -113,13 +113,4 @@ fn cargo(task: &str, arguments: &[&str]) -> Result<PathBuf> {
 
 fn remap(from: &Path, to: &str) -> String {
     format!("--remap-path-prefix={}={to}", from.display())
-}
-
-fn cargo_home() -> Result<PathBuf> {
-    match std::env::var_os("CARGO_HOME") {
-        Some(home) => Ok(home.into()),
-        None => {
-            Ok(PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cargo"))
-        }
-    }
 }

@@ -3,11 +3,7 @@
 //! The machine is a Debian 12 by debootstrap, entered by pivot_root, with this one's rustup and the committed state of this tree. Home and cache are
 //! empty. What belongs to the network is carried in: names, certificates, and the settings of apt and cargo.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result};
 
@@ -85,16 +81,11 @@ fn carry_network(machine: &Path) -> Result<()> {
 
 /// rustup with the toolchain that we run by, as its installer leaves them.
 fn carry_rust(machine: &Path) -> Result<()> {
-    let home = |variable: &str, otherwise: &str| -> Result<PathBuf> {
-        let set = std::env::var_os(variable).map(PathBuf::from);
-        let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(otherwise));
-        set.or_else(home).context("no HOME")
-    };
-    let rustup = home("RUSTUP_HOME", ".rustup")?;
+    let rustup = setup::home("RUSTUP_HOME", ".rustup")?;
     let toolchain = setup::sysroot()?;
     let name = toolchain.file_name().context("a toolchain has a name")?;
     copy(
-        &home("CARGO_HOME", ".cargo")?.join("bin"),
+        &setup::home("CARGO_HOME", ".cargo")?.join("bin"),
         &machine.join("root/.cargo/bin"),
     )?;
     let place = machine.join("root/.rustup/toolchains").join(name);

@@ -156,6 +156,17 @@ pub(crate) fn cargo() -> std::ffi::OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
+/// The folder that a tool is told of by a variable of the environment, or has in the home folder.
+pub(crate) fn home(variable: &str, otherwise: &str) -> Result<PathBuf> {
+    match std::env::var_os(variable) {
+        Some(set) => Ok(set.into()),
+        None => {
+            let home = std::env::var_os("HOME").context("HOME is not set")?;
+            Ok(Path::new(&home).join(otherwise))
+        }
+    }
+}
+
 /// Debian packages that have to be on the system, each given with a program (or, with a slash, a file) that shows it is there.
 pub(crate) fn packages(wanted: &[(&str, &str)]) -> Result<()> {
     let is_there = |mark: &str| {

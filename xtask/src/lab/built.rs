@@ -29,11 +29,12 @@ const TOOLS: [(&str, &str); 11] = [
 /// The built kernel; made once, in some ten minutes.
 pub(super) fn kernel() -> Result<Kernel> {
     let config = root().join("xtask/lab.config");
-    let entry = cache::entry(&format!("built-{SERIES}"), 4000, |folder| {
+    let name = format!("built-{SERIES}");
+    let entry = cache::entry(&name, 4000, |folder| {
         setup::packages(&TOOLS)?;
         shell::timed(
-            &format!("built-{SERIES}: compiling a kernel (once, about ten minutes)"),
-            || build(&config, folder),
+            &format!("{name}: compiling a kernel (once, about ten minutes)"),
+            || build(&name, &config, folder),
         )
     })?;
     let release = fs::read_to_string(entry.join("release")).context("release")?;
@@ -45,11 +46,8 @@ pub(super) fn kernel() -> Result<Kernel> {
     })
 }
 
-fn build(config: &Path, folder: &Path) -> Result<()> {
-    // Beside the entry and not in /tmp, which may be small memory.
-    let work = tempfile::Builder::new()
-        .prefix(&format!(".making-built-{SERIES}-"))
-        .tempdir_in(cache::root()?)?;
+fn build(name: &str, config: &Path, folder: &Path) -> Result<()> {
+    let work = cache::work_folder(name)?;
     let source = source::unpack(work.path(), &[])?;
     let make = |arguments: &[&str]| {
         shell::output(
