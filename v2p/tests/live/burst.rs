@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{
     Done, harness,
-    machine::Setting,
+    machine::{Setting, two_nodes},
     target::{PAGES, Target, va},
     trial,
 };
@@ -31,8 +31,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn burst() -> Done {
-    if v2p::process::Nodes::read().is_single() {
-        return Done::Skipped("one NUMA node".to_owned());
+    if let Err(reason) = two_nodes() {
+        return Done::Skipped(reason);
     }
     // What would move pages too, and is not counted.
     let _quiet = [

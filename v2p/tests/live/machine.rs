@@ -65,6 +65,16 @@ pub(crate) fn only_in_guests(what: &str) -> Result<(), String> {
     }
 }
 
+/// Why there is nothing to move pages between, where there are not the nodes 0 and 1, both with memory.
+pub(crate) fn two_nodes() -> Result<(), String> {
+    let nodes = fs::read_to_string("/sys/devices/system/node/has_memory").unwrap_or_default();
+    // Neighbours are told as a range (bitmap_list_string, lib/vsprintf.c).
+    match nodes.starts_with("0-") {
+        true => Ok(()),
+        false => Err("one NUMA node".to_owned()),
+    }
+}
+
 /// Has the kernel load a module that the lab has put into the guest; one that is built in needs none, and what is not there
 /// is seen by its use.
 pub(crate) fn load_module(name: &str) {

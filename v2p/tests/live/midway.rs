@@ -24,7 +24,7 @@ use v2p::{
 use crate::{
     Done,
     harness::{self, PATIENCE},
-    machine::Setting,
+    machine::{self, Setting},
     memory::{HUGE, HUGE_BASE},
     target::{PAGE, PAGES, Target, va},
     trial,
@@ -219,10 +219,7 @@ fn move_pages(pid: u32, addresses: &[u64], node: i32) {
 /// While the pages at `addresses` are moved between two nodes, to and fro, reads them by both routes until one was seen in
 /// migration; gives that page. Every page must be in a frame that it had, or leave one, and the routes must not disagree.
 fn in_migration(target: &Target, addresses: &[u64]) -> Result<Page, String> {
-    let nodes = std::fs::read_to_string("/sys/devices/system/node/has_memory").unwrap_or_default();
-    if !matches!(nodes.trim(), "0-1" | "0,1") {
-        return Err("there are not two NUMA nodes to move pages between".to_owned());
-    }
+    machine::two_nodes()?;
     let pagemap = Pagemap::of(target.pid()).unwrap();
     let (start, end) = (addresses[0], addresses[addresses.len() - 1] + PAGE);
     let mapping = Mapping {

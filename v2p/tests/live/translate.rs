@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     Done,
     harness::{self, PATIENCE, address, last_json},
+    machine::two_nodes,
     mechanism::move_to_other_node,
     target::{PAGES, Target, va},
     trial,
@@ -296,8 +297,8 @@ fn who_of_zero() -> Done {
 }
 
 fn nodes() -> Done {
-    if v2p::process::Nodes::read().is_single() {
-        return Done::Skipped("one NUMA node".to_owned());
+    if let Err(reason) = two_nodes() {
+        return Done::Skipped(reason);
     }
     let mut target = Target::start();
     let mut told = Vec::new();

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Again, Done,
-    machine::Setting,
+    machine::{Setting, two_nodes},
     memory::{FILE_BASE, HUGE, HUGE_BASE},
     target::{PAGE, Target},
     trial,
@@ -321,8 +321,8 @@ fn huge_page_migration() -> Done {
     if let Err(skipped) = thp() {
         return skipped;
     }
-    if let Err(skipped) = migration::two_nodes() {
-        return skipped;
+    if let Err(reason) = two_nodes() {
+        return Done::Skipped(reason);
     }
     let mut given = u64::MAX;
     let mut scene = Scene::new(&[AREA], |target| given = given.min(target.tell("thp", 0)));

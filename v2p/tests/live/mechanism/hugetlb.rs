@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 use super::{migration, scene::Scene};
 use crate::{
     Done,
-    machine::Setting,
+    machine::{Setting, two_nodes},
     memory::{HUGE, HUGE_BASE},
     target::Target,
     trial,
@@ -82,8 +82,8 @@ fn hugetlb_cow() -> Done {
 }
 
 fn hugetlb_move_pages() -> Done {
-    if let Err(skipped) = migration::two_nodes() {
-        return skipped;
+    if let Err(reason) = two_nodes() {
+        return Done::Skipped(reason);
     }
     let _pool = match pool() {
         Ok(pool) => pool,

@@ -1,7 +1,7 @@
 //! The kernel moves pages.
 
 use std::{
-    fs, thread,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,7 @@ use super::{group::Group, scene::Scene};
 use crate::{
     Done,
     harness::PATIENCE,
-    machine::{Setting, only_in_guests},
+    machine::{Setting, only_in_guests, two_nodes},
     target::{BASE, PAGE, PAGES, Target, va},
     trial,
 };
@@ -29,14 +29,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("mechanism_cpuset", cpuset),
         trial("mechanism_numa_balancing", numa_balancing),
     ]
-}
-
-/// Why there is nothing to be moved between.
-pub(super) fn two_nodes() -> Result<(), Done> {
-    match fs::exists("/sys/devices/system/node/node1") {
-        Ok(true) => Ok(()),
-        _ => Err(Done::Skipped("one NUMA node".to_owned())),
-    }
 }
 
 /// The node that a page is not on.
@@ -57,8 +49,8 @@ pub(crate) fn move_to_other_node(target: &mut Target, page: u64) -> u64 {
 }
 
 fn move_pages() -> Done {
-    if let Err(skipped) = two_nodes() {
-        return skipped;
+    if let Err(reason) = two_nodes() {
+        return Done::Skipped(reason);
     }
     let mut scene = Scene::new(&[ALL], |target| target.fill(BASE, 8));
     scene.act(|target| {
@@ -72,8 +64,8 @@ fn move_pages() -> Done {
 }
 
 fn migrate_pages() -> Done {
-    if let Err(skipped) = two_nodes() {
-        return skipped;
+    if let Err(reason) = two_nodes() {
+        return Done::Skipped(reason);
     }
     let mut scene = Scene::new(&[(va(3), 1)], |target| target.fill(BASE, 8));
     scene.act(|target| {
@@ -90,8 +82,8 @@ fn migrate_pages() -> Done {
 }
 
 fn mbind() -> Done {
-    if let Err(skipped) = two_nodes() {
-        return skipped;
+    if let Err(reason) = two_nodes() {
+        return Done::Skipped(reason);
     }
     let mut scene = Scene::new(&[ALL], |target| target.fill(BASE, 8));
     scene.act(|target| {
@@ -108,8 +100,8 @@ fn mbind() -> Done {
 }
 
 fn cpuset() -> Done {
-    if let Err(skipped) = two_nodes() {
-        return skipped;
+    if let Err(reason) = two_nodes() {
+        return Done::Skipped(reason);
     }
     if let Err(reason) = only_in_guests("mounts cgroups") {
         return Done::Skipped(reason);
@@ -140,8 +132,8 @@ fn cpuset() -> Done {
 }
 
 fn numa_balancing() -> Done {
-    if let Err(skipped) = two_nodes() {
-        return skipped;
+    if let Err(reason) = two_nodes() {
+        return Done::Skipped(reason);
     }
     let Some(_on) = Setting::change("/proc/sys/kernel/numa_balancing", "1") else {
         return Done::Skipped("this kernel does not balance".to_owned());

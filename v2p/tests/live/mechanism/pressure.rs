@@ -10,10 +10,10 @@ use std::{
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use super::{group::Group, migration, scene::Scene};
+use super::{group::Group, scene::Scene};
 use crate::{
     Done,
-    machine::{Setting, free_memory, only_in_guests, swap_on_zram},
+    machine::{Setting, free_memory, only_in_guests, swap_on_zram, two_nodes},
     target::{BASE, PAGE, PAGES, va},
     trial,
 };
@@ -170,8 +170,8 @@ fn damon() -> Done {
     if let Err(reason) = only_in_guests("moves pages of others too") {
         return Done::Skipped(reason);
     }
-    if let Err(skipped) = migration::two_nodes() {
-        return skipped;
+    if let Err(reason) = two_nodes() {
+        return Done::Skipped(reason);
     }
     let scene = Scene::new(&[ALL], |target| {
         let place = target.scratch(&[1]);

@@ -44,9 +44,8 @@ fn seconds() -> f64 {
 }
 
 fn soak() -> Done {
-    let nodes = std::fs::read_to_string("/sys/devices/system/node/has_memory").unwrap_or_default();
-    if !matches!(nodes.trim(), "0-1" | "0,1") {
-        return Done::Skipped("there are not two NUMA nodes to move pages between".to_owned());
+    if let Err(reason) = machine::two_nodes() {
+        return Done::Skipped(reason);
     }
     let swaps = machine::swap_on_zram();
     // What the kernel would do of its own accord, and the targets would not count.

@@ -16,10 +16,11 @@ use rustix::{
 };
 use serde_json::Value;
 
-use super::{inside, is_open, verdicts::two_nodes, word};
+use super::{inside, is_open, word};
 use crate::{
     Done,
     harness::{self, expected_devmem, last_json},
+    machine::two_nodes,
     target::{PAGES, Target, va},
     trial,
 };
@@ -187,8 +188,8 @@ fn stray() -> Done {
     if !is_open() {
         return Done::Skipped("/dev/mem is denied on this kernel".to_owned());
     }
-    if !two_nodes() {
-        return Done::Skipped("there is one node: nothing moves a page at once".to_owned());
+    if let Err(reason) = two_nodes() {
+        return Done::Skipped(reason);
     }
     let mut target = Target::start();
     target.tell("write", 0);
@@ -216,8 +217,8 @@ fn huge_stray() -> Done {
     if !is_open() {
         return Done::Skipped("/dev/mem is denied on this kernel".to_owned());
     }
-    if !two_nodes() {
-        return Done::Skipped("there is one node: nothing moves a page at once".to_owned());
+    if let Err(reason) = two_nodes() {
+        return Done::Skipped(reason);
     }
     let mut target = Target::start();
     let bits = |bits: libc::c_int| u64::try_from(bits).unwrap();

@@ -9,9 +9,10 @@ use v2p::{
     record::{Cause, Verdict},
 };
 
-use super::{Scene, inside, is_open, verdicts::two_nodes, word};
+use super::{Scene, inside, is_open, word};
 use crate::{
     Done,
+    machine::two_nodes,
     target::{PAGES, Target, va},
     trial,
 };
@@ -36,8 +37,8 @@ fn migrations() -> Done {
     }
     let mut target = Target::start();
     (0..4).for_each(|i| _ = target.tell("write", i));
-    if !two_nodes() {
-        return Done::Skipped("there is one node: nothing moves a page at once".to_owned());
+    if let Err(reason) = two_nodes() {
+        return Done::Skipped(reason);
     }
     let mut scene = Scene::on(&target);
     let steps = [

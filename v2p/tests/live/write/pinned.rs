@@ -15,7 +15,7 @@ use v2p::{
     record::Verdict,
 };
 
-use super::{Scene, is_open, verdicts::two_nodes};
+use super::{Scene, is_open};
 use crate::{
     Done, harness,
     harness::last_json,
@@ -92,7 +92,7 @@ fn move_to(va: VirtAddr, node: libc::c_int) -> libc::c_int {
 }
 
 fn by_move_pages() -> Done {
-    if !two_nodes() {
+    if machine::two_nodes().is_err() {
         return Done::Skipped("there is one node".to_owned());
     }
     let (pinned, locked) = (OwnPage::new().unwrap(), OwnPage::new().unwrap());

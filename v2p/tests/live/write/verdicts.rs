@@ -438,8 +438,3 @@ fn same_bytes(scene: &mut Scene, target: &mut Target) {
     });
     assert_eq!(said.verdict, Verdict::Strayed, "{said:#?}");
 }
-
-pub(super) fn two_nodes() -> bool {
-    let nodes = std::fs::read_to_string("/sys/devices/system/node/has_memory");
-    nodes.is_ok_and(|nodes| nodes.trim() != "0")
-}

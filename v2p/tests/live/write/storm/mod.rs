@@ -27,7 +27,7 @@ use self::{
     row::Row,
     weather::{Storm, Weather},
 };
-use super::{Scene, is_open, verdicts::two_nodes};
+use super::{Scene, is_open};
 use crate::{
     Done,
     machine::{self, Setting},
@@ -75,7 +75,7 @@ fn storm() -> Done {
     if !is_open() {
         return Done::Skipped("/dev/mem is denied on this kernel".to_owned());
     }
-    if !two_nodes() {
+    if machine::two_nodes().is_err() {
         return Done::Skipped("there is one node".to_owned());
     }
     let swaps = machine::swap_on_zram();
