@@ -14,7 +14,7 @@ use crate::{
     kernel::{limits::raise_open_files, privileges},
     process::Process,
     record::{Record, Verdict},
-    render::{Output, WriteText, count, verdict_word},
+    render::{Output, WriteText, count},
     tracer::Wanted,
 };
 
@@ -69,7 +69,7 @@ pub async fn run(args: &cli::Write, output: &mut Output) -> Result<u8> {
     // What was done to memory is not lost with a full disk.
     said.and_then(|()| output.flush()).with_context(|| {
         let written = count(written as u64, "byte");
-        format!("write: {}, {written} written", verdict_word(verdict))
+        format!("write: {}, {written} written", verdict.name())
     })?;
     Ok(match verdict {
         Verdict::Landed | Verdict::Allowed => exit::YES,

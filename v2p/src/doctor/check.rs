@@ -5,8 +5,7 @@ use std::{fmt, io};
 use serde::{Serialize, Serializer};
 
 /// A check, as the command-line contract names it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(missing_docs, reason = "each is the check of that name")]
 pub enum Id {
     Root,
@@ -58,6 +57,12 @@ impl Id {
             Self::Kcore => "kcore",
             Self::Movable => "movable",
         }
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 
@@ -286,13 +291,5 @@ mod tests {
             serde_json::to_string(&check).unwrap(),
             r#"{"id":"strict-devmem","status":"denies","what":"what","evidence":"evidence","mend":"mend"}"#
         );
-    }
-
-    #[test]
-    fn a_name_is_the_same_in_text_and_json() {
-        for id in [Id::Root, Id::CapSysRawio, Id::IoStrictDevmem, Id::Movable] {
-            let json = serde_json::to_string(&id).unwrap();
-            assert_eq!(json.trim_matches('"'), id.name());
-        }
     }
 }

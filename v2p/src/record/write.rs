@@ -1,6 +1,6 @@
 //! What is said of a physical write.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{Hex, HexBytes, Move, is_not};
 
@@ -20,8 +20,7 @@ pub struct Denial {
 }
 
 /// What became of a physical write.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// Read back equal by both routes, and no move between look-up and write.
     Landed,
@@ -37,6 +36,27 @@ pub enum Verdict {
     Refused,
     /// Of a dry run alone: nothing is in the way.
     Allowed,
+}
+
+impl Verdict {
+    /// As people and scripts read it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Landed => "landed",
+            Self::Moved => "moved",
+            Self::Strayed => "strayed",
+            Self::Unproven => "unproven",
+            Self::Denied => "denied",
+            Self::Refused => "refused",
+            Self::Allowed => "allowed",
+        }
+    }
+}
+
+impl Serialize for Verdict {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
 }
 
 /// A guarded write.

@@ -23,7 +23,7 @@ pub use self::{
     doctor::DoctorText,
     moves::is_of_one_story,
     words::{bytes, cause_text, count, file_name, grouped},
-    write::{WriteText, verdict_word},
+    write::WriteText,
 };
 pub use crate::printable::printable;
 

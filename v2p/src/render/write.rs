@@ -126,7 +126,7 @@ impl<'a> WriteText<'a> {
                         count(part.len as u64, "byte"),
                         part.pa,
                         time(part.window_ns),
-                        verdict_word(part.verdict)
+                        part.verdict.name()
                     );
                     self.say("write", &what)?;
                 }
@@ -175,7 +175,7 @@ impl<'a> WriteText<'a> {
             Verdict::Landed | Verdict::Allowed => Colour::Good,
             _ => Colour::Bad,
         };
-        let word = self.coloured(&verdict_word(write.verdict), colour);
+        let word = self.coloured(write.verdict.name(), colour);
         self.line(&format!("\nverdict: {word}"))
     }
 }
@@ -193,11 +193,6 @@ const fn between(verdict: Verdict) -> &'static str {
             "no move of the page between look-up and write"
         }
     }
-}
-
-/// The verdict, as people and scripts read it.
-pub fn verdict_word(verdict: Verdict) -> String {
-    format!("{verdict:?}").to_lowercase()
 }
 
 fn time(ns: u64) -> String {
