@@ -57,7 +57,7 @@ impl Kind {
     }
 
     /// A program of that kind in the object.
-    const fn program(self) -> &'static str {
+    pub(super) const fn program(self) -> &'static str {
         match self {
             Self::RawTracepoint => "exit_mmap",
             Self::TpBtf => "probe_tp_btf",

@@ -9,6 +9,8 @@ mod misses;
 mod refused;
 mod ring;
 mod shared;
+#[cfg(test)]
+pub(crate) mod tests;
 mod tiny;
 mod types;
 

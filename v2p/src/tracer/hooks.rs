@@ -25,8 +25,10 @@ const KSM_TRACEPOINTS: [&str; 2] = ["ksm_merge_one_page", "ksm_merge_with_ksm_pa
 /// What following children takes.
 const FORKS: [&str; 2] = ["sched_process_fork", "sched_process_exit"];
 
-/// Those that tell what was taken out of a range: on the function that does it, which the kernel's types tell.
-const ZAP: [&str; 2] = ["zap_range", "zap_begins"];
+/// Without which a watch is blind to removals.
+const ZAP: &str = "zap_range";
+/// Those on the function that takes entries out of a range, which the kernel's types tell.
+const ZAPS: [&str; 2] = [ZAP, "zap_begins"];
 
 /// Programs, and the kernel functions that they go on: the first that this kernel has and lets us hook.
 const FUNCTIONS: [(&str, &[&str]); 6] = [
@@ -40,11 +42,25 @@ const FUNCTIONS: [(&str, &[&str]); 6] = [
 
 /// mremap: its arguments became one struct, for which there is a program of its own.
 const REMAP: &str = "move_page_tables";
+/// The programs: for arguments, and for the struct.
+pub(super) const REMAPS: [&str; 2] = ["remap_range", "remap_control"];
+
+/// What tells the reason of a migration: with seven arguments, and with eight.
+pub(super) const REASONS: [&str; 2] = ["migrated_of_7", "migrated_of_8"];
+
+/// What tells every migration of a base page.
+pub(super) const MIGRATIONS: [&str; 2] = ["set_migration_pte", "remove_migration_pte"];
+
+/// What sees every other removal but mremap's as it happens.
+pub(super) const REMOVALS: [&str; 3] = ["zap_begins", ZAP, "unmap_one"];
+
+/// For this there is a tracepoint too.
+const COLLAPSE_ANONYMOUS: &str = "collapse_anonymous";
 
 /// The places that a huge page is put together in.
 const COLLAPSE: [(&str, &[&str]); 4] = [
     ("collapse_file_begins", &["collapse_file"]),
-    ("collapse_anonymous", &["collapse_huge_page"]),
+    (COLLAPSE_ANONYMOUS, &["collapse_huge_page"]),
     ("collapse_file", &["collapse_file"]),
     (
         "collapse_mapped",
@@ -89,13 +105,13 @@ impl Hooks {
         hooks.tracepoint(programs, "mm_khugepaged_collapse_file");
         let merges = KSM_TRACEPOINTS.map(|name| hooks.tracepoint(programs, name));
         let zap = programs.zap();
-        for program in ZAP {
+        for program in ZAPS {
             hooks.function(programs, program, &[zap]);
         }
         for (program, functions) in FUNCTIONS {
             hooks.function(programs, program, functions);
         }
-        let is_blind = !hooks.has("zap_range");
+        let is_blind = !hooks.has(ZAP);
         programs.control().target.blind.set(is_blind.into());
         if access {
             hooks.access(programs);
@@ -108,9 +124,10 @@ impl Hooks {
             }
             return hooks;
         }
+        let [of_arguments, of_struct] = REMAPS;
         let remap = match programs.layout().move_old {
-            KernelLayout::ABSENT => "remap_range",
-            _ => "remap_control",
+            KernelLayout::ABSENT => of_arguments,
+            _ => of_struct,
         };
         hooks.function(programs, remap, &[REMAP]);
         if !hooks.function(programs, "gup", &[GET_USER_PAGES]) {
@@ -121,7 +138,7 @@ impl Hooks {
         for (program, functions) in COLLAPSE {
             hooks.function(programs, program, functions);
         }
-        if !hooks.has("collapse_anonymous") {
+        if !hooks.has(COLLAPSE_ANONYMOUS) {
             hooks.tracepoint(programs, "mm_collapse_huge_page");
         }
         if merges.contains(&false) {
@@ -191,9 +208,10 @@ impl Hooks {
     /// What tells the reason of a migration, with as many arguments as this kernel gives it.
     fn reasons(&mut self, programs: &mut Programs) {
         const NAME: &str = "mm_migrate_pages";
+        let [of_7, of_8] = REASONS;
         let program = match programs.layout().migrate_arguments {
-            7 => "migrated_of_7",
-            8 => "migrated_of_8",
+            7 => of_7,
+            8 => of_8,
             other => {
                 self.missing.push(Missing {
                     hook: NAME.to_owned(),
@@ -305,4 +323,45 @@ fn attach_to(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::bpf::tests::programs;
+
+    /// All that a watch may attach, but those for faults.
+    fn attached() -> BTreeSet<&'static str> {
+        let single = ["mm_khugepaged_collapse_file", "gup", "ksm_merge"];
+        let tracepoints = [
+            &TRACEPOINTS[..],
+            &KSM_TRACEPOINTS,
+            &FORKS,
+            &INSTEAD_OF_FUNCTIONS,
+            &ERROR_CODES,
+            &REASONS,
+            &ZAPS,
+        ];
+        let functions = [&FUNCTIONS[..], &COLLAPSE, &WAYS_TO_GET_USER_PAGES].concat();
+        let functions = functions.into_iter().map(|(program, _)| program);
+        let all = tracepoints.concat().into_iter().chain(functions);
+        all.chain(REMAPS).chain(single).collect()
+    }
+
+    #[test]
+    fn every_hook_is_a_program_of_the_object() {
+        let missing: Vec<_> = attached().difference(&programs()).copied().collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn a_program_that_is_asked_about_is_one_that_is_attached() {
+        let asked = [ZAP, COLLAPSE_ANONYMOUS].into_iter();
+        let asked = asked.chain(REMOVALS).chain(MIGRATIONS);
+        let asked: BTreeSet<_> = asked.chain(REMAPS).chain(REASONS).collect();
+        let missing: Vec<_> = asked.difference(&attached()).copied().collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
 }

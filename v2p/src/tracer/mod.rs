@@ -15,7 +15,7 @@ use v2p_common::{
     event::{Event, Exec},
 };
 
-use hooks::Hooks;
+use hooks::{Hooks, MIGRATIONS, REASONS, REMAPS, REMOVALS};
 
 use crate::{
     bpf::{Lanes, Programs, Ring, SharedControl},
@@ -183,23 +183,25 @@ impl Tracer {
     /// Whether everything that takes a page away is seen as it happens, so that between two events a page stays
     /// what it was.
     pub fn sees_removals(&self) -> bool {
-        let remap = self.hooks.has("remap_range") || self.hooks.has("remap_control");
-        let removals = ["zap_begins", "zap_range", "unmap_one"];
-        remap && removals.iter().all(|program| self.hooks.has(program)) && self.watches_migration()
+        self.has_any(&REMAPS) && self.has_all(&REMOVALS) && self.watches_migration()
     }
 
     /// Whether the reasons of migrations are told.
     pub fn tells_reasons(&self) -> bool {
-        ["migrated_of_7", "migrated_of_8"]
-            .iter()
-            .any(|program| self.hooks.has(program))
+        self.has_any(&REASONS)
     }
 
     /// Whether migrations of base pages are seen.
     pub fn watches_migration(&self) -> bool {
-        ["set_migration_pte", "remove_migration_pte"]
-            .iter()
-            .all(|program| self.hooks.has(program))
+        self.has_all(&MIGRATIONS)
+    }
+
+    fn has_any(&self, programs: &[&str]) -> bool {
+        programs.iter().any(|program| self.hooks.has(program))
+    }
+
+    fn has_all(&self, programs: &[&str]) -> bool {
+        programs.iter().all(|program| self.hooks.has(program))
     }
 
     /// The events that there are now, oldest first.
