@@ -138,7 +138,7 @@ fn word(text: &str) -> String {
 #[test]
 fn no_version_is_asked_for_where_the_thing_can_be() {
     let sources = sources(&root().join("v2p/src"));
-    let known = [
+    let known = BTreeSet::from([
         "commands/demo.rs",
         "commands/doctor/mod.rs",
         "commands/map.rs",
@@ -146,13 +146,9 @@ fn no_version_is_asked_for_where_the_thing_can_be() {
         "kernel/config.rs",
         "kernel/mod.rs",
         "watch/mod.rs",
-    ];
-    for name in users(&sources, "release()") {
-        assert!(
-            known.contains(&name),
-            "{name} asks for the kernel's release"
-        );
-    }
+    ]);
+    let users_of_it = users(&sources, "release()");
+    assert_eq!(users_of_it, known, "who asks for the kernel's release");
     for word in [
         "LINUX_VERSION",
         "KERNEL_VERSION",
@@ -174,24 +170,32 @@ fn every_dependency_stands_in_the_table() {
     let mut wanted = BTreeSet::new();
     for manifest in manifests {
         let text = fs::read_to_string(root().join(manifest).join("Cargo.toml")).unwrap();
-        let mut inside = false;
+        let own = manifest.rsplit('/').next().unwrap();
+        let mut of = None;
         for line in text.lines() {
             if line.starts_with('[') {
-                inside = line.ends_with("dependencies]");
-            } else if let (true, Some((name, _))) = (inside, line.split_once(" = ")) {
-                wanted.insert(name.to_owned());
+                of = match line {
+                    "[dependencies]" => Some(own.to_owned()),
+                    "[dev-dependencies]" => Some(format!("{own} (tests)")),
+                    _ => {
+                        assert!(!line.ends_with("dependencies]"), "{manifest}: {line}");
+                        None
+                    }
+                };
+            } else if let (Some(of), Some((name, _))) = (&of, line.split_once(" = ")) {
+                wanted.insert((name.to_owned(), of.clone()));
             }
         }
     }
-    wanted.remove("v2p-common");
+    wanted.retain(|(name, _)| name != "v2p-common");
     let page = fs::read_to_string(root().join("docs/security.md")).unwrap();
     let table = page.split("## What is built in").nth(1).unwrap();
-    let rows = table
-        .lines()
-        .filter_map(|line| line.strip_prefix("| ")?.split(' ').next());
-    let told: BTreeSet<_> = rows
-        .filter(|name| !["crate", "---"].contains(name))
-        .map(str::to_owned)
-        .collect();
+    let mut told = BTreeSet::new();
+    // Below the names of the columns, and the line under those.
+    for row in table.lines().filter(|line| line.starts_with('|')).skip(2) {
+        let mut columns = row.split('|').skip(1).map(str::trim);
+        let (name, of) = (columns.next().unwrap(), columns.next().unwrap());
+        told.extend(of.split(", ").map(|of| (name.to_owned(), of.to_owned())));
+    }
     assert_eq!(told, wanted);
 }
