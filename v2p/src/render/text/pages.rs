@@ -1,0 +1,218 @@
+//! The lines of what lies behind pages: a translation's, a walk's levels, who maps a frame.
+
+use std::fmt::Write as _;
+
+use crate::{
+    record::{Frame, Hex, Record},
+    render::{Colour, column, count, paint, printable},
+    state::{PageState, Totals, Verdict},
+};
+
+/// One of these records as one line.
+pub(super) fn line(record: &Record, colour: bool) -> String {
+    match record {
+        Record::Run {
+            va,
+            pages,
+            state,
+            page_size,
+            flags,
+            mapped,
+            node,
+            verdict,
+            ..
+        } => {
+            let notes = Notes {
+                flags,
+                mapped: *mapped,
+                node: *node,
+            };
+            run(*va, *pages, *state, *page_size, notes, *verdict, colour)
+        }
+        Record::Level {
+            level,
+            index,
+            entry,
+            pa,
+            flags,
+        } => self::level(level, *index, *entry, *pa, flags),
+        Record::Translated {
+            route,
+            why,
+            left_out,
+            totals,
+        } => self::totals(route, why.as_deref(), left_out, totals, colour),
+        Record::Mapping {
+            pfn,
+            pid,
+            comm,
+            va,
+            name,
+            page_size,
+        } => mapping(*pfn, *pid, comm, *va, name, *page_size),
+        Record::Looked {
+            processes,
+            pages,
+            mappings,
+            unread,
+            flags,
+            frames,
+        } => looked(
+            *processes,
+            *pages,
+            *mappings,
+            *unread,
+            flags.as_deref(),
+            frames,
+        ),
+        _ => String::new(),
+    }
+}
+
+/// What is said of a page's frame.
+struct Notes<'a> {
+    flags: &'a [&'static str],
+    mapped: Option<u32>,
+    node: Option<u32>,
+}
+
+fn run(
+    va: Hex,
+    pages: u64,
+    state: PageState,
+    page_size: Option<u64>,
+    notes: Notes<'_>,
+    verdict: Verdict,
+    colour: bool,
+) -> String {
+    let mut line = String::with_capacity(128);
+    column::right(&mut line, 18, va);
+    line.push_str("  ");
+    column::right(&mut line, 8, pages);
+    line.push_str("  ");
+    match state {
+        PageState::Absent => column::left(&mut line, 16, "absent"),
+        other => column::left(&mut line, 16, super::state(other)),
+    }
+    line.push(' ');
+    column::left(&mut line, 3, size_name(page_size));
+    line.push(' ');
+    for (i, flag) in notes.flags.iter().enumerate() {
+        line.push_str(if i > 0 { "," } else { "" });
+        line.push_str(flag);
+    }
+    // A String takes everything.
+    if let Some(mapped) = notes.mapped {
+        let _ = write!(line, "  mapped {mapped}x");
+    }
+    if let Some(node) = notes.node {
+        let _ = write!(line, "  node {node}");
+    }
+    match verdict {
+        Verdict::Agree => {}
+        Verdict::Single => line.push_str("  single"),
+        Verdict::Disagree => line.push_str(&paint("  DISAGREE", Colour::Bad, colour)),
+        Verdict::Moved => line.push_str(&paint("  moved", Colour::Bad, colour)),
+    }
+    line.truncate(line.trim_end().len());
+    line
+}
+
+fn level(level: &str, index: u64, entry: Hex, pa: Option<Hex>, flags: &[&str]) -> String {
+    let pa = pa.map_or_else(|| "-".to_owned(), |pa| pa.to_string());
+    format!(
+        "{level:>5} [{index:>3}]  {:#018x}  -> {pa:<14}  {}",
+        entry.0,
+        flags.join(" ")
+    )
+}
+
+fn totals(
+    route: &str,
+    why: Option<&str>,
+    left_out: &[String],
+    totals: &Totals,
+    colour: bool,
+) -> String {
+    let kinds = [
+        ("present", totals.present),
+        ("swapped", totals.swapped),
+        ("migrating", totals.migrating),
+        ("zero", totals.zero),
+        ("device", totals.device),
+        ("guard", totals.guard),
+        ("poisoned", totals.poisoned),
+        ("hidden", totals.hidden),
+        ("absent", totals.absent),
+    ];
+    let counts: Vec<_> = kinds
+        .iter()
+        .filter(|(_, n)| *n > 0)
+        .map(|(name, n)| format!("{n} {name}"))
+        .collect();
+    let pages = count(totals.pages, "page");
+    let mut line = format!("{pages} by {route}: {}", counts.join(", "));
+    if let Some(why) = why {
+        line.push_str(&format!("; not by a walk too: {why}"));
+    }
+    if !left_out.is_empty() {
+        let names = left_out.join(", ");
+        line.push_str(&format!("; left out, since pagemap ends below: {names}"));
+    }
+    if route == "both" {
+        let mut differ = format!("; {} disagree, {} moved", totals.disagree, totals.moved);
+        if totals.single > 0 {
+            let _ = write!(differ, ", {} told by one route alone", totals.single);
+        }
+        let tone = if totals.disagree > 0 {
+            Colour::Bad
+        } else {
+            Colour::Good
+        };
+        line.push_str(&paint(&differ, tone, colour));
+    }
+    line
+}
+
+fn mapping(pfn: u64, pid: u32, comm: &str, va: Hex, name: &str, page_size: Option<u64>) -> String {
+    let size = size_name(page_size);
+    let (comm, name) = (printable(comm), printable(name));
+    format!("pfn {pfn:<10} {pid:>8}  {comm:<16} {va:>18}  {size:<3} {name}")
+        .trim_end()
+        .to_owned()
+}
+
+fn looked(
+    processes: u64,
+    pages: u64,
+    mappings: u64,
+    unread: u64,
+    flags: Option<&[&str]>,
+    frames: &[Frame],
+) -> String {
+    let frame = match (flags, frames.iter().all(|frame| frame.flags.is_some())) {
+        (Some([]), _) => "the frame: no flags".to_owned(),
+        (Some(flags), _) => format!("the frame: {}", flags.join(",")),
+        (None, true) => "the frames differ".to_owned(),
+        (None, false) => "the frame: unknown".to_owned(),
+    };
+    let unread = match unread {
+        0 => String::new(),
+        n => format!("; {} could not be read", count(n, "process")),
+    };
+    format!(
+        "{} in {} ({} compared){unread}; {frame}",
+        count(mappings, "mapping"),
+        count(processes, "process"),
+        count(pages, "page"),
+    )
+}
+
+const fn size_name(bytes: Option<u64>) -> &'static str {
+    match bytes {
+        Some(1_073_741_824) => "1G",
+        Some(2_097_152) => "2M",
+        Some(4096) => "4K",
+        _ => "-",
+    }
+}
