@@ -1,6 +1,6 @@
 //! What a process has of each cell of memory, mapping by mapping. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::{
     state::PageState,
@@ -154,6 +154,12 @@ impl Survey {
             }
             _ => {}
         }
+    }
+
+    /// First frame and frames of each large page, each once, by frame.
+    pub fn large_pages(&self) -> BTreeSet<(u64, u64)> {
+        let large = self.large.iter();
+        large.map(|large| (large.pfn, large.frames)).collect()
     }
 
     fn large(&mut self, pfn: u64, pages: u64, frames: u64, group: u16) {

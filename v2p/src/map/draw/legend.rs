@@ -14,7 +14,7 @@ use crate::{
         Changes, Layout, Survey,
         changes::{ARROWS, Shift},
         layout::Place,
-        picture::{INK, Picture, Shape, Size},
+        picture::{Colour, INK, Picture, Shape, Size},
     },
     render::{bytes, file_name, grouped},
 };
@@ -35,42 +35,42 @@ pub(super) fn draw(
     inks: &Inks,
     drawn: &Drawn,
 ) -> u32 {
-    let mut page = Page {
+    let mut column = Column {
         picture,
         y: TOP + 13,
     };
     match changes {
-        Some(_) => page.heading("what became of each page", "pages"),
-        None => page.heading("whose pages", "resident"),
+        Some(_) => column.heading("what became of each page", "pages"),
+        None => column.heading("whose pages", "resident"),
     }
     for ink in inks.all() {
-        page.swatch(ink.colour, file_name(&ink.name), &grouped(ink.pages));
+        column.swatch(ink.colour, file_name(&ink.name), &grouped(ink.pages));
         if ink.swapped > 0 {
-            page.line("    on swap", &grouped(ink.swapped));
+            column.line("    on swap", &grouped(ink.swapped));
         }
     }
-    page.swatch(MEMORY, "memory of others, or free", "");
-    page.note("   white: no memory at these addresses");
-    page.room();
-    totals(&mut page, survey);
+    column.swatch(MEMORY, "memory of others, or free", "");
+    column.note("   white: no memory at these addresses");
+    column.room();
+    totals(&mut column, survey);
     if let Some(changes) = changes {
-        page.room();
-        since(&mut page, changes);
+        column.room();
+        since(&mut column, changes);
     }
-    page.room();
-    key(&mut page, layout, survey, changes, inks, drawn);
-    page.room();
-    notes(&mut page, layout, survey, changes, subject);
-    page.y
+    column.room();
+    key(&mut column, layout, survey, changes, inks, drawn);
+    column.room();
+    notes(&mut column, layout, survey, changes, subject);
+    column.y
 }
 
 /// The legend under way.
-struct Page<'a> {
+struct Column<'a> {
     picture: &'a mut Picture,
     y: u32,
 }
 
-impl Page<'_> {
+impl Column<'_> {
     fn heading(&mut self, text: &str, right: &str) {
         self.picture.text(LEGEND, self.y, Size::Bold, text);
         self.picture.label(NUMBERS, self.y, right);
@@ -88,17 +88,28 @@ impl Page<'_> {
         self.y += LINE - 2;
     }
 
-    fn swatch(&mut self, colour: crate::map::picture::Colour, text: &str, number: &str) {
-        let place = Place {
+    fn swatch(&mut self, colour: Colour, text: &str, number: &str) {
+        let square = self.square();
+        self.picture.fill(colour, square);
+        self.picture
+            .text(LEGEND + 20, self.y, Size::Small, shortened(text, NAME));
+        self.picture.number(NUMBERS, self.y, number);
+        self.y += LINE;
+    }
+
+    /// Where a line's sign is, before its text.
+    const fn square(&self) -> Place {
+        Place {
             x: LEGEND,
             y: self.y - 10,
             w: 12,
             h: 12,
-        };
-        self.picture.fill(colour, place);
-        self.picture
-            .text(LEGEND + 20, self.y, Size::Small, shortened(text, NAME));
-        self.picture.number(NUMBERS, self.y, number);
+        }
+    }
+
+    /// What the sign means that is `width` pixels wide, with the room beside it.
+    fn meaning(&mut self, width: u32, text: &str) {
+        self.picture.text(LEGEND + width, self.y, Size::Small, text);
         self.y += LINE;
     }
 
@@ -107,8 +118,8 @@ impl Page<'_> {
     }
 }
 
-fn totals(page: &mut Page<'_>, survey: &Survey) {
-    page.heading("pages asked about", &grouped(survey.totals.pages));
+fn totals(column: &mut Column<'_>, survey: &Survey) {
+    column.heading("pages asked about", &grouped(survey.totals.pages));
     let totals = &survey.totals;
     let all = [
         ("resident", totals.present),
@@ -123,35 +134,32 @@ fn totals(page: &mut Page<'_>, survey: &Survey) {
     ];
     for (name, pages) in all {
         if pages > 0 || name == "resident" {
-            page.line(name, &grouped(pages));
+            column.line(name, &grouped(pages));
         }
     }
-    page.room();
-    page.heading("how scattered", "");
-    page.line("stretches of frames in a row", &grouped(survey.runs));
+    column.room();
+    column.heading("how scattered", "");
+    column.line("stretches of frames in a row", &grouped(survey.runs));
     if let Some(tenths) = (survey.totals.present * 10).checked_div(survey.runs) {
         let mean = format!("{}.{}", grouped(tenths / 10), tenths % 10);
-        page.line("pages of a stretch, mean", &mean);
+        column.line("pages of a stretch, mean", &mean);
     }
-    let mut pages: Vec<_> = survey.large.iter().map(|l| (l.pfn, l.frames)).collect();
-    pages.sort_unstable();
-    pages.dedup();
     let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
-    for (_, frames) in pages {
+    for (_, frames) in survey.large_pages() {
         *sizes.entry(frames).or_default() += 1;
     }
     for (frames, n) in &sizes {
         let name = format!("huge pages of {}", bytes(frames * PAGE_SIZE));
-        page.line(&name, &grouped(*n));
+        column.line(&name, &grouped(*n));
     }
     if sizes.is_empty() && survey.sizes_known {
-        page.line("huge pages", "0");
+        column.line("huge pages", "0");
     }
 }
 
-fn since(page: &mut Page<'_>, changes: &Changes) {
+fn since(column: &mut Column<'_>, changes: &Changes) {
     let counts = &changes.counts;
-    page.heading("since the earlier translation", "pages");
+    column.heading("since the earlier translation", "pages");
     for (name, pages) in [
         ("moved to another frame", counts.moved),
         ("stayed", counts.stayed),
@@ -159,124 +167,123 @@ fn since(page: &mut Page<'_>, changes: &Changes) {
         ("left: unmapped or dropped", counts.left),
         ("left: swapped out", counts.swapped),
     ] {
-        page.line(name, &grouped(pages));
+        column.line(name, &grouped(pages));
     }
     if counts.unlisted > 0 {
-        page.note(&format!(
+        column.note(&format!(
             "of those that came, {} are at addresses",
             grouped(counts.unlisted)
         ));
-        page.note("of which the earlier file says nothing");
+        column.note("of which the earlier file says nothing");
     }
 }
 
 fn key(
-    page: &mut Page<'_>,
+    column: &mut Column<'_>,
     layout: &Layout,
     survey: &Survey,
     changes: Option<&Changes>,
     inks: &Inks,
     drawn: &Drawn,
 ) {
-    page.heading("how to read it", "");
-    let square = bytes(layout.square * PAGE_SIZE);
-    page.line("a row", &bytes(layout.row_bytes()));
-    let edge = layout.edge;
-    page.line(&format!("a square of {edge} by {edge} pixels"), &square);
+    column.heading("how to read it", "");
     let frames = layout.cell_frames() << (2 * drawn.coarse);
+    scale(column, layout, frames);
+    if frames > 1 {
+        strengths(column, inks.colour(0), frames);
+    }
+    if changes.is_some_and(|changes| changes.counts.stayed > 0) && frames > 1 {
+        column.note("a dot with any that moved, came or left");
+        column.note("shows those, not the ones that stayed");
+    }
+    if !drawn.marked.is_empty() {
+        row_mark(column);
+    }
+    if !survey.large.is_empty() && changes.is_none() {
+        huge_edge(column, inks.colour(0));
+    }
+    if let Some(changes) = changes
+        && !changes.shifts.is_empty()
+    {
+        arrows(column, &changes.shifts);
+    }
+}
+
+/// How much memory a row, a square and a dot of so many frames are, and in which order.
+fn scale(column: &mut Column<'_>, layout: &Layout, frames: u64) {
+    let square = bytes(layout.square * PAGE_SIZE);
+    column.line("a row", &bytes(layout.row_bytes()));
+    let edge = layout.edge;
+    column.line(&format!("a square of {edge} by {edge} pixels"), &square);
     let dot = format!(
         "the smallest dot: {} page{}",
         grouped(frames),
         if frames == 1 { "" } else { "s" }
     );
-    page.line(&dot, &bytes(frames * PAGE_SIZE));
-    page.note("addresses grow to the right, then down;");
-    page.note("within a square they follow a Hilbert curve");
-    page.y += 4;
-    if frames > 1 {
-        let ink = inks.colour(0);
-        for (i, pages) in [1, frames.div_ceil(8), frames.div_ceil(2), frames]
-            .into_iter()
-            .enumerate()
-        {
-            let place = Place {
-                x: LEGEND + u32::try_from(i).unwrap_or(0) * 14,
-                y: page.y - 10,
-                w: 12,
-                h: 12,
-            };
-            let colour = ink.over(MEMORY, inks::strength(pages, frames));
-            page.picture.fill(colour, place);
-        }
-        page.picture.text(
-            LEGEND + 64,
-            page.y,
-            Size::Small,
-            "few to all of a dot's frames",
-        );
-        page.y += LINE;
-    }
-    if changes.is_some_and(|changes| changes.counts.stayed > 0) && frames > 1 {
-        page.note("a dot with any that moved, came or left");
-        page.note("shows those, not the ones that stayed");
-    }
-    if !drawn.marked.is_empty() {
-        let place = Place {
-            x: LEGEND + 5,
-            y: page.y - 10,
-            w: MARK,
-            h: 12,
-        };
-        page.picture.fill(INK, place);
-        let what = "beside a row: pages lie in it";
-        page.picture.text(LEGEND + 20, page.y, Size::Small, what);
-        page.y += LINE;
-    }
-    if !survey.large.is_empty() && changes.is_none() {
-        let place = Place {
-            x: LEGEND,
-            y: page.y - 10,
-            w: 12,
-            h: 12,
-        };
-        page.picture.fill(inks.colour(0), place);
-        page.picture.shapes.push(Shape::Edges {
-            colour: INK,
-            places: vec![place],
-        });
-        page.picture.text(
-            LEGEND + 20,
-            page.y,
-            Size::Small,
-            "with a dark edge: one huge page",
-        );
-        page.y += LINE;
-    }
-    if let Some(changes) = changes
-        && !changes.shifts.is_empty()
+    column.line(&dot, &bytes(frames * PAGE_SIZE));
+    column.note("addresses grow to the right, then down;");
+    column.note("within a square they follow a Hilbert curve");
+    column.y += 4;
+}
+
+/// How strong the colour is of a dot with some, or all, of its frames.
+fn strengths(column: &mut Column<'_>, ink: Colour, frames: u64) {
+    let first = column.square();
+    for (i, pages) in [1, frames.div_ceil(8), frames.div_ceil(2), frames]
+        .into_iter()
+        .enumerate()
     {
-        page.picture.shapes.push(Shape::Arrow {
-            from: (LEGEND, page.y - 4),
-            to: (LEGEND + 16, page.y - 4),
-            colour: ARROW,
-        });
-        let n = changes.shifts.len();
-        let pages = |shift: Option<&Shift>| shift.map_or(0, |shift| shift.pages);
-        let (most, least) = (pages(changes.shifts.first()), pages(changes.shifts.last()));
-        let text = match n {
-            1 => "the one move".to_owned(),
-            n if n < ARROWS => format!("the {n} moves"),
-            // Which of them are shown is chance.
-            n if most == least => format!("{n} of the moves"),
-            n => format!("the {n} largest moves"),
+        let place = Place {
+            x: first.x + u32::try_from(i).unwrap_or(0) * 14,
+            ..first
         };
-        page.picture.text(LEGEND + 24, page.y, Size::Small, text);
-        page.y += LINE;
+        let colour = ink.over(MEMORY, inks::strength(pages, frames));
+        column.picture.fill(colour, place);
     }
+    column.meaning(64, "few to all of a dot's frames");
+}
+
+fn row_mark(column: &mut Column<'_>) {
+    let square = column.square();
+    let place = Place {
+        x: square.x + 5,
+        w: MARK,
+        ..square
+    };
+    column.picture.fill(INK, place);
+    column.meaning(20, "beside a row: pages lie in it");
+}
+
+fn huge_edge(column: &mut Column<'_>, ink: Colour) {
+    let place = column.square();
+    column.picture.fill(ink, place);
+    column.picture.shapes.push(Shape::Edges {
+        colour: INK,
+        places: vec![place],
+    });
+    column.meaning(20, "with a dark edge: one huge page");
+}
+
+fn arrows(column: &mut Column<'_>, shifts: &[Shift]) {
+    column.picture.shapes.push(Shape::Arrow {
+        from: (LEGEND, column.y - 4),
+        to: (LEGEND + 16, column.y - 4),
+        colour: ARROW,
+    });
+    let pages = |shift: Option<&Shift>| shift.map_or(0, |shift| shift.pages);
+    let (most, least) = (pages(shifts.first()), pages(shifts.last()));
+    let text = match shifts.len() {
+        1 => "the one move".to_owned(),
+        n if n < ARROWS => format!("the {n} moves"),
+        // Which of them are shown is chance.
+        n if most == least => format!("{n} of the moves"),
+        n => format!("the {n} largest moves"),
+    };
+    column.meaning(24, &text);
 }
 
 fn notes(
-    page: &mut Page<'_>,
+    column: &mut Column<'_>,
     layout: &Layout,
     survey: &Survey,
     changes: Option<&Changes>,
@@ -284,25 +291,25 @@ fn notes(
 ) {
     let elsewhere = changes.map_or(survey.cells.elsewhere, |c| c.cells.elsewhere);
     if elsewhere > 0 {
-        page.note(&format!(
+        column.note(&format!(
             "not drawn: {} pages in frames that no",
             grouped(elsewhere)
         ));
-        page.note("zone has, or beyond this kernel's memory");
+        column.note("zone has, or beyond this kernel's memory");
     }
     if !survey.sizes_known && survey.totals.present > 0 {
-        page.note("page sizes: not known by pagemap alone");
+        column.note("page sizes: not known by pagemap alone");
     }
     if layout.overlaps() {
-        page.note("zones overlap: a frame in two of them is");
-        page.note("drawn in the first, which need not be its own");
+        column.note("zones overlap: a frame in two of them is");
+        column.note("drawn in the first, which need not be its own");
     }
     if subject.ram.is_empty() {
-        page.note("holes in memory are not known: /proc/iomem");
-        page.note("does not show them");
+        column.note("holes in memory are not known: /proc/iomem");
+        column.note("does not show them");
     }
     for line in subject.why.iter().flat_map(|why| wrapped(why)) {
-        page.note(&line);
+        column.note(&line);
     }
 }
 

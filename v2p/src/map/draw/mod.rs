@@ -308,16 +308,10 @@ fn fill_cells(picture: &mut Picture, layout: &Layout, drawn: &Drawn, inks: &Inks
 
 /// A dark edge around each large page that is large enough to be seen.
 fn large_pages(picture: &mut Picture, layout: &Layout, survey: &Survey, is_diff: bool) {
-    let mut pages: Vec<_> = survey
-        .large
-        .iter()
-        .map(|large| (large.pfn, large.frames))
-        .collect();
-    pages.sort_unstable();
-    pages.dedup();
-    let places: Vec<_> = pages
-        .iter()
-        .flat_map(|(pfn, frames)| layout.block(*pfn, *frames))
+    let places: Vec<_> = survey
+        .large_pages()
+        .into_iter()
+        .flat_map(|(pfn, frames)| layout.block(pfn, frames))
         .filter(|place| place.w >= VISIBLE)
         .map(shifted)
         .collect();
