@@ -10,6 +10,9 @@ use crate::kernel::{
     iomem::{self, Resource},
 };
 
+const ID: Id = Id::IoStrictDevmem;
+const MEND: &str = "unbind the driver, or boot with iomem=relaxed";
+
 /// What /proc/iomem shows of a claim; it does not show the flag that counts (IORESOURCE_BUSY).
 enum Claim<'a> {
     None,
@@ -80,97 +83,91 @@ fn is_place(resource: &Resource) -> bool {
 
 /// A driver's claim (devmem_is_allowed, iomem_is_exclusive; IO_STRICT_DEVMEM).
 pub(super) fn io_strict_devmem(facts: &Facts, target: &Target, kind: &Kind<'_>) -> Check {
-    let id = Id::IoStrictDevmem;
     let found = match kind {
-        Kind::Ram => return Check::ok(id, "RAM, and it is about devices", "see strict-devmem"),
-        Kind::Unknown => return hidden(id).may_fail(Stage::Reach, libc::EPERM),
+        Kind::Ram => return Check::ok(ID, "RAM, and it is about devices", "see strict-devmem"),
+        Kind::Unknown => return hidden(ID).may_fail(Stage::Reach, libc::EPERM),
         Kind::Other(found) => found,
     };
     let claim = claim(found);
     let resource = match claim {
         Claim::Sure(resource) | Claim::Perhaps(resource) => resource,
-        Claim::None => {
-            let evidence = found.last().map_or_else(
-                || format!("no line holds it ({})", iomem::PATH),
-                |r| r.evidence(),
-            );
-            return Check::ok(id, "no driver claims it", evidence);
-        }
+        Claim::None => return unclaimed(found),
     };
-    let evidence = resource.evidence();
-    let free = |why: &str| {
-        Check::ok(
-            id,
-            format!("claimed by {}, but {why}", resource.name),
-            &evidence,
-        )
-    };
-    let mend = "unbind the driver, or boot with iomem=relaxed";
     if target.pa.is_some_and(|pa| pa.0 < LOW) {
-        return free("below 1 MiB that does not count");
+        return free(resource, "below 1 MiB that does not count");
     }
     if facts.is_booted_with("iomem=relaxed") {
-        return free("the kernel was booted with iomem=relaxed");
+        return free(resource, "the kernel was booted with iomem=relaxed");
     }
     let Some((strict, _)) = setting(facts, "CONFIG_STRICT_DEVMEM") else {
-        return no_config(id).may_fail(Stage::Reach, libc::EPERM);
+        return no_config(ID).may_fail(Stage::Reach, libc::EPERM);
     };
     let Some((io, line)) = setting(facts, "CONFIG_IO_STRICT_DEVMEM") else {
-        return no_config(id).may_fail(Stage::Reach, libc::EPERM);
+        return no_config(ID).may_fail(Stage::Reach, libc::EPERM);
     };
     if strict == Setting::Off {
-        let asks_pat = facts.has_mmap_mem != Some(false)
-            && facts.has_pat != Some(false)
-            && !facts.is_booted_with("nopat");
-        if !asks_pat {
-            return free("this kernel allows it");
-        }
-        // range_is_allowed, arch/x86/mm/pat/memtype.c, which is there without STRICT_DEVMEM alone (6.1 and 6.12).
-        let what = format!(
-            "claimed by {}: this kernel allows it, but mmap(2) where the driver asked for it exclusively, which cannot be told",
-            resource.name
-        );
-        let evidence = format!("{evidence}; pat (/proc/cpuinfo), no nopat (/proc/cmdline)");
-        return Check::unknown(id, what, evidence)
-            .mend(mend)
-            .may_fail(Stage::Map, libc::EINVAL);
+        return without_strict_devmem(facts, resource);
     }
-    let evidence = format!("{evidence}; {line}");
-    if io == Setting::Off {
-        // resource_is_exclusive, kernel/resource.c, 6.1 to 7.3: a claim with IORESOURCE_EXCLUSIVE counts nevertheless.
-        let what = format!(
-            "claimed by {}: this kernel allows it, unless the driver asked for it exclusively, which cannot be told",
-            resource.name
-        );
-        return Check::unknown(id, what, evidence)
-            .mend(mend)
-            .may_fail(Stage::Reach, libc::EPERM);
-    }
+    let name = &resource.name;
+    let evidence = format!("{}; {line}", resource.evidence());
     match claim {
-        _ if target.own_page_was_read => {
-            let what = format!(
-                "claimed by {}, but this kernel does not do what its configuration says: cannot tell",
-                resource.name
-            );
-            let evidence = format!("a page of our own was read; {evidence}");
-            Check::unknown(id, what, evidence)
-                .mend(mend)
-                .may_fail(Stage::Reach, libc::EPERM)
-        }
-        Claim::Sure(_) => {
-            let what = format!("claimed by {}", resource.name);
-            Check::denies(id, what, evidence)
-                .mend(mend)
-                .fails(Stage::Reach, libc::EPERM)
-        }
-        _ => {
-            let what = format!(
-                "it is {}: cannot tell whether that is an exclusive claim",
-                resource.name
-            );
-            Check::unknown(id, what, evidence)
-                .mend(mend)
-                .may_fail(Stage::Reach, libc::EPERM)
-        }
+        // resource_is_exclusive, kernel/resource.c, 6.1 to 7.3: a claim with IORESOURCE_EXCLUSIVE counts nevertheless.
+        _ if io == Setting::Off => cannot_tell(
+            format!(
+                "claimed by {name}: this kernel allows it, unless the driver asked for it exclusively, which cannot be told"
+            ),
+            evidence,
+        ),
+        _ if target.own_page_was_read => cannot_tell(
+            format!(
+                "claimed by {name}, but this kernel does not do what its configuration says: cannot tell"
+            ),
+            format!("a page of our own was read; {evidence}"),
+        ),
+        Claim::Sure(_) => Check::denies(ID, format!("claimed by {name}"), evidence)
+            .mend(MEND)
+            .fails(Stage::Reach, libc::EPERM),
+        _ => cannot_tell(
+            format!("it is {name}: cannot tell whether that is an exclusive claim"),
+            evidence,
+        ),
     }
+}
+
+fn unclaimed(found: &[&Resource]) -> Check {
+    let evidence = found.last().map_or_else(
+        || format!("no line holds it ({})", iomem::PATH),
+        |r| r.evidence(),
+    );
+    Check::ok(ID, "no driver claims it", evidence)
+}
+
+fn free(resource: &Resource, why: &str) -> Check {
+    let what = format!("claimed by {}, but {why}", resource.name);
+    Check::ok(ID, what, resource.evidence())
+}
+
+fn cannot_tell(what: String, evidence: String) -> Check {
+    Check::unknown(ID, what, evidence)
+        .mend(MEND)
+        .may_fail(Stage::Reach, libc::EPERM)
+}
+
+/// range_is_allowed, arch/x86/mm/pat/memtype.c, which is there without STRICT_DEVMEM alone (6.1 and 6.12).
+fn without_strict_devmem(facts: &Facts, resource: &Resource) -> Check {
+    let asks_pat = facts.has_mmap_mem != Some(false)
+        && facts.has_pat != Some(false)
+        && !facts.is_booted_with("nopat");
+    if !asks_pat {
+        return free(resource, "this kernel allows it");
+    }
+    let what = format!(
+        "claimed by {}: this kernel allows it, but mmap(2) where the driver asked for it exclusively, which cannot be told",
+        resource.name
+    );
+    let evidence = resource.evidence();
+    let evidence = format!("{evidence}; pat (/proc/cpuinfo), no nopat (/proc/cmdline)");
+    Check::unknown(ID, what, evidence)
+        .mend(MEND)
+        .may_fail(Stage::Map, libc::EINVAL)
 }
