@@ -90,10 +90,8 @@ impl Ledger {
             }
             // Not there when the fault came, but the ledger has it: it was taken away before, and we may know by what.
             let was_away = !there && (from != to || came_back);
-            let taken = match was_away {
-                true => self.doubts.take(page, from, merged),
-                false => None,
-            };
+            let taken = was_away.then(|| self.doubts.take(page, from, merged));
+            let taken = taken.flatten();
             let is_as_before = from == to && taken.is_none();
             if let Some((cause, taken)) = taken {
                 gone.push(page, from, PageState::Absent, cause, &taken);
@@ -107,29 +105,15 @@ impl Ledger {
             }
             let cause = match filled(from, to, merged) {
                 // Nothing puts a huge page in the place of base pages within a fault: they were collapsed, and this is
-                // the fault that finds it. Who did it may be known.
+                // the fault that finds it.
                 Some(Cause::Cow) if level == Level::Pmd && !was_huge => {
-                    let known = self.doubts.explain(page, from, to, (merged, true));
-                    let known = known.filter(|(cause, _)| *cause == Cause::Collapse);
+                    let known = self.known_collapse(page, from, to, merged);
                     // It was hardly the one who came too late for it.
-                    let nobody = Change { by: None, ..change };
-                    let by = known.map_or(nobody, |(_, change)| *change);
+                    let by = known.unwrap_or(Change { by: None, ..change });
                     self.change(page, from, to, Cause::Collapse, &by, &mut come);
                     continue;
                 }
-                // It also looks like this where the page was taken away without a word.
-                Some(Cause::Cow | Cause::KsmBreak)
-                    if !there && (contested || !self.knows_removals()) =>
-                {
-                    Cause::Unknown
-                }
-                // Of merged pages, where they came from.
-                Some(Cause::Cow) if self.doubts.may_be_merged(page) => Cause::Unknown,
-                // What was there is not what the ledger has.
-                Some(_) if there && from == PageState::Absent => Cause::Unknown,
-                Some(_) if self.missed != super::Missed::Nothing && !was_empty => Cause::Unknown,
-                Some(cause) => cause,
-                None => Cause::Unknown,
+                filled => self.cause_of_fault(fault, page, from, filled, contested),
             };
             self.change(page, from, to, cause, &change, &mut come);
             if contested {
@@ -141,6 +125,48 @@ impl Ledger {
         if level == Level::Pte {
             self.doubts.touch(pages.start);
         }
+    }
+
+    /// Why page `page` changed from `from` in this fault, which by itself looks `filled`.
+    fn cause_of_fault(
+        &self,
+        fault: &event::Fault,
+        page: u64,
+        from: PageState,
+        filled: Option<Cause>,
+        contested: bool,
+    ) -> Cause {
+        let there = fault.flags & fault::PROTECTION != 0;
+        let was_empty = fault.flags & fault::EMPTY != 0;
+        match filled {
+            // It also looks like this where the page was taken away without a word.
+            Some(Cause::Cow | Cause::KsmBreak)
+                if !there && (contested || !self.knows_removals()) =>
+            {
+                Cause::Unknown
+            }
+            // Of merged pages, where they came from.
+            Some(Cause::Cow) if self.doubts.may_be_merged(page) => Cause::Unknown,
+            // What was there is not what the ledger has.
+            Some(_) if there && from == PageState::Absent => Cause::Unknown,
+            Some(_) if self.missed != super::Missed::Nothing && !was_empty => Cause::Unknown,
+            Some(cause) => cause,
+            None => Cause::Unknown,
+        }
+    }
+
+    /// Who put a huge page in the place of the base pages around `page`, and when, where that is known.
+    fn known_collapse(
+        &self,
+        page: u64,
+        from: PageState,
+        to: PageState,
+        merged: bool,
+    ) -> Option<Change> {
+        let known = self.doubts.explain(page, from, to, (merged, true));
+        known
+            .filter(|(cause, _)| *cause == Cause::Collapse)
+            .map(|(_, change)| *change)
     }
 
     /// Whether entries may have been taken out while the fault was served, by an event that is to come: the programs say so, and where
@@ -251,9 +277,8 @@ impl Ledger {
             }
             // Somebody who needed it found it there, replaced: by a collapse that was not read yet, or without a word.
             (Deed::Fill, Cause::Cow | Cause::KsmBreak) => {
-                let known = self.doubts.explain(page, from, to, (merged, true));
-                match known.filter(|(cause, _)| *cause == Cause::Collapse) {
-                    Some((cause, change)) => (cause, *change),
+                match self.known_collapse(page, from, to, merged) {
+                    Some(change) => (Cause::Collapse, change),
                     None if !self.knows_removals() => (Cause::Unknown, *change),
                     None => (cause, *change),
                 }
