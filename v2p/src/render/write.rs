@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     guard::Guard,
-    record::{HexBytes, Verdict, Write},
+    record::{Denial, HexBytes, Move, Verdict, Write},
     tracer::Tracer,
 };
 
@@ -81,54 +81,52 @@ impl<'a> WriteText<'a> {
     /// # Errors
     /// As for all of these.
     pub fn write(&self, write: &Write) -> Result<()> {
+        let pa = write.pa.map_or_else(|| "?".to_owned(), |pa| pa.to_string());
+        if let Some(pfn) = write.pfn {
+            self.say("frame", &format!("{pa}  pfn {pfn}"))?;
+        }
+        self.pinned(write)?;
+        self.written(write, &pa)?;
+        if let Some(denial) = &write.denied {
+            self.denied(denial)?;
+        }
+        self.moves(&write.moves)?;
+        if write.window_ns.is_some() {
+            let what = between(write.verdict);
+            let lost = count(write.lost, "event");
+            self.say("tracer", &format!("{what}, {lost} lost"))?;
+        }
+        self.hit(write, &pa)
+    }
+
+    fn pinned(&self, write: &Write) -> Result<()> {
+        match (write.pinned, &write.not_pinned, write.stopped) {
+            (true, ..) => self.say("pinned", "as a buffer of an io_uring"),
+            (_, Some(why), false) => self.say("not pinned", why),
+            (_, Some(why), true) => {
+                self.say("not pinned", &format!("{why}; the process was stopped"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn written(&self, write: &Write, pa: &str) -> Result<()> {
         let Write {
-            pa,
-            pfn,
-            before,
             window_ns,
-            moves,
-            lost,
-            verdict,
-            denied,
-            not_pinned,
-            pinned,
-            stopped,
             written,
             len,
             parts,
             ..
         } = write;
-        let pa = pa.map_or_else(|| "?".to_owned(), |pa| pa.to_string());
-        if let Some(pfn) = pfn {
-            self.say("frame", &format!("{pa}  pfn {pfn}"))?;
-        }
-        match (pinned, not_pinned, stopped) {
-            (true, ..) => self.say("pinned", "as a buffer of an io_uring")?,
-            (_, Some(why), false) => self.say("not pinned", why)?,
-            (_, Some(why), true) => {
-                self.say("not pinned", &format!("{why}; the process was stopped"))?;
-            }
-            _ => {}
-        }
         match window_ns {
-            Some(ns) if parts.is_empty() => self.say(
-                "write",
-                &format!(
-                    "{} by pwrite on /dev/mem at {pa}, done {} after the last look-up began",
-                    count(*written as u64, "byte"),
-                    time(*ns)
-                ),
-            )?,
+            Some(ns) if parts.is_empty() => {
+                self.say("write", &one_write(*written, pa, *ns))?;
+            }
             Some(_) => {
                 for part in parts {
-                    let what = format!(
-                        "{} by pwrite on /dev/mem at {}, done {} after the last look-up began: {}",
-                        count(part.len as u64, "byte"),
-                        part.pa,
-                        time(part.window_ns),
-                        part.verdict.name()
-                    );
-                    self.say("write", &what)?;
+                    let what = one_write(part.len, &part.pa.to_string(), part.window_ns);
+                    let verdict = part.verdict.name();
+                    self.say("write", &format!("{what}: {verdict}"))?;
                 }
                 if written < len {
                     let rest = count((len - written) as u64, "byte");
@@ -137,11 +135,16 @@ impl<'a> WriteText<'a> {
             }
             None => self.say("write", "nothing was written")?,
         }
-        if let Some(denial) = denied {
-            self.say("denied", &format!("{}: {}", denial.check, denial.what))?;
-            self.say("evidence", &denial.evidence)?;
-            self.say("mend", &denial.mend)?;
-        }
+        Ok(())
+    }
+
+    fn denied(&self, denial: &Denial) -> Result<()> {
+        self.say("denied", &format!("{}: {}", denial.check, denial.what))?;
+        self.say("evidence", &denial.evidence)?;
+        self.say("mend", &denial.mend)
+    }
+
+    fn moves(&self, moves: &[Move]) -> Result<()> {
         for (i, m) in moves.iter().enumerate() {
             let what = if i == 0 { "moved" } else { "" };
             let who = m.by.as_ref().map_or_else(String::new, |by| {
@@ -149,16 +152,16 @@ impl<'a> WriteText<'a> {
             });
             self.say(what, &format!("{} -> {}{who}", state(m.from), state(m.to)))?;
         }
-        if window_ns.is_some() {
-            let what = between(*verdict);
-            self.say("tracer", &format!("{what}, {} lost", count(*lost, "event")))?;
-        }
-        match (verdict, before) {
-            (Verdict::Strayed | Verdict::Unproven, Some(before)) if window_ns.is_some() => self
-                .say(
-                    "hit",
-                    &format!("{pa}, where there was {} before", shown(before)),
-                ),
+        Ok(())
+    }
+
+    /// What lay where the write went, if that was not the page, or may not have been.
+    fn hit(&self, write: &Write, pa: &str) -> Result<()> {
+        match (write.verdict, &write.before) {
+            (Verdict::Strayed | Verdict::Unproven, Some(before)) if write.window_ns.is_some() => {
+                let what = format!("{pa}, where there was {} before", shown(before));
+                self.say("hit", &what)
+            }
             _ => Ok(()),
         }
     }
@@ -195,8 +198,13 @@ const fn between(verdict: Verdict) -> &'static str {
     }
 }
 
-fn time(ns: u64) -> String {
-    format!("{} us", Duration::from_nanos(ns).as_micros())
+/// One pwrite: its bytes, where it went, and its window.
+fn one_write(len: usize, pa: &str, window_ns: u64) -> String {
+    format!(
+        "{} by pwrite on /dev/mem at {pa}, done {} us after the last look-up began",
+        count(len as u64, "byte"),
+        Duration::from_nanos(window_ns).as_micros()
+    )
 }
 
 /// The first bytes.
