@@ -128,11 +128,31 @@ fn start_opening(
 }
 
 fn start(options: &Options, kernel: &Kernel, initrd: &Path, run: &Path) -> Result<Guest> {
-    let placed = kernel
-        .opening
-        .map_or_else(String::new, |_| format!(" {PLACED}"));
     let mut qemu = Command::new("qemu-system-x86_64");
-    // -cpu max has LA57, so five levels of page tables unless no5lvl says otherwise.
+    machine(&mut qemu, options);
+    for line in [CONSOLE, WIRE] {
+        let file = format!("file:{}", run.join(line).display());
+        qemu.arg("-serial").arg(file);
+    }
+    boot(&mut qemu, options, kernel, initrd);
+    if kernel.opening.is_some() {
+        let socket = run.join(DEBUGGER);
+        qemu.arg("-gdb")
+            .arg(format!("unix:{},server=on,wait=off", socket.display()));
+    }
+    if options.numa {
+        two_nodes(&mut qemu, options.memory);
+    }
+    qemu.stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(run.join("qemu"))?);
+    ends_with_us(&mut qemu);
+    qemu.spawn()
+        .map(Guest)
+        .context("cannot run qemu-system-x86_64")
+}
+
+fn machine(qemu: &mut Command, options: &Options) {
     let accelerator = if options.kvm {
         "kvm"
     } else {
@@ -140,70 +160,45 @@ fn start(options: &Options, kernel: &Kernel, initrd: &Path, run: &Path) -> Resul
         // text patching, which attaching hooks does all the time, and the guest dies of it.
         "tcg,thread=single"
     };
-    qemu.args([
-        "-machine",
-        "q35",
-        "-accel",
-        accelerator,
-        "-cpu",
-        "max",
-        "-smp",
-        "2",
-    ])
-    .args(["-m", &format!("{}M", options.memory)])
-    .args([
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-no-reboot",
-    ])
-    // A device that a driver of every kernel claims memory of; it has no disk.
-    .args(["-device", "nvme,serial=v2p"])
-    .arg("-serial")
-    .arg(format!("file:{}", run.join(CONSOLE).display()))
-    .arg("-serial")
-    .arg(format!("file:{}", run.join(WIRE).display()))
-    .arg("-kernel")
-    .arg(&kernel.image)
-    .arg("-initrd")
-    .arg(initrd)
-    .arg("-append")
-    .arg(format!(
-        "console=ttyS0 panic=-1 quiet {}{placed}",
-        options.append
-    ));
-    if kernel.opening.is_some() {
-        let socket = run.join(DEBUGGER);
-        qemu.arg("-gdb")
-            .arg(format!("unix:{},server=on,wait=off", socket.display()));
+    qemu.args(["-machine", "q35", "-accel", accelerator])
+        // It has LA57, so five levels of page tables unless no5lvl says otherwise.
+        .args(["-cpu", "max", "-smp", "2"])
+        .args(["-m", &format!("{}M", options.memory)])
+        .args(["-nodefaults", "-no-user-config"])
+        .args(["-display", "none", "-no-reboot"])
+        // A device that a driver of every kernel claims memory of; it has no disk.
+        .args(["-device", "nvme,serial=v2p"]);
+}
+
+fn boot(qemu: &mut Command, options: &Options, kernel: &Kernel, initrd: &Path) {
+    let placed = kernel
+        .opening
+        .map_or_else(String::new, |_| format!(" {PLACED}"));
+    let line = format!("console=ttyS0 panic=-1 quiet {}{placed}", options.append);
+    qemu.arg("-kernel").arg(&kernel.image);
+    qemu.arg("-initrd").arg(initrd);
+    qemu.arg("-append").arg(line);
+}
+
+/// A CPU and half of `memory` each, in MiB.
+fn two_nodes(qemu: &mut Command, memory: u32) {
+    for node in ["0", "1"] {
+        let size = memory / 2;
+        let backend = format!("memory-backend-ram,id=m{node},size={size}M");
+        let numa = format!("node,nodeid={node},cpus={node},memdev=m{node}");
+        qemu.args(["-object", &backend, "-numa", &numa]);
     }
-    if options.numa {
-        for node in ["0", "1"] {
-            qemu.args([
-                "-object",
-                &format!("memory-backend-ram,id=m{node},size={}M", options.memory / 2),
-            ]);
-            qemu.args([
-                "-numa",
-                &format!("node,nodeid={node},cpus={node},memdev=m{node}"),
-            ]);
-        }
-    }
-    qemu.stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(File::create(run.join("qemu"))?);
+}
+
+/// However we end, also by SIGKILL, no QEMU stays behind.
+fn ends_with_us(qemu: &mut Command) {
     // SAFETY: between fork and exec it makes one system call and allocates nothing.
     unsafe {
         qemu.pre_exec(|| {
-            // However we end, also by SIGKILL, no QEMU stays behind.
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
             Ok(())
         });
     }
-    qemu.spawn()
-        .map(Guest)
-        .context("cannot run qemu-system-x86_64")
 }
 
 fn last_lines(console: &Path) -> String {
