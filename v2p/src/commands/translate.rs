@@ -180,15 +180,11 @@ impl Names {
 
 fn record(run: &Run, flags: Rc<[&'static str]>, mapping: Rc<str>) -> Record {
     let Run { first, pages } = run;
-    let pfn = match first.state {
-        PageState::Present { pfn } | PageState::Device { pfn } => Some(pfn),
-        _ => None,
-    };
     Record::Run {
         va: Hex(first.va.0),
         pages: *pages,
         state: first.state,
-        pa: pfn.map(|pfn| Hex(pfn.base().0)),
+        pa: first.any_frame().map(|pfn| Hex(pfn.base().0)),
         page_size: first.page_size,
         flags,
         mapped: first.mapped,

@@ -71,6 +71,11 @@ impl Cause {
         Self::Unknown,
     ];
 
+    /// Whether it is to be seen among others: the kernel moved the page, its memory is bad, or nobody can tell.
+    pub const fn stands_out(self) -> bool {
+        matches!(self, Self::Migration | Self::Unknown | Self::Poison)
+    }
+
     /// As in JSON.
     pub const fn name(self) -> &'static str {
         match self {

@@ -22,7 +22,7 @@ pub use self::{
     demo::DemoText,
     doctor::DoctorText,
     moves::is_of_one_story,
-    words::{bytes, cause_text, count, file_name, grouped},
+    words::{bytes, cause_text, count, file_name, grouped, mapping_name},
     write::WriteText,
 };
 pub use crate::printable::printable;

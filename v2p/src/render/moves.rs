@@ -6,7 +6,7 @@ use v2p_common::PAGE_SIZE;
 
 use super::{Clock, Colour, cause_text, paint, printable, text::state};
 use crate::{
-    record::{By, Cause, Move, Proof},
+    record::{By, Move, Proof},
     state::PageState,
 };
 
@@ -63,10 +63,7 @@ impl Run {
         };
         // Colours have no width: padded before they are put on.
         let cause = format!("{:<20}", cause_text(m.cause, m.reason));
-        let cause = match m.cause {
-            Cause::Migration | Cause::Unknown | Cause::Poison => paint(&cause, Colour::Bad, colour),
-            _ => cause,
-        };
+        let cause = paint(&cause, Colour::Bad, colour && m.cause.stands_out());
         let who = match (&m.by, m.proof) {
             (Some(By { tid, comm }), _) => format!("by {} ({tid})", printable(&comm.to_string())),
             (None, Proof::Reconciled) => "(compared)".to_owned(),
@@ -133,7 +130,7 @@ impl Moves {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Comm, Hex};
+    use crate::record::{Cause, Comm, Hex};
     use v2p_common::Pfn;
 
     fn one(i: u64, to: u64) -> Move {

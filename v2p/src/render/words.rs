@@ -68,6 +68,14 @@ pub fn file_name(name: &str) -> &str {
     last.filter(|last| !last.is_empty()).unwrap_or(name)
 }
 
+/// What a mapping is called that has this name in /proc/PID/maps.
+pub fn mapping_name(name: &str) -> &str {
+    match name {
+        "" => "(anonymous)",
+        name => name,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

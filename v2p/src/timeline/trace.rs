@@ -7,8 +7,8 @@ use super::{
     wire::Message,
 };
 use crate::{
-    record::{Move, Proof, Record},
-    render::{cause_text, state_text},
+    record::{Move, Record},
+    render::{cause_text, mapping_name, state_text},
 };
 
 /// Rates are told for stretches of so many nanoseconds.
@@ -159,24 +159,17 @@ impl Trace {
         let name = cause_text(one.cause, one.reason);
         self.count(one.t_ns, "pages moved a second", one.pages, out);
         self.count(one.t_ns, &format!("{} a second", one.cause), one.pages, out);
-        let mapping = match mapping {
-            "" => "(anonymous)",
-            mapping => mapping,
-        };
+        let mapping = mapping_name(mapping);
         // Of several processes each has its own.
         let mapping = &pid.map_or_else(|| mapping.to_owned(), |pid| format!("{pid} {mapping}"));
         let by = one.by.map(|by| by.comm.to_string());
         let (from, to) = (state_text(one.from), state_text(one.to));
-        let proof = match one.proof {
-            Proof::Event => "event",
-            Proof::Reconciled => "reconciled",
-        };
         let mut values = vec![
             ("va", Value::Address(one.va.0)),
             ("pages", Value::Number(one.pages)),
             ("from", Value::Text(&from)),
             ("to", Value::Text(&to)),
-            ("proof", Value::Text(proof)),
+            ("proof", Value::Text(one.proof.name())),
             ("mapping", Value::Text(mapping)),
         ];
         if let Some(seq) = one.seq {

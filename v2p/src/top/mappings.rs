@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use super::{sample::Sampled, series::Series};
+use crate::render::mapping_name;
 
 /// One mapping.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -157,7 +158,7 @@ impl Mappings {
             .rows
             .iter()
             .chain(gone)
-            .filter(|row| title(&row.name).contains(filter))
+            .filter(|row| mapping_name(&row.name).contains(filter))
             .collect();
         let key = |row: &&Row| match sort {
             Sort::Resident => row.present,
@@ -172,11 +173,6 @@ impl Mappings {
         rows.sort_by_key(|row| (Reverse(key(row)), Reverse(row.present), row.start));
         rows
     }
-}
-
-/// What a mapping is called here.
-pub(super) fn title(name: &str) -> &str {
-    if name.is_empty() { "(anonymous)" } else { name }
 }
 
 #[cfg(test)]
@@ -220,7 +216,9 @@ mod tests {
         ]);
         let names = |sort, filter| -> Vec<_> {
             let rows = mappings.shown(sort, filter);
-            rows.into_iter().map(|row| title(&row.name)).collect()
+            rows.into_iter()
+                .map(|row| mapping_name(&row.name))
+                .collect()
         };
         assert_eq!(names(Sort::Resident, ""), ["(anonymous)", "ab", "b"]);
         assert_eq!(names(Sort::Address, ""), ["b", "(anonymous)", "ab"]);

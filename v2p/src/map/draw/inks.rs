@@ -1,9 +1,12 @@
 //! What has which colour.
 
-use crate::map::{
-    changes::{Change, Counts},
-    picture::Colour,
-    survey::Group,
+use crate::{
+    map::{
+        changes::{Change, Counts},
+        picture::Colour,
+        survey::Group,
+    },
+    render::mapping_name,
 };
 
 /// For the mappings with the most pages, in this order; then for all others together.
@@ -58,12 +61,9 @@ impl Inks {
                     others.swapped += group.swapped;
                 }
                 _ => inks.push(Ink {
-                    name: match (rank, group.name.as_str()) {
-                        (rank, _) if rank == COLOURS.len() && groups.len() > rank + 1 => {
-                            format!("{} other names", groups.len() - rank)
-                        }
-                        (_, "") => "(anonymous)".to_owned(),
-                        (_, name) => name.to_owned(),
+                    name: match rank == COLOURS.len() && groups.len() > rank + 1 {
+                        true => format!("{} other names", groups.len() - rank),
+                        false => mapping_name(&group.name).to_owned(),
                     },
                     colour: COLOURS.get(rank).copied().unwrap_or(OTHERS),
                     pages: group.present,

@@ -86,11 +86,9 @@ impl Tones {
     }
 
     fn cause(&self, cause: Cause) -> Style {
-        match cause {
-            Cause::Migration | Cause::Unknown | Cause::Poison if self.colour => {
-                Style::new().fg(Color::Red)
-            }
-            _ => Style::new(),
+        match self.colour && cause.stands_out() {
+            true => Style::new().fg(Color::Red),
+            false => Style::new(),
         }
     }
 }

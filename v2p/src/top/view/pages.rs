@@ -5,8 +5,8 @@ use v2p_common::PAGE_SIZE;
 
 use super::{Tones, fitted, parts::state};
 use crate::{
-    render::{cause_text, grouped, printable},
-    top::{App, app::Seen, mappings::title},
+    render::{cause_text, grouped, mapping_name, printable},
+    top::{App, app::Seen},
     translate::run::Run,
 };
 
@@ -18,7 +18,7 @@ pub(super) fn lines(app: &App, width: usize, height: usize) -> Vec<Line<'static>
         " {:#x}-{:#x} {}",
         opened.start,
         opened.end,
-        printable(title(&opened.name))
+        printable(mapping_name(&opened.name))
     );
     let count = format!(
         "{}{} stretches ",

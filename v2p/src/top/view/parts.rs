@@ -8,13 +8,9 @@ use ratatui::{
 use super::{Tones, fitted, label};
 use crate::{
     record::Move,
-    render::{cause_text, file_name, grouped, printable, state_text},
+    render::{cause_text, file_name, grouped, mapping_name, printable, state_text},
     state::PageState,
-    top::{
-        App,
-        mappings::{Sort, title},
-        series::Series,
-    },
+    top::{App, mappings::Sort, series::Series},
 };
 
 /// Faults and moves a second, by cause: `height` lines.
@@ -203,7 +199,7 @@ pub(super) fn latest(app: &App, width: usize, height: usize) -> Vec<Line<'static
             &parts.cause(one),
             &frames,
             &printable(&by),
-            &printable(file_name(title(mapping))),
+            &printable(file_name(mapping_name(mapping))),
         ]);
         let room = width.saturating_sub(start.chars().count() + cause.chars().count());
         lines.push(Line::from(vec![
