@@ -1,5 +1,6 @@
 //! `v2p write`: every verdict made on purpose, every refusal, a page that is pinned, a process that is stopped, and the storm.
 
+mod cases;
 mod command;
 mod meanwhile;
 mod pinned;

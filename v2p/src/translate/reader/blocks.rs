@@ -1,0 +1,163 @@
+//! Blocks that follow each other, read by the route and handed out page by page.
+
+use anyhow::{Context as _, Result};
+use v2p_common::{
+    VirtAddr,
+    control::{AT_ONCE, BLOCK_BYTES},
+};
+
+use super::Translator;
+use crate::{
+    process::Pagemap,
+    state::PageState,
+    translate::{
+        block::{Block, Piece},
+        page::Page,
+        route::Route,
+        settle::{settle, walk_alone},
+        sink::Sink,
+        walker::{Walker, block_of, blocks, pages},
+    },
+};
+
+impl Translator {
+    /// Reads at most [`super::BLOCKS`] blocks, with what is known of the frames; gives how many pages are not absent. `None`:
+    /// the address space is gone.
+    pub(super) fn chunk<S: Sink>(
+        &mut self,
+        pagemap: &Pagemap,
+        start: u64,
+        end: u64,
+        sink: &mut S,
+    ) -> Result<Option<u64>> {
+        if self.frames.say_nothing() {
+            return self.read(pagemap, start, end, sink);
+        }
+        let mut pages = std::mem::take(&mut self.pages);
+        pages.clear();
+        let populated = self.read(pagemap, start, end, &mut |page: Page, _| {
+            pages.push(page);
+            Ok(())
+        })?;
+        self.frames.add(&mut pages)?;
+        for page in &pages {
+            sink.page(*page, 1)?;
+        }
+        self.pages = pages;
+        Ok(populated)
+    }
+
+    /// Reads at most [`super::BLOCKS`] blocks by the route; gives how many pages are not absent. `None`: the address
+    /// space is gone.
+    fn read<S: Sink>(
+        &mut self,
+        pagemap: &Pagemap,
+        start: u64,
+        end: u64,
+        sink: &mut S,
+    ) -> Result<Option<u64>> {
+        let mut populated = 0;
+        let mut at = start;
+        while at < end {
+            let next = block_of(at).saturating_add(AT_ONCE as u64 * BLOCK_BYTES);
+            let next = next.min(end);
+            let alive = match (self.route, &mut self.walker) {
+                (Route::Walk, Some(walker)) => walker.copy(pagemap, at, next)?,
+                _ => self.words(pagemap, at, next)?,
+            };
+            if !alive {
+                return Ok(None);
+            }
+            let Some(some) = self.blocks(pagemap, at, next, sink)? else {
+                return Ok(None);
+            };
+            populated += some;
+            at = next;
+        }
+        Ok(Some(populated))
+    }
+
+    /// Reads pagemap's words, and lets the tables be copied where there is a walk. False: the address space is gone.
+    fn words(&mut self, pagemap: &Pagemap, start: u64, end: u64) -> Result<bool> {
+        let pages = pages(start, end)?;
+        let words = self.words.get_mut(..pages);
+        let words = words.context("too many pages at a time")?;
+        let va = VirtAddr(start);
+        let read = match &mut self.walker {
+            Some(walker) => {
+                let blocks = blocks(start, end)?;
+                walker.carrier.tables(pagemap, va, blocks, words)?
+            }
+            None => pagemap.read_words(va, words)?,
+        };
+        Ok(read == pages)
+    }
+
+    /// Hands out the blocks that were read last; gives how many pages are not absent. `None`: the address space is
+    /// gone.
+    fn blocks<S: Sink>(
+        &self,
+        pagemap: &Pagemap,
+        start: u64,
+        end: u64,
+        sink: &mut S,
+    ) -> Result<Option<u64>> {
+        let Self {
+            walker, decoder, ..
+        } = self;
+        let by_walk = self.route == Route::Walk;
+        let mut words = self.words.as_slice();
+        let mut populated = 0;
+        let mut at = start;
+        for index in 0..blocks(start, end)? {
+            let next = (block_of(at) + BLOCK_BYTES).min(end);
+            let va = VirtAddr(at);
+            let pages = pages(at, next)?;
+            let (now, later) = words.split_at(pages.min(words.len()));
+            let walker = walker.as_ref();
+            let block = Block {
+                start: va,
+                pages,
+                words: (!by_walk).then_some(now),
+                walked: walker.map(|walker| walker.walked(index, va, pages)),
+            };
+            for piece in block.pieces(*decoder) {
+                let page = match piece {
+                    Piece::Plain(plain) => {
+                        populated += plain.len() as u64;
+                        sink.plain(&plain)?;
+                        continue;
+                    }
+                    Piece::Nothing(page, pages) => {
+                        sink.nothing(page, pages)?;
+                        continue;
+                    }
+                    Piece::Page(page) => Some(page),
+                    Piece::Differ(page) => self.ask_again(pagemap, page, true)?,
+                    Piece::Unwalked(page) => self.ask_again(pagemap, page, false)?,
+                };
+                let Some(page) = page else { return Ok(None) };
+                populated += u64::from(page.state != PageState::Absent);
+                sink.page(page, 1)?;
+            }
+            words = later;
+            at = next;
+        }
+        Ok(Some(populated))
+    }
+
+    /// Asks again about `page` alone. `compared`: the routes were both asked before, and differed. `None`: the address
+    /// space is gone.
+    fn ask_again(&self, pagemap: &Pagemap, page: Page, compared: bool) -> Result<Option<Page>> {
+        let Self {
+            walker, decoder, ..
+        } = self;
+        let Some(Walker { carrier, .. }) = walker else {
+            return Ok(Some(page));
+        };
+        if self.route == Route::Walk {
+            return walk_alone(page.va, carrier, decoder, pagemap);
+        }
+        settle(page, compared, carrier, decoder, pagemap)
+    }
+}
