@@ -174,11 +174,11 @@ impl Entry {
         self.0 & FRAME != 0 && (self.0 ^ other.0) & FRAME == 0
     }
 
-    /// Whether a present entry of a page table is marked as having no page behind it that the kernel keeps account of: a
+    /// Whether an entry of a page table that maps something, though it may be for nobody (PROT_NONE), is marked as having no page behind it that the kernel keeps account of: a
     /// device's memory, a page that the kernel maps itself, or the zero page (`_PAGE_SPECIAL`, set by pte_mkspecial in
     /// arch/x86/include/asm/pgtable.h, 6.1 to 7.3).
     pub const fn is_special(self) -> bool {
-        self.is_present() && self.0 & SPECIAL != 0
+        self.0 & (PRESENT | PROTNONE) != 0 && self.0 & SPECIAL != 0
     }
 
     /// Whether two readings are the same entry but for the accessed and dirty bits,

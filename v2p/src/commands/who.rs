@@ -185,12 +185,16 @@ fn what_it_is(pfn: Pfn, flags: &Result<FrameFlags>, iomem: Option<&Iomem>) -> St
         Err(e) => return format!("what it is cannot be told: {e:#}"),
     };
     // Some holes are marked so, some not at all (6.18).
-    if flags.has(FrameFlags::NOPAGE) || flags == FrameFlags(0) {
+    let is_unknown = flags.has(FrameFlags::NOPAGE);
+    if is_unknown || flags == FrameFlags(0) {
         let lies = iomem.map(|iomem| iomem.at(pfn.base()));
         return match lies.as_deref() {
-            Some(lies) if lies.iter().any(|resource| resource.is_ram()) => {
-                "it is the kernel's, as far as nothing marks it".to_owned()
-            }
+            Some(lies) if lies.iter().any(|resource| resource.is_ram()) => match is_unknown {
+                // pfn_to_online_page, fs/proc/page.c, 6.1 to 7.3.
+                true => "it is memory that is set offline, or a hole in it".to_owned(),
+                // Free pages that wait for a CPU of their own have no mark.
+                false => "nothing marks it: the kernel's, or free".to_owned(),
+            },
             Some([.., resource]) => format!("there is no memory, but {}", resource.evidence()),
             Some([]) => "there is no memory".to_owned(),
             None if flags == FrameFlags(0) => "nothing marks it".to_owned(),
@@ -209,6 +213,14 @@ fn what_it_is(pfn: Pfn, flags: &Result<FrameFlags>, iomem: Option<&Iomem>) -> St
         (FrameFlags::SLAB, "it is the kernel's (slab)"),
         (FrameFlags::PGTABLE, "it is a page table"),
         (FrameFlags::RESERVED, "it is reserved"),
+        (
+            FrameFlags::HUGE,
+            "it is a huge page of the pool, or of a file of hugetlbfs, that no process maps",
+        ),
+        (
+            FrameFlags::SWAPCACHE,
+            "it is a copy of what is in swap: for a process, it is swapped",
+        ),
         (
             FrameFlags::LRU,
             "it is a page of the page cache or of a process that ended",

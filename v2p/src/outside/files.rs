@@ -110,7 +110,7 @@ fn a_line_of_maps_is_what_the_kernel_meant_or_refused() {
     });
     let line = "7f0c5a000000-7f0c5a021000 rw-p 00001000 fe:01 4711     /usr/lib/a b (deleted)";
     hold(spoilt(line.into()), |bytes| {
-        let _ = maps::parse(&bytes);
+        let _ = maps::parse(&bytes).map(|mapping| mapping.pages());
         Ok(())
     });
 }

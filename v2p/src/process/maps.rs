@@ -148,9 +148,11 @@ pub(crate) fn parse(line: &[u8]) -> Option<Mapping> {
     let (addresses, rest) = line.split_once(' ')?;
     let (start, end) = addresses.split_once('-')?;
     let name = rest.splitn(5, ' ').nth(4).unwrap_or_default();
-    Some(Mapping {
-        start: u64::from_str_radix(start, 16).ok()?,
-        end: u64::from_str_radix(end, 16).ok()?,
+    let [start, end] = [start, end].map(|place| u64::from_str_radix(place, 16).ok());
+    let (start, end) = (start?, end?);
+    (start <= end).then(|| Mapping {
+        start,
+        end,
         writable: rest.as_bytes().get(1) == Some(&b'w'),
         name: name.trim_start_matches(' ').to_owned(),
     })

@@ -106,7 +106,7 @@ impl Pagemap {
         self.own
     }
 
-    /// The word of the page that holds `va`. `None`: the address space is gone.
+    /// The word of the page that holds `va`. `None`: the address space is gone, or ends before.
     ///
     /// # Errors
     /// Those of the read.

@@ -19,7 +19,7 @@ pub struct Both {
 }
 
 impl Both {
-    /// Asks both routes for `va`. `None`: the address space is gone.
+    /// Asks both routes for `va`. `None`: the address space is gone, or ends before.
     ///
     /// # Errors
     /// Those of [`Carrier::both`].

@@ -43,6 +43,7 @@ mod translate;
 mod trouble;
 mod walk;
 mod watch;
+mod who;
 mod write;
 
 use std::{
@@ -89,6 +90,7 @@ fn main() {
         ("mechanism", mechanism::trials()),
         ("walk", walk::trials()),
         ("translate", translate::trials()),
+        ("translate", who::trials()),
         ("map", map::trials()),
         ("top", top::trials()),
         ("trace", trace::trials()),

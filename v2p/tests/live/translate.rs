@@ -26,8 +26,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_terabyte_that_is_reserved_costs_nothing", a_terabyte),
         trial("the_node_of_a_page_is_told_where_there_are_two", nodes),
         trial("how_often_a_page_is_mapped_is_told_page_by_page", mapped),
-        trial("who_finds_every_process_that_maps_a_frame", who),
-        trial("who_finds_the_zero_page_where_it_is_mapped", who_of_zero),
         trial(
             "a_process_whose_main_thread_has_ended_is_one",
             without_main_thread,
@@ -218,81 +216,6 @@ fn a_terabyte() -> Done {
         let counts = ["pages", "present", "disagree"].map(|k| end[k].as_u64().unwrap());
         assert_eq!(counts, [1 << 28, 1500, 0], "{route}: {end}");
     }
-    Done::Passed
-}
-
-fn who() -> Done {
-    let mut target = Target::start();
-    let _other = Target::start();
-    let pfn = target.tell("write", 6);
-    let output = harness::run(&[
-        "who",
-        "--json",
-        &format!("pfn:{pfn}"),
-        &format!("{:#x}", pfn * 4096 + 5),
-    ]);
-    let text = String::from_utf8(output.stdout).unwrap();
-    let records: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    assert_eq!(output.status.code(), Some(0), "{text}");
-    assert_eq!(records.len(), 2, "one mapping and the end: {text}");
-    let mapping = &records[0];
-    assert_eq!(
-        (&mapping["pfn"], &mapping["pid"]),
-        (&Value::from(pfn), &Value::from(target.pid()))
-    );
-    assert_eq!(
-        (address(&mapping["va"]), &mapping["page_size"]),
-        (va(6), &Value::from(4096))
-    );
-    assert!(
-        mapping["comm"].as_str().unwrap().starts_with("live"),
-        "{mapping}"
-    );
-    let end = &records[1];
-    assert_eq!(
-        (&end["type"], &end["mappings"]),
-        (&Value::from("end"), &Value::from(1))
-    );
-    assert!(
-        end["processes"].as_u64() >= Some(3)
-            && end["flags"]
-                .as_array()
-                .unwrap()
-                .contains(&Value::from("anon"))
-    );
-
-    // The frame of the real-mode area, and one that no machine has.
-    for nobody in ["0x1000", "pfn:1099511627775"] {
-        let output = harness::run(&["who", nobody]);
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{text}");
-        assert!(text.contains("no process maps it"), "{text}");
-    }
-    Done::Passed
-}
-
-/// Every process has it at other places; the target, where it was read alone.
-fn who_of_zero() -> Done {
-    let mut target = Target::start();
-    target.tell("read", 9);
-    let Some(zero) = v2p::page::zero_pfn().unwrap() else {
-        return Done::Skipped("the zero page's frame is not known here".to_owned());
-    };
-    let output = harness::run(&["who", "--json", &format!("pfn:{zero}")]);
-    assert_eq!(output.status.code(), Some(0));
-    let text = String::from_utf8(output.stdout).unwrap();
-    let records = text
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let ours: Vec<_> = records
-        .filter(|r| r["type"] == "mapping" && r["pid"] == target.pid())
-        .map(|r| address(&r["va"]))
-        .filter(|at| (va(0)..va(PAGES)).contains(at))
-        .collect();
-    assert_eq!(ours, [va(9)], "{text}");
     Done::Passed
 }
 
