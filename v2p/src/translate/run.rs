@@ -36,7 +36,7 @@ impl Run {
 pub struct Runs {
     /// The run that is open.
     pub current: Option<Run>,
-    /// No joining: one run a page.
+    /// No joining: one run a page, but one for all that was not looked at since nothing is there.
     pub each: bool,
 }
 
@@ -44,7 +44,7 @@ impl Runs {
     /// Takes `pages` pages that are alike, the first being `page`; gives the run that this ends.
     pub fn push(&mut self, page: Page, pages: u64) -> Option<Run> {
         if let Some(run) = &mut self.current
-            && !self.each
+            && (!self.each || pages > 1 && run.pages > 1)
             && run.goes_on(&page)
         {
             run.pages += pages;
@@ -112,6 +112,25 @@ mod tests {
         out.extend(runs.finish());
         let shape: Vec<_> = out.iter().map(|r| (r.first.va.0, r.pages)).collect();
         assert_eq!(shape, [(0x1000, 3), (0x4000, 1), (0x6000, 1)]);
+    }
+
+    #[test]
+    fn what_was_not_looked_at_is_one_run_also_where_each_page_is_one() {
+        let mut runs = Runs {
+            each: true,
+            ..Runs::default()
+        };
+        let absent = |n| Page {
+            state: PageState::Absent,
+            ..page(n, 0)
+        };
+        let mut out = Vec::new();
+        for (n, pages) in [(1, 1), (2, 1), (3, 100), (103, 50), (153, 1)] {
+            out.extend(runs.push(absent(n), pages));
+        }
+        out.extend(runs.finish());
+        let shape: Vec<_> = out.iter().map(|run| run.pages).collect();
+        assert_eq!(shape, [1, 1, 150, 1]);
     }
 
     #[test]

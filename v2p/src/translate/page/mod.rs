@@ -52,6 +52,10 @@ impl Marks {
         Self(word.0 & (1 << a | 1 << b | 1 << c | 1 << d))
     }
 
+    const fn without_soft_dirty(self) -> Self {
+        Self(self.0 & !(1 << 55))
+    }
+
     /// Their names.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         let set = move |(bit, _): &(u32, _)| self.0 >> bit & 1 != 0;
@@ -189,7 +193,12 @@ impl Decoder {
             va,
             state,
             page_size: by_walk.and_then(|(_, size)| size),
-            marks: word.map(Marks::of).unwrap_or_default(),
+            marks: match (state, word) {
+                // Of a mapping that is new every hole has the mark (pte_hole of pagemap, fs/proc/task_mmu.c, 6.1 to 7.3), of which holes that were not
+                // read tell nothing.
+                (PageState::Absent, Some(word)) => Marks::of(word).without_soft_dirty(),
+                (_, word) => word.map(Marks::of).unwrap_or_default(),
+            },
             frame: None,
             mapped: None,
             node: None,

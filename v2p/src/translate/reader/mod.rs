@@ -33,8 +33,6 @@ const GROWTH: usize = 8;
 const SPARSE: u64 = 16;
 /// A scan that finds so many pages has come to where it is dense: what follows is read.
 const DENSE: u64 = (BLOCKS * BLOCK_PAGES) as u64;
-/// Bytes from which on it pays to step over what is not there by the walk.
-const STEP_FROM: u64 = 64 << 20;
 
 /// Translates, one process after the other.
 pub struct Translator {
@@ -133,16 +131,22 @@ impl Translator {
     }
 
     /// Hands every page of `mapping` to `sink`, in order. Pages that were not looked at because nothing is there come as
-    /// absent ones, many at a time. False: the address space is gone.
+    /// absent ones, many at a time. False: the address space is gone, or has no such addresses.
     ///
     /// # Errors
-    /// Those of the reading and of `sink`; also where [`Self::can_tell`] says no.
+    /// Those of the reading and of `sink`; also where [`Self::can_tell`] says no, and where `mapping` is not whole pages.
     pub fn mapping<S: Sink>(
         &mut self,
         pagemap: &Pagemap,
         mapping: &Mapping,
         sink: &mut S,
     ) -> Result<bool> {
+        anyhow::ensure!(
+            (mapping.start | mapping.end) % PAGE_SIZE == 0 && mapping.start <= mapping.end,
+            "{:#x}..{:#x} are no whole pages",
+            mapping.start,
+            mapping.end
+        );
         if mapping.is_kernels() {
             return self.kernel_half(pagemap, mapping, sink);
         }
@@ -231,12 +235,11 @@ impl Translator {
     /// The next populated parts of `mapping` from `at` on, and how far they are all. `None`: the address space is gone.
     fn find(&mut self, pagemap: &Pagemap, mapping: &Mapping, at: u64) -> Result<Option<Step>> {
         let end = mapping.end;
-        // Where there is a walk, its steps say where anything is: a scan would be one system call more for each piece.
-        if let Some(walker) = self.walker.as_mut().filter(|_| end - at > STEP_FROM) {
+        // Where there is a walk, its steps say where anything is, also what a scan takes for holes.
+        if let Some(walker) = &mut self.walker {
             return walker.step(pagemap, at, end);
         }
-        if self.route != Route::Walk
-            && !mapping.may_hide_frames()
+        if !mapping.may_hide_frames()
             && let Some(step) = self.scanner.next(pagemap, at, end, DENSE)?
         {
             return Ok(Some(step));
