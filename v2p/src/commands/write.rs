@@ -9,11 +9,11 @@ use crate::{
     cli::{self, InjectAt},
     doctor::tracing,
     exit::{self, Failure},
-    guard::{Guard, Job, Step, Stopped},
+    guard::{self, Guard, Job, Step, Stopped},
     inject,
     kernel::{limits::raise_open_files, privileges},
     process::Process,
-    record::{Record, Verdict},
+    record::{Record, Verdict, Write},
     render::{Output, WriteText, count},
     tracer::Wanted,
 };
@@ -36,6 +36,16 @@ pub async fn run(args: &cli::Write, output: &mut Output) -> Result<u8> {
     let end = end.and_then(|end| end.checked_next_multiple_of(PAGE_SIZE));
     let end = end.ok_or_else(|| Failure::failed("write: it goes beyond the last address"))?;
     raise_open_files();
+    let job = Job {
+        va: args.va,
+        bytes: &bytes,
+        dry_run: args.dry_run,
+        force_readonly: args.force_readonly,
+    };
+    if let Some(refused) = guard::beyond(&process, &job).context("write")? {
+        WriteText::new(output).start(pid, args.va, &bytes)?;
+        return tell(refused, output);
+    }
     let mut guard = Guard::new(process, args.va.page().0..end, Wanted::All).context("write")?;
     // Held until the verdict is there.
     let stopped = match args.stop {
@@ -45,13 +55,8 @@ pub async fn run(args: &cli::Write, output: &mut Output) -> Result<u8> {
     let pinned = guard.pin(args.va, bytes.len());
 
     let text = WriteText::new(output);
-    text.start(&guard, args.va, &bytes)?;
-    let job = Job {
-        va: args.va,
-        bytes: &bytes,
-        dry_run: args.dry_run,
-        force_readonly: args.force_readonly,
-    };
+    text.start(pid, args.va, &bytes)?;
+    text.hooks(guard.tracer(), "")?;
     let mut disturb = |step: Step| match args.inject_move {
         Some(at) if step == at.into() => text.injected(inject::move_page(pid, args.va)?),
         _ => Ok(()),
@@ -63,7 +68,13 @@ pub async fn run(args: &cli::Write, output: &mut Output) -> Result<u8> {
     drop(stopped);
     write.stopped = args.stop;
     write.not_pinned = pinned.err();
+    tell(write, output)
+}
+
+/// Says what became of it; gives the exit code.
+fn tell(write: Write, output: &mut Output) -> Result<u8> {
     let (verdict, written) = (write.verdict, write.written);
+    let text = WriteText::new(output);
     let said = text.write(&write).and_then(|()| text.verdict(&write));
     let said = said.and_then(|()| output.json(&Record::Write(Box::new(write))));
     // What was done to memory is not lost with a full disk.

@@ -169,7 +169,7 @@ fn read(devmem: &DevMem, pfn: Pfn, nonce: Nonce) -> Call {
 }
 
 fn write(shot: &Shot<'_>, pagemap: &Pagemap, page: &OwnPage) -> Result<Call> {
-    let struck = match strike(shot, || frame(pagemap, page), || Ok(()))? {
+    let struck = match strike(shot, || frame(pagemap, page), || Ok(()), || true)? {
         Strike::Made(struck) => struck,
         Strike::Moved | Strike::Spared => {
             return Ok(Call::NotMade("the page moved".to_owned()));

@@ -1,5 +1,10 @@
 //! What is gathered after a write: where the page is, what it holds, what the hooks saw.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use anyhow::Result;
 use v2p_common::{PAGE_SHIFT, event::Event};
 
@@ -12,6 +17,9 @@ use super::{
 };
 use crate::{kernel::now_ns, ledger::Ledger, process::frame_mapcount, record::Verdict};
 
+/// How long who takes entries out is waited for: some GiB take so long.
+const ZAPS: Duration = Duration::from_secs(1);
+
 /// How often it is read back while the page goes on moving.
 const READINGS: u32 = 100;
 
@@ -20,6 +28,8 @@ pub(super) struct Drained {
     pub(super) moves: Vec<Begun>,
     /// Events lost meanwhile.
     pub(super) lost: u64,
+    /// Entries are still being taken out, of which no event has told.
+    pub(super) zapping: bool,
 }
 
 /// What was read back.
@@ -39,6 +49,7 @@ impl Guard {
     pub(super) fn forget(&mut self) -> Result<u64> {
         self.lost();
         self.tracer.take()?;
+        self.events.clear();
         Ok(now_ns())
     }
 
@@ -63,6 +74,7 @@ impl Guard {
             hooked: self.tracer.watches_migration(),
             sees_removals: self.sees_removals,
             lost: drained.lost,
+            zapping: drained.zapping,
             read_back_va: back.by_va,
             read_back_pa: back.by_pa,
             as_before: back.hit_as_before,
@@ -136,54 +148,81 @@ impl Guard {
     ///
     /// Then a program that is still running on another CPU needs not be waited for. A move that such a look-up does not show
     /// was undone, and what undoes it waits for the one that did it: to end a migration or a swap-out takes the
-    /// lock of the folio, which is held until the hook has run; and a page that was zapped is freed, and can come again, only
-    /// after the hook (tlb_finish_mmu). So its event lies before the marker in the ring, whose records are read in the order in
-    /// which they were reserved. In all other cases a grace period is waited for, so that the story is whole.
+    /// lock of the folio, which is held until the hook has run; and while entries are being taken out, which may free a page long
+    /// before the hook (zap_pte_range, mm/memory.c, flushes when its batch is full, 6.1 to 7.3), that is waited for. So its event
+    /// lies before the marker in the ring, whose records are read in the order in which they were reserved. In all other cases a
+    /// grace period is waited for, so that the story is whole.
     pub(super) async fn drain(
         &mut self,
         one: &Checked,
         began_ns: u64,
         stayed: bool,
     ) -> Result<Drained> {
+        let zapping = !self.zaps_end();
         let cookie = self.carrier.mark()?;
         let events = self.tracer.take()?;
         let marked = events
             .iter()
             .any(|e| matches!(e, Event::Marker(m) if m.number == cookie));
-        let moves = self.moves_in(&events, one, began_ns);
+        self.events.extend(events);
+        let moves = self.moves_of(one, began_ns);
         if marked && stayed && moves.is_empty() {
-            let lost = self.lost();
-            return Ok(Drained { moves, lost });
+            return Ok(Drained {
+                moves,
+                lost: self.lost(),
+                zapping,
+            });
         }
-        self.drain_after(events, one, began_ns).await
+        self.drain_rest(one, began_ns, zapping).await
     }
 
     /// All events up to now, programs that were still running included.
     pub(super) async fn drain_all(&mut self, one: &Checked, began_ns: u64) -> Result<Drained> {
-        self.drain_after(Vec::new(), one, began_ns).await
+        let zapping = !self.zaps_end();
+        self.drain_rest(one, began_ns, zapping).await
     }
 
-    async fn drain_after(
-        &mut self,
-        mut events: Vec<Event>,
-        one: &Checked,
-        began_ns: u64,
-    ) -> Result<Drained> {
+    async fn drain_rest(&mut self, one: &Checked, began_ns: u64, zapping: bool) -> Result<Drained> {
         let cookie = self.carrier.mark()?;
         let more = self.tracer.take_until(cookie).await;
         let lost = self.lost();
         match more {
-            Ok(more) => events.extend(more),
+            Ok(more) => self.events.extend(more),
             // Then the loss is what the verdict turns on.
             Err(_) if lost > 0 => {}
             Err(e) => return Err(e),
         }
-        let mut moves = self.moves_in(&events, one, began_ns);
-        add_reasons(&mut moves, &events, &self.reasons);
-        Ok(Drained { moves, lost })
+        let mut moves = self.moves_of(one, began_ns);
+        add_reasons(&mut moves, &self.events, &self.reasons);
+        Ok(Drained {
+            moves,
+            lost,
+            zapping,
+        })
     }
 
-    fn moves_in(&self, events: &[Event], one: &Checked, began_ns: u64) -> Vec<Begun> {
+    /// Threads that are taking entries of the process out just now, but for those that never ended for us.
+    pub(super) fn zapping(&self) -> u64 {
+        let now = self.programs.control().account.zapping.get();
+        now.saturating_sub(self.unended)
+    }
+
+    /// Waits until who is taking entries out has done so, since the event comes at the end. False: not within the time; who did not end
+    /// in it is not waited for again.
+    fn zaps_end(&mut self) -> bool {
+        let start = Instant::now();
+        while self.zapping() > 0 {
+            if start.elapsed() > ZAPS {
+                self.unended = self.programs.control().account.zapping.get();
+                return false;
+            }
+            thread::sleep(Duration::from_micros(100));
+        }
+        true
+    }
+
+    /// The moves of a page, by all events since the first check: what was seen of it while another was proven is in them.
+    fn moves_of(&self, one: &Checked, began_ns: u64) -> Vec<Begun> {
         let page = one.part.va.page_number();
         let range = crate::process::maps::Range {
             start: page << PAGE_SHIFT,
@@ -194,7 +233,7 @@ impl Guard {
             .seeing_removals(self.sees_removals);
         ledger.seed(one.part.va, one.word, false);
         ledger.seeded(page..page + 1, began_ns);
-        moves(&mut ledger, events)
+        moves(&mut ledger, &self.events)
     }
 
     /// Events lost since this was last asked.

@@ -25,14 +25,13 @@ mod sources;
 use std::ops::Range;
 
 use anyhow::Result;
-use v2p_common::{PAGE_SIZE, PageSize, VirtAddr, pte::Level};
+use v2p_common::{PAGE_SIZE, PageSize, VirtAddr, event::Event, pte::Level};
 
 pub use attempt::{Attempt, Call, attempt};
 pub use pin::Pin;
 pub use stop::Stopped;
 
-use self::devmem::DevMem;
-use self::source::Source;
+use self::{devmem::DevMem, parts::Part, refusal::Refusal, source::Source};
 use crate::{
     bpf::Programs,
     carrier::Carrier,
@@ -41,6 +40,7 @@ use crate::{
     kernel::{self, reason::Reasons},
     page::{self, ZeroFrames},
     process::{AddressSpace, Memory, Pagemap, Process, maps::whole_leaves},
+    record::Write,
     tracer::{Loss, Target, Tracer, Wanted},
     translate::{Both, page::Decoder},
 };
@@ -48,6 +48,8 @@ use crate::{
 /// Everything that the protocol needs, live before it starts: one for all writes to some pages of a process.
 pub struct Guard {
     process: Process,
+    /// The addresses that the hooks are live on.
+    range: Range<u64>,
     programs: Programs,
     carrier: Carrier,
     tracer: Tracer,
@@ -62,6 +64,10 @@ pub struct Guard {
     /// What takes a page away is seen, or nobody but we can do it.
     sees_removals: bool,
     loss: Loss,
+    /// Those of the write that is being made.
+    events: Vec<Event>,
+    /// Threads that began to take entries out, and whose end was not told.
+    unended: u64,
 }
 
 /// What is to be written, and how.
@@ -88,17 +94,20 @@ pub enum Step {
     Prove,
 }
 
-/// What was disturbed by nobody.
+/// For [`Guard::write`]: no step is disturbed.
+///
+/// # Errors
+/// None.
 pub fn undisturbed(_: Step) -> Result<()> {
     Ok(())
 }
 
 impl Guard {
     /// Makes the hooks live on the addresses `range` of `process`. With [`Wanted::Migrations`] the pages must be our own and
-    /// locked, so that nothing else takes them away.
+    /// locked, so that nothing else takes them away. Inside a tokio runtime with I/O.
     ///
     /// # Errors
-    /// Exit code 1 where the process has ended, 3 where this kernel or these privileges lack something.
+    /// Exit code 1 where the process has ended, or has no such addresses; 3 where this kernel or these privileges lack something.
     pub fn new(process: Process, range: Range<u64>, wanted: Wanted) -> Result<Self> {
         let AddressSpace { pagemap, .. } = AddressSpace::of(&process)?;
         let memory = Memory::of(&process)?;
@@ -113,7 +122,7 @@ impl Guard {
         let ends = [ask(range.start)?, ask(range.end.saturating_sub(PAGE_SIZE))?];
         let [Some(first), Some(last)] = ends else {
             return Err(match pagemap.end()? {
-                Some(end) if range.end > end.0 => beyond(&process, range.start),
+                Some(end) if range.end > end.0 => Failure::no(past(&process, end)),
                 _ => AddressSpace::none(&process),
             }
             .into());
@@ -127,8 +136,8 @@ impl Guard {
         let target = Target {
             mm: first.walk.mm,
             range: match wanted {
-                Wanted::All => whole_leaves(range, largest),
-                Wanted::Migrations => range,
+                Wanted::All => whole_leaves(range.clone(), largest),
+                Wanted::Migrations => range.clone(),
             },
             follow_exec: false,
             follow_forks: false,
@@ -147,6 +156,7 @@ impl Guard {
         Ok(Self {
             sees_removals: wanted == Wanted::Migrations || tracer.sees_removals(),
             process,
+            range,
             programs,
             carrier,
             tracer,
@@ -159,6 +169,8 @@ impl Guard {
             source: Source::new()?,
             pins: Vec::new(),
             loss,
+            events: Vec::new(),
+            unended: 0,
         })
     }
 
@@ -187,7 +199,7 @@ impl Guard {
         self.direct_map
     }
 
-    /// Both routes' answer for `va`. `None`: the address space is gone.
+    /// Both routes' answer for `va`. `None`: the address space is gone, or ends before.
     ///
     /// # Errors
     /// Those of [`Both::ask`].
@@ -220,9 +232,34 @@ impl Guard {
     }
 }
 
-fn beyond(process: &Process, va: u64) -> Failure {
-    let pid = process.pid;
-    Failure::no(format!(
-        "{va:#x}: nothing is mapped there: process {pid} has no such addresses"
-    ))
+/// What `job` comes to where it goes beyond the addresses of `process`; `None`: it does not. A guard has no hooks there.
+///
+/// # Errors
+/// Exit code 1 where the process has ended; those of reading its pagemap.
+pub fn beyond(process: &Process, job: &Job<'_>) -> Result<Option<Write>> {
+    let AddressSpace { pagemap, .. } = AddressSpace::of(process)?;
+    let end = pagemap.end()?;
+    let end = end.ok_or_else(|| AddressSpace::none(process))?;
+    let last = job.va.0.saturating_add(job.bytes.len() as u64);
+    if last <= end.0 {
+        return Ok(None);
+    }
+    let from = end.0.saturating_sub(job.va.0);
+    let part = Part {
+        va: VirtAddr(job.va.0 + from),
+        from: usize::try_from(from)?,
+        len: usize::try_from(last - job.va.0 - from)?,
+    };
+    let refusal = Refusal {
+        id: "not-mapped",
+        what: past(process, end),
+    };
+    let mut report = report::new(process.pid, job, false);
+    report::refuse(&mut report, part, &refusal);
+    Ok(Some(report))
+}
+
+fn past(process: &Process, end: VirtAddr) -> String {
+    let (pid, end) = (process.pid, end.0);
+    format!("nothing is mapped there: the addresses of process {pid} end at {end:#x}")
 }

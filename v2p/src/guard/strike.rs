@@ -49,10 +49,12 @@ pub(super) struct Struck {
     pub(super) wrote: io::Result<usize>,
     /// Whether the look-up after it named the frame. One that failed did not; who needs another one will meet the error.
     pub(super) still: bool,
+    /// Whether nobody was taking entries out as it ended.
+    pub(super) quiet: bool,
 }
 
 /// Looks up, and writes at once where the frame is the one that is known. `look_up`: the frame that the page has now.
-/// `disturb`: called between the two, where a test has its say.
+/// `disturb`: called between the two, where a test has its say. `quiet`: whether nobody is taking entries out.
 ///
 /// # Errors
 /// Those of the first `look_up` and of `disturb`: then nothing was written.
@@ -60,6 +62,7 @@ pub(super) fn strike(
     shot: &Shot<'_>,
     mut look_up: impl FnMut() -> Result<Option<Pfn>>,
     disturb: impl FnOnce() -> Result<()>,
+    quiet: impl FnOnce() -> bool,
 ) -> Result<Strike> {
     let Shot {
         devmem, pfn, bytes, ..
@@ -87,5 +90,6 @@ pub(super) fn strike(
         seen_ns: now_ns(),
         wrote,
         still,
+        quiet: quiet(),
     }))
 }

@@ -19,14 +19,15 @@ pub(super) enum Left {
 /// When the page left; and whether an event shows that it did. `there`: it is there in the end.
 ///
 /// The event of a removal comes when the deed is done, so one that is stamped a moment after the pwrite may tell of a page that
-/// was gone a moment before it. The look-up after the pwrite decides: where it names the frame, the page had not gone (a frame
-/// is freed, and can come again, only after the event), and what is stamped later began later.
+/// was gone a moment before it. The look-up after the pwrite decides: where it names the frame, and nobody was taking entries out, the page had not
+/// gone and come again, and what is stamped later began later.
 pub(super) fn left(struck: &Struck, moves: &[Began], there: bool) -> (Left, bool) {
     let Struck {
         look_up_ns,
         written_ns,
         seen_ns,
         still,
+        quiet,
         ..
     } = *struck;
     let since = moves.iter().filter(|m| m.at_ns >= look_up_ns);
@@ -41,7 +42,7 @@ pub(super) fn left(struck: &Struck, moves: &[Began], there: bool) -> (Left, bool
     let left = match first.at_ns {
         t if t <= written_ns => Left::Before,
         _ if first.copied_later => Left::After,
-        t if still && t > seen_ns => Left::After,
+        t if still && quiet && t > seen_ns => Left::After,
         _ => Left::Unclear,
     };
     (left, true)
@@ -63,6 +64,8 @@ pub(super) struct Evidence {
     pub(super) sees_removals: bool,
     /// Events lost.
     pub(super) lost: u64,
+    /// Entries are still being taken out, of which no event has told.
+    pub(super) zapping: bool,
     /// The bytes are there, through the virtual address.
     pub(super) read_back_va: bool,
     /// The bytes are there, through /dev/mem at the frame of the look-up after it.
@@ -104,7 +107,7 @@ pub(super) fn verdict(e: &Evidence) -> (Verdict, Option<&'static str>) {
     } else if !e.changed && e.left != Left::Not {
         Some("the page moved about when the write was made, and the same bytes were there before")
     } else if e.left == Left::Unclear && !e.by_event {
-        Some("the page has another frame, and no event says since when")
+        Some(no_event(e))
     } else if !e.read_back_pa {
         Some("the bytes are there for the process, but not at the frame that the routes name")
     } else {
@@ -135,13 +138,21 @@ const fn not_read_back(e: &Evidence) -> &'static str {
         (Left::Unclear, false) if e.by_event => {
             "the page was taken away at the time of the write: before or after it cannot be said"
         }
-        (Left::Unclear, false) => {
-            "the page has another frame, without the bytes, and no event says since when"
-        }
+        (Left::Unclear, false) => no_event(e),
         (_, false) if e.as_before => {
             "nothing moved, and the frame has what it had before: the kernel dropped the write"
         }
         (_, false) => "nothing moved, and other bytes are there: the process has written over them",
+    }
+}
+
+/// Why it is not known since when the page no longer has the frame.
+const fn no_event(e: &Evidence) -> &'static str {
+    match e.zapping {
+        true => {
+            "entries of the process are being taken out still, and the page no longer has that frame: whether it went before the write cannot be said"
+        }
+        false => "the page no longer has that frame, and no event says since when",
     }
 }
 
@@ -182,6 +193,7 @@ mod tests {
         hooked: true,
         sees_removals: true,
         lost: 0,
+        zapping: false,
         read_back_va: true,
         read_back_pa: true,
         as_before: false,
@@ -189,7 +201,7 @@ mod tests {
 
     /// Every evidence that there can be.
     fn all() -> impl Iterator<Item = Evidence> {
-        (0u32..1 << 9).flat_map(|bits| {
+        (0u32..1 << 10).flat_map(|bits| {
             let bit = |n: u32| bits >> n & 1 != 0;
             let evidence = move |left| Evidence {
                 left,
@@ -202,6 +214,7 @@ mod tests {
                 read_back_pa: bit(6),
                 as_before: bit(7),
                 sees_removals: bit(8),
+                zapping: bit(9),
             };
             [Left::Not, Left::Before, Left::Unclear, Left::After].map(evidence)
         })
@@ -209,12 +222,23 @@ mod tests {
 
     /// The pwrite returned at 200, and the look-up after it at 300.
     fn when(still: bool, there: bool, moves: &[(u64, bool)]) -> (Left, bool) {
+        while_zapping(false, still, there, moves)
+    }
+
+    /// The same, where entries were being taken out as the look-up ended, or not.
+    fn while_zapping(
+        zapping: bool,
+        still: bool,
+        there: bool,
+        moves: &[(u64, bool)],
+    ) -> (Left, bool) {
         let struck = Struck {
             look_up_ns: 100,
             written_ns: 200,
             seen_ns: 300,
             wrote: Ok(8),
             still,
+            quiet: !zapping,
         };
         let began = |(at_ns, copied_later): &(u64, bool)| Began {
             at_ns: *at_ns,
@@ -240,6 +264,32 @@ mod tests {
         assert_eq!(when(false, false, &[(400, false)]).0, Left::Unclear);
         // It was seen, but may have come again by then.
         assert_eq!(when(true, true, &[(250, false)]).0, Left::Unclear);
+    }
+
+    #[test]
+    fn while_entries_are_taken_out_a_page_that_was_still_seen_may_have_gone_and_come_again() {
+        let removed = [(400, false)];
+        assert_eq!(while_zapping(true, true, false, &removed).0, Left::Unclear);
+        assert_eq!(while_zapping(true, true, true, &removed).0, Left::Unclear);
+        // A migration's entry is set before the page is copied, whoever takes entries out.
+        assert_eq!(
+            while_zapping(true, true, false, &[(400, true)]).0,
+            Left::After
+        );
+    }
+
+    #[test]
+    fn a_long_removal_that_goes_on_is_named() {
+        let e = Evidence {
+            left: Left::Unclear,
+            zapping: true,
+            read_back_va: false,
+            read_back_pa: false,
+            ..LANDED
+        };
+        let (verdict, why) = verdict(&e);
+        assert_eq!(verdict, Unproven);
+        assert!(why.unwrap().contains("taken out still"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The protocol: all parts are checked, then each is checked again, written and proven.
 
+use std::ops::Range;
+
 use anyhow::{Context as _, Result};
 
 use super::{
@@ -30,17 +32,18 @@ impl Guard {
     /// written, and each again just before it is; the first that does not land is the last. `disturb` is told of every step.
     ///
     /// # Errors
-    /// Where a reading failed that the verdict needs, or a pwrite failed or took not all: the error says how many bytes
-    /// went where.
+    /// Where there are no bytes, or some go where the hooks are not live; where a reading failed that the verdict needs, or a pwrite
+    /// failed or took not all: the error says how many bytes went where.
     pub async fn write(
         &mut self,
         job: &Job<'_>,
         disturb: &mut dyn FnMut(Step) -> Result<()>,
     ) -> Result<Write> {
         let mut report = report::new(self.process.pid, job, self.is_pinned(job));
-        let began_ns = self.forget()?;
+        anyhow::ensure!(!job.bytes.is_empty(), "there is nothing to write");
         let cut = parts(job.va, job.bytes.len());
         let cut = cut.context("it goes beyond the last address")?;
+        let began_ns = self.forget()?;
         let mut places = Vec::with_capacity(cut.len());
         for part in cut {
             match self.check(job, part, &mut report)? {
@@ -48,6 +51,13 @@ impl Guard {
                 None => return Ok(report),
             }
         }
+        let end = job.va.0 + job.bytes.len() as u64;
+        let Range { start, end: last } = self.range;
+        anyhow::ensure!(
+            start <= job.va.0 && end <= last,
+            "{:#x}..{end:#x} is not what is guarded: {start:#x}..{last:#x}",
+            job.va.0
+        );
         if self.devmem.is_none() {
             match DevMem::open_for_writing() {
                 Ok(devmem) => self.devmem = Some(devmem),
@@ -178,7 +188,9 @@ impl Guard {
             let both = Both::ask(&mut self.carrier, &self.pagemap, part.va)?;
             Ok(both.and_then(|both| both.agreed()))
         };
-        match strike(&shot, look_up, || disturb(Step::Write))? {
+        let (control, unended) = (self.programs.control(), self.unended);
+        let quiet = || control.account.zapping.get() <= unended;
+        match strike(&shot, look_up, || disturb(Step::Write), quiet)? {
             Strike::Moved => {
                 let drained = self.drain_all(&one, began_ns).await?;
                 self.moved(part, drained, report)
@@ -249,7 +261,7 @@ impl Guard {
         let window_ns = struck.written_ns - struck.look_up_ns;
         report.window_ns = Some(report.window_ns.unwrap_or(0).max(window_ns));
         let (verdict, why, drained) = self.prove(one, struck, began_ns).await?;
-        let Drained { moves, lost } = drained;
+        let Drained { moves, lost, .. } = drained;
         report
             .moves
             .extend(moves.into_iter().map(|begun| begun.one));
@@ -278,7 +290,7 @@ impl Guard {
 
     /// The page is not where it was, and its bytes were not written.
     fn moved(&mut self, part: Part, drained: Drained, report: &mut Write) -> Result<Then> {
-        let Drained { moves, lost } = drained;
+        let Drained { moves, lost, .. } = drained;
         report.lost += lost;
         let shown = !moves.is_empty();
         report

@@ -11,7 +11,6 @@ use super::{
     words::{self, count},
 };
 use crate::{
-    guard::Guard,
     record::{Denial, HexBytes, Move, Verdict, Write},
     tracer::Tracer,
 };
@@ -48,15 +47,16 @@ impl<'a> WriteText<'a> {
     ///
     /// # Errors
     /// As for all of these.
-    pub fn start(&self, guard: &Guard, va: VirtAddr, bytes: &[u8]) -> Result<()> {
-        let (pid, len) = (guard.process().pid, count(bytes.len() as u64, "byte"));
-        let va = va.0;
-        self.line(&format!("v2p write: {len} to {va:#x} of process {pid}\n"))?;
-        self.hooks(guard.tracer(), "")
+    pub fn start(&self, pid: u32, va: VirtAddr, bytes: &[u8]) -> Result<()> {
+        let (va, len) = (va.0, count(bytes.len() as u64, "byte"));
+        self.line(&format!("v2p write: {len} to {va:#x} of process {pid}\n"))
     }
 
     /// The hooks, and what is said of those that are live.
-    pub(super) fn hooks(&self, tracer: &Tracer, on: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// As for all of these.
+    pub fn hooks(&self, tracer: &Tracer, on: &str) -> Result<()> {
         let live = count(tracer.live().len() as u64, "hook");
         self.say("tracer", &format!("{live} live{on}"))?;
         let missing = tracer.missing().iter();

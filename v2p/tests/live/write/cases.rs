@@ -151,7 +151,7 @@ pub(super) fn replace(target: &mut Target, i: u64) {
     target.tell("write", i);
 }
 
-fn discard(target: &mut Target, i: u64) {
+pub(super) fn discard(target: &mut Target, i: u64) {
     target.must(libc::SYS_madvise, &[va(i), PAGE, MADV_DONTNEED]);
 }
 

@@ -15,6 +15,7 @@ use rustix::{
     thread::{CapabilitySet, UnshareFlags, remove_capability_from_bounding_set, unshare_unsafe},
 };
 use serde_json::Value;
+use v2p::process::Pagemap;
 
 use super::{inside, is_open, word};
 use crate::{
@@ -31,6 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("write_lands_in_another_process_and_says_so", lands),
         trial("write_names_the_check_that_denies", denied),
+        trial("write_beyond_the_processes_addresses_is_refused", beyond),
         trial(
             "write_says_what_is_wrong_with_its_input_in_one_line",
             bad_input,
@@ -78,6 +80,27 @@ fn write(target: &Target, va: u64, arguments: &[&str]) -> Output {
     let (pid, va) = (target.pid().to_string(), format!("{va:#x}"));
     let start = ["write", "--pid", &pid, &va];
     harness::run(&[&start[..], arguments].concat())
+}
+
+/// Refused as what is not mapped is, with a record, by the address from which on there is nothing.
+fn beyond() -> Done {
+    let target = Target::start();
+    let end = Pagemap::of(target.pid()).unwrap().end().unwrap().unwrap().0;
+    for (at, first) in [(end, end), (end + 4, end + 4), (end - 4, end)] {
+        let output = write(&target, at, &["--text", "12345678", "--json"]);
+        let said = last_json(&output);
+        assert_eq!(output.status.code(), Some(1), "{said:#}");
+        assert_eq!(said["verdict"], "refused", "{said:#}");
+        assert_eq!(said["refused"], "not-mapped", "{said:#}");
+        let why = said["why"].as_str().unwrap();
+        assert!(why.contains(&format!("end at {end:#x}")), "{why}");
+        assert_eq!(
+            why.starts_with(&format!("at {first:#x}: ")),
+            at < end,
+            "{why}"
+        );
+    }
+    Done::Passed
 }
 
 fn lands() -> Done {

@@ -10,11 +10,11 @@ use v2p::{
 
 use super::{
     INSIDE, Scene,
-    cases::{CASES, Case, MADV_DONTNEED, replace},
+    cases::{CASES, Case, MADV_DONTNEED, discard, replace},
     inside, is_open, word,
 };
 use crate::{
-    Done,
+    Again, Done,
     target::{PAGE, Target, va},
     trial,
 };
@@ -60,7 +60,7 @@ fn cases_of(verdict: Verdict) -> Done {
         }
     });
     if let Done::Passed = done {
-        println!("matrix: write: {}", format!("{verdict:?}").to_lowercase());
+        println!("matrix: write: {}", verdict.name());
     }
     done
 }
@@ -235,6 +235,34 @@ fn several(scene: &mut Scene, target: &mut Target) {
     assert_eq!(said.parts.len(), 1, "{said:#?}");
     assert_eq!(target.peek(va(15) - 8), 0xdddd_dddd_dddd_dddd);
     assert_ne!(target.peek(va(15) + 8), 0xdddd_dddd_dddd_dddd);
+    if scene.guard.tracer().sees_removals() {
+        goes_and_comes_back(scene, target, start, bytes.len());
+    }
+}
+
+/// What becomes of the third page while the first is proven is not forgotten, though it is where it was.
+fn goes_and_comes_back(scene: &mut Scene, target: &mut Target, start: u64, len: usize) {
+    (14..17).for_each(|i| _ = target.tell("write", i));
+    let frame = target.frame(16);
+    let mut back = None;
+    let said = scene.write_disturbed(start, &vec![0xcc; len], &mut |step| {
+        if step == Step::Prove && back.is_none() {
+            discard(target, 16);
+            back = Some(target.tell("write", 16));
+        }
+        Ok(())
+    });
+    if back != Some(frame) {
+        std::panic::panic_any(Again("the page came back in another frame".to_owned()));
+    }
+    let written = 100 + usize::try_from(PAGE).unwrap();
+    assert_eq!(
+        (said.verdict, said.written),
+        (Verdict::Moved, written),
+        "{said:#?}"
+    );
+    assert!(!said.moves.is_empty(), "{said:#?}");
+    assert_ne!(target.peek(va(16) + 8), 0xcccc_cccc_cccc_cccc);
 }
 
 /// The bytes were there before: that they are there afterwards shows nothing, the hooks do.
