@@ -53,6 +53,8 @@ pub struct Came {
     pub tid: u32,
     /// Number of the page.
     pub page: u64,
+    /// Faults that the thread had taken by then: this one is the next.
+    pub faults: u64,
     /// The kind of access, or that nothing was there.
     pub flag: u32,
 }
@@ -61,8 +63,9 @@ impl Came {
     /// X86_PF_WRITE and X86_PF_INSTR (arch/x86/include/asm/trap_pf.h): the CPU's own numbers.
     const WRITE: u64 = 1 << 1;
     const INSTRUCTION: u64 = 1 << 4;
-    /// Where the page's low bits are: more than this fit no word.
-    const PAGE: u32 = 32;
+    /// Where the low bits of the count are, and those of the page: more than these fit no word.
+    const FAULTS: u32 = 32;
+    const PAGE: u32 = 48;
 
     /// The kind of access that the CPU's error code means: one of [`fault`]'s flags.
     #[inline(always)]
@@ -80,14 +83,20 @@ impl Came {
     #[inline(always)]
     pub const fn pack(self) -> u64 {
         self.page << Self::PAGE
+            | (self.faults & 0xffff) << Self::FAULTS
             | (self.flag as u64 & 0xff) << PID_BITS
             | (self.tid as u64 & ((1 << PID_BITS) - 1))
     }
 
-    /// The flag that `packed` has for this thread and page; 0: it is of another.
+    /// The flag that `packed` has for this thread and page, whose fault is its `faults`th; 0: it is of another.
     #[inline(always)]
-    pub const fn flag(packed: u64, tid: u32, page: u64) -> u32 {
-        let of = Self { tid, page, flag: 0 };
+    pub const fn flag(packed: u64, tid: u32, page: u64, faults: u64) -> u32 {
+        let of = Self {
+            tid,
+            page,
+            faults: faults.wrapping_sub(1),
+            flag: 0,
+        };
         let flag = packed >> PID_BITS & 0xff;
         let other = of.pack() ^ packed;
         if other & !(0xff << PID_BITS) == 0 {
@@ -168,17 +177,27 @@ mod tests {
     }
 
     #[test]
-    fn what_a_fault_came_of_is_known_by_its_thread_and_page_alone() {
+    fn what_a_fault_came_of_is_known_by_its_thread_page_and_count() {
         for (error, kind) in [(4, fault::READ), (7, fault::WRITE), (0x14, fault::EXECUTE)] {
             assert_eq!(Came::access(error), kind);
         }
         for flag in [fault::READ, fault::WRITE, fault::EXECUTE, fault::EMPTY] {
             let (tid, page) = (0x3f_ffff, 0x7_ffff_ffff);
-            let packed = Came { tid, page, flag }.pack();
-            assert_eq!(Came::flag(packed, tid, page), flag);
-            assert_eq!(Came::flag(packed, tid - 1, page), 0);
-            assert_eq!(Came::flag(packed, tid, page - 1), 0);
-            assert_eq!(Came::flag(0, tid, page), 0);
+            let faults = 0x1_ffff;
+            let came = Came {
+                tid,
+                page,
+                faults,
+                flag,
+            };
+            let packed = came.pack();
+            assert_eq!(Came::flag(packed, tid, page, faults + 1), flag);
+            assert_eq!(Came::flag(packed, tid - 1, page, faults + 1), 0);
+            assert_eq!(Came::flag(packed, tid, page - 1, faults + 1), 0);
+            // One that was served on another CPU left its word here.
+            assert_eq!(Came::flag(packed, tid, page, faults + 2), 0);
+            assert_eq!(Came::flag(packed, tid, page, faults), 0);
+            assert_eq!(Came::flag(0, tid, page, 1), 0);
         }
     }
 

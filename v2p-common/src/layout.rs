@@ -39,6 +39,10 @@ pub struct KernelLayout {
     pub vma_start: u64,
     /// `vm_end` in `struct vm_area_struct`.
     pub vma_end: u64,
+    /// `vm_pgoff` in `struct vm_area_struct`: of its first page, in pages.
+    pub vma_pgoff: u64,
+    /// `index` in `struct folio`: of its first page, in pages.
+    pub folio_index: u64,
     /// `mapping` in `struct page`: its low bit says that the memory is anonymous.
     pub page_mapping: u64,
     /// `flags` in `struct page`.
@@ -69,6 +73,8 @@ pub struct KernelLayout {
     pub mm_users: u64,
     /// `private_data` in `struct file`.
     pub file_private: u64,
+    /// `f_mapping` in it: the `address_space` of what it is of.
+    pub file_mapping: u64,
     /// `mm` in `struct userfaultfd_ctx`. Optional.
     pub uffd_mm: u64,
     /// `files` in `struct task_struct`.
@@ -133,6 +139,8 @@ impl KernelLayout {
         vma_mm: 0,
         vma_start: 0,
         vma_end: 0,
+        vma_pgoff: 0,
+        folio_index: 0,
         page_mapping: 0,
         page_flags: 0,
         page_head_bit: 0,
@@ -148,6 +156,7 @@ impl KernelLayout {
         ttu_ignore_mlock: 0,
         mm_users: 0,
         file_private: 0,
+        file_mapping: 0,
         uffd_mm: 0,
         task_files: 0,
         files_fdt: 0,

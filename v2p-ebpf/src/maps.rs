@@ -74,7 +74,7 @@ pub(crate) static FOLLOWED: HashMap<u64, u64> = HashMap::with_max_entries(4096, 
 #[map]
 pub(crate) static DESCENDANTS: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
 
-/// Threads that are collapsing a file's pages.
+/// Threads that are collapsing a file's pages, and its `address_space`.
 #[map]
 pub(crate) static COLLAPSING: LruHashMap<u32, u64> = LruHashMap::with_max_entries(256, 0);
 

@@ -7,7 +7,7 @@ use aya_ebpf::{
         bpf_task_pt_regs,
     },
 };
-use v2p_common::{call, event::zap, layout::KernelLayout};
+use v2p_common::{call, control::Request, event::zap, layout::KernelLayout};
 
 use crate::{kread, maps};
 
@@ -85,9 +85,15 @@ pub(crate) fn is_unheard() -> bool {
     own::<u64>(maps::layout().task_perf_events) == 0
 }
 
-/// Thread and process as v2p's own PID namespace numbers them; `None` in any other.
+/// Whether it is the thread of v2p's that asks.
 #[inline(always)]
-pub(crate) fn in_our_namespace() -> Option<(u32, u32)> {
+pub(crate) fn is_asking(request: &Request) -> bool {
+    in_our_namespace().map(u64::from) == Some(request.tid.get())
+}
+
+/// The thread as v2p's own PID namespace numbers it; `None` in any other.
+#[inline(always)]
+fn in_our_namespace() -> Option<u32> {
     let layout = maps::layout();
     let mut ids = bpf_pidns_info { pid: 0, tgid: 0 };
     // SAFETY: `ids` is a valid place of the size given.
@@ -99,7 +105,7 @@ pub(crate) fn in_our_namespace() -> Option<(u32, u32)> {
             size_of::<bpf_pidns_info>() as u32,
         )
     };
-    (failed == 0).then_some((ids.pid, ids.tgid))
+    (failed == 0).then_some(ids.pid)
 }
 
 /// Namespaces of processes lie in each other no deeper (MAX_PID_NS_LEVEL, include/linux/pid_namespace.h, 6.1 to 7.3).

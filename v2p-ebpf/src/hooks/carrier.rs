@@ -35,7 +35,7 @@ fn serve(control: &Control, ctx: &RawTracePointContext) {
     if kind == request::NONE {
         return;
     }
-    if task::in_our_namespace().map(|(tid, _)| u64::from(tid)) != Some(request.tid.get()) {
+    if !task::is_asking(request) {
         return;
     }
     // Argument 0 is the mm in every version; what follows it is not the same everywhere.

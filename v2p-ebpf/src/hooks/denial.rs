@@ -14,8 +14,7 @@ fn note(function: Function, ctx: &FExitContext) -> Option<()> {
 /// Counts a call of the watched thread's at this place of the answers.
 #[inline(always)]
 pub(super) fn note_at(place: u32, argument: u64, value: u64) -> Option<()> {
-    let control = maps::control()?;
-    if task::in_our_namespace().map(|(tid, _)| u64::from(tid)) != Some(control.request.tid.get()) {
+    if !task::is_asking(&maps::control()?.request) {
         return None;
     }
     let place = maps::answers(place)?;

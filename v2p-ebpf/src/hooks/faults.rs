@@ -103,7 +103,13 @@ fn error_code(ctx: &RawTracePointContext) -> Option<()> {
 #[inline(always)]
 fn came(control: &Control, lane: &Lane, va: u64, flag: u32, entry: Entry) {
     let (tid, page) = (task::tid(), VirtAddr(va).page_number());
-    lane.came.set(Came { tid, page, flag }.pack());
+    let came = Came {
+        tid,
+        page,
+        faults: task::faults(),
+        flag,
+    };
+    lane.came.set(came.pack());
     remember(control, tid, va, entry);
 }
 
@@ -188,7 +194,8 @@ fn after(ctx: &PerfEventContext, major: u32) -> Option<()> {
         return None;
     }
     // Known where the thread was not moved to another CPU meanwhile, and no other of the target's came between.
-    let came = Came::flag(lane.came.get(), tid, VirtAddr(va).page_number());
+    let page = VirtAddr(va).page_number();
+    let came = Came::flag(lane.came.get(), tid, page, task::faults());
     let quiet = emit::Quiet::now(control);
     let end = walk_in_place(control, va);
     let now = Entry(end.map_or(0, |end| end.entry));

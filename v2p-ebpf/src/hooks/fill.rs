@@ -20,20 +20,14 @@ fn gup(ctx: FExitContext) -> u32 {
 /// populate_vma_page_range (vma, start, end, locked), mm/gup.c, 6.1 to 7.3: mlock, MAP_POPULATE.
 #[fexit]
 fn populate(ctx: FExitContext) -> u32 {
-    let (start, end): (u64, u64) = (ctx.arg(1), ctx.arg(2));
-    if let Some(mm) = mm_of_vma(ctx.arg(0)) {
-        filled(mm, start, end.saturating_sub(start));
-    }
+    filled_in(ctx.arg(0), ctx.arg(1), ctx.arg(2));
     0
 }
 
 /// faultin_vma_page_range (vma, start, end, write, locked), mm/gup.c, 6.1: MADV_POPULATE_READ and _WRITE.
 #[fexit]
 fn populate_as_advised(ctx: FExitContext) -> u32 {
-    let (start, end): (u64, u64) = (ctx.arg(1), ctx.arg(2));
-    if let Some(mm) = mm_of_vma(ctx.arg(0)) {
-        filled(mm, start, end.saturating_sub(start));
-    }
+    filled_in(ctx.arg(0), ctx.arg(1), ctx.arg(2));
     0
 }
 
@@ -48,10 +42,7 @@ fn access_remote(ctx: FExitContext) -> u32 {
 /// unuse_pte_range (vma, pmd, addr, end, type), mm/swapfile.c, 6.1 to 7.3: swapoff.
 #[fexit]
 fn unuse(ctx: FExitContext) -> u32 {
-    let (start, end): (u64, u64) = (ctx.arg(2), ctx.arg(3));
-    if let Some(mm) = mm_of_vma(ctx.arg(0)) {
-        filled(mm, start, end.saturating_sub(start));
-    }
+    filled_in(ctx.arg(0), ctx.arg(2), ctx.arg(3));
     0
 }
 
@@ -66,6 +57,11 @@ fn uprobe(ctx: FExitContext) -> u32 {
         look(space, how::ZAP, va, 1, task::system_call());
     }
     0
+}
+
+#[inline(always)]
+fn filled_in(vma: u64, start: u64, end: u64) -> Option<()> {
+    filled(mm_of_vma(vma)?, start, end.saturating_sub(start))
 }
 
 #[inline(always)]

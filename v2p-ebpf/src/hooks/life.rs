@@ -60,7 +60,8 @@ fn exec() -> Option<()> {
         let before = control.target.mm.get();
         let mm = task::mm();
         control.target.mm.set(mm);
-        if before != 0 && family::follows() {
+        // User space may have found the new one before.
+        if before != 0 && before != mm && family::follows() {
             // Somebody else still has it: a child that shares it (vfork).
             family::add(control, before);
         }

@@ -114,11 +114,14 @@ fn has_succeeded(ctx: &FExitContext) -> bool {
     ctx.ret().is_ok_and(|result: u64| result as i32 == SUCCEED)
 }
 
-/// collapse_file, before it takes the base pages out of all page tables that map them.
+/// collapse_file (mm, addr, file, ...), before it takes the base pages out of all page tables that map them; mm/khugepaged.c, 6.1 to 7.3.
 #[fentry]
-fn collapse_file_begins(_ctx: FEntryContext) -> u32 {
-    // A full map costs the name of a cause, not an event.
-    let _ = maps::COLLAPSING.insert(task::tid(), 1, 0);
+fn collapse_file_begins(ctx: FEntryContext) -> u32 {
+    let file: u64 = ctx.arg(2);
+    if let Some(mapping) = kread::word(file + maps::layout().file_mapping) {
+        // A full map costs the name of a cause, not an event.
+        let _ = maps::COLLAPSING.insert(task::tid(), mapping, 0);
+    }
     0
 }
 

@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::{FEntryContext, FExitContext},
 };
 use v2p_common::{
-    PAGE_SIZE,
+    PAGE_SHIFT, PAGE_SIZE,
     event::{how, memory, zap},
     layout::KernelLayout,
 };
@@ -103,29 +103,51 @@ fn unmap_one(ctx: FExitContext) -> u32 {
 
 #[inline(always)]
 fn unmapped(ctx: &FExitContext) -> Option<()> {
-    let space = space_of(mm_of_vma(ctx.arg(1))?)?;
+    let vma: u64 = ctx.arg(1);
+    let space = space_of(mm_of_vma(vma)?)?;
     let folio: u64 = ctx.arg(0);
     let memory = match ctx.ret() {
         Ok(1) => memory_of(folio, ctx.arg(3))?,
         _ => memory::ANY,
     };
-    look(
-        space,
-        how::UNMAP_ONE,
-        ctx.arg(2),
-        PAGE_SIZE << order(folio),
-        memory,
-    )
+    let (start, len) = (ctx.arg(2), PAGE_SIZE << order(folio));
+    let len = match len {
+        PAGE_SIZE => len,
+        _ => inside(vma, folio, start, len).unwrap_or(len),
+    };
+    look(space, how::UNMAP_ONE, start, len, memory)
+}
+
+/// What lies in the mapping of a folio of `len` bytes, which begins there at `start`, or before the mapping does: then that is the
+/// mapping's beginning (vma_address, mm/internal.h, 6.1 to 7.3). `None`: it is not where its index says (hugetlb counts in pages of its
+/// own up to 6.6).
+#[inline(always)]
+fn inside(vma: u64, folio: u64, start: u64, len: u64) -> Option<u64> {
+    let layout = maps::layout();
+    let index = kread::word(folio + layout.folio_index)?;
+    let (first, last) = (
+        kread::word(vma + layout.vma_start)?,
+        kread::word(vma + layout.vma_end)?,
+    );
+    let pages = index.wrapping_sub(kread::word(vma + layout.vma_pgoff)?);
+    let begins = first.wrapping_add(pages << PAGE_SHIFT);
+    if begins != start && (start != first || begins > start) {
+        return None;
+    }
+    let end = begins.wrapping_add(len);
+    let end = if end < last { end } else { last };
+    end.checked_sub(start)
 }
 
 /// What memory it is that was unmapped with these `enum ttu_flags`.
 #[inline(always)]
 fn memory_of(folio: u64, flags: u64) -> Option<u64> {
     let layout = maps::layout();
+    let mapping = kread::word(folio + layout.page_mapping)?;
     // PAGE_MAPPING_ANON (include/linux/page-flags.h, 6.1 to 7.3).
-    Some(match kread::word(folio + layout.page_mapping)? & 1 {
-        // SAFETY: only this thread writes its own value.
-        0 if unsafe { maps::COLLAPSING.get(task::tid()) }.is_some() => memory::COLLAPSING,
+    Some(match mapping & 1 {
+        // What it reclaims meanwhile, to have memory, is of other files. SAFETY: only this thread writes its own value.
+        0 if unsafe { maps::COLLAPSING.get(task::tid()) } == Some(&mapping) => memory::COLLAPSING,
         0 if layout.ttu_ignore_mlock != KernelLayout::ABSENT
             && flags & layout.ttu_ignore_mlock != 0 =>
         {
