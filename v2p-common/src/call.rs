@@ -20,6 +20,10 @@ pub const EXECVE: u64 = 59;
 pub const SHMDT: u64 = 67;
 /// mlock
 pub const MLOCK: u64 = 149;
+/// io_destroy
+pub const IO_DESTROY: u64 = 207;
+/// remap_file_pages
+pub const REMAP_FILE_PAGES: u64 = 216;
 /// execveat
 pub const EXECVEAT: u64 = 322;
 /// mlock2

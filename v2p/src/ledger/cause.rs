@@ -155,6 +155,8 @@ fn zapped(number: Option<u64>, dying: bool) -> Cause {
         Some(call::MMAP | call::MUNMAP | call::BRK | call::MREMAP | call::SHMAT | call::SHMDT) => {
             Cause::Unmap
         }
+        // The ring is unmapped (kill_ioctx, fs/aio.c, 6.1 to 7.3), and what lay there is mapped over (mm/mmap.c, 6.1 to 7.3).
+        Some(call::IO_DESTROY | call::REMAP_FILE_PAGES) => Cause::Unmap,
         Some(call::PROCESS_MRELEASE) => Cause::Exit,
         // A kernel thread (a network file system that drops a page, a driver), or a call of the 32-bit table.
         None => Cause::Unknown,
@@ -216,6 +218,8 @@ mod tests {
         let (zap, end) = (|call| zap_of(call, false), |call| zap_of(call, true));
         for (deed, from, to, cause) in [
             (zap(Some(call::MUNMAP)), A, Absent, Some(Cause::Unmap)),
+            (zap(Some(207)), A, Absent, Some(Cause::Unmap)),
+            (zap(Some(216)), A, Absent, Some(Cause::Unmap)),
             (zap(Some(28)), A, Absent, Some(Cause::Discard)),
             (zap(Some(77)), A, Absent, Some(Cause::Discard)),
             (zap(None), A, Absent, Some(Cause::Unknown)),
