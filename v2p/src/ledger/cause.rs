@@ -2,7 +2,7 @@
 
 use v2p_common::{
     call,
-    event::{Header, Look, collapse, how, memory, zap},
+    event::{Look, collapse, how, memory, zap},
 };
 
 use crate::{record::Cause, state::PageState};
@@ -57,7 +57,7 @@ impl Deed {
                 let number = look.detail & zap::CALL;
                 Self::Zap {
                     call: (number != zap::NO_CALL).then_some(number),
-                    dying: look.detail & zap::DYING != 0 || is_oom_reaper(&look.header),
+                    dying: look.detail & zap::DYING != 0 || is_oom_reaper(look),
                     perhaps: look.detail & zap::PERHAPS != 0,
                 }
             }
@@ -143,9 +143,10 @@ impl Deed {
     }
 }
 
-/// It takes the pages of a process that is to die, and still lives (oom_reaper, mm/oom_kill.c, 6.1 to 7.3).
-fn is_oom_reaper(header: &Header) -> bool {
-    header.comm.starts_with(b"oom_reaper\0")
+/// It takes the pages of a process that is to die, and still lives (oom_reaper, mm/oom_kill.c, 6.1 to 7.3). It is a kernel thread: what is
+/// in a system call has but its name.
+fn is_oom_reaper(look: &Look) -> bool {
+    look.detail & zap::CALL == zap::NO_CALL && look.header.comm.starts_with(b"oom_reaper\0")
 }
 
 fn zapped(number: Option<u64>, dying: bool) -> Cause {

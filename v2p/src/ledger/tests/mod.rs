@@ -197,13 +197,16 @@ fn a_zap_takes_what_is_there_and_the_call_names_the_cause() {
 
 #[test]
 fn what_a_kernel_thread_takes_has_no_cause_unless_it_is_the_oom_reaper() {
-    for (comm, cause) in [
-        (b"kworker/0:1\0\0\0\0\0", Cause::Unknown),
-        (b"oom_reaper\0\0\0\0\0\0", Cause::Exit),
+    const MADVISE: u64 = 28;
+    for (comm, call, cause) in [
+        (b"kworker/0:1\0\0\0\0\0", zap::NO_CALL, Cause::Unknown),
+        (b"oom_reaper\0\0\0\0\0\0", zap::NO_CALL, Cause::Exit),
+        // Who calls itself that.
+        (b"oom_reaper\0\0\0\0\0\0", MADVISE, Cause::Discard),
     ] {
         let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
         ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
-        let mut zap = look(how::ZAP, 1, zap::WHOLE | zap::NO_CALL);
+        let mut zap = look(how::ZAP, 1, zap::WHOLE | call);
         zap.header.comm = *comm;
         let moves = ledger.apply(&Event::Look(zap));
         assert_eq!((moves.len(), moves[0].cause), (1, cause));
