@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range as Span};
 use v2p_common::{PAGE_SHIFT, PageSize, VirtAddr, pagemap::PagemapWord};
 
 use super::{
-    Ledger, Missed, Seeding,
+    IN_SWAP, Ledger, Missed, Seeding,
     cause::deduced,
     moves::{Change, Moves},
 };
@@ -196,9 +196,10 @@ impl Ledger {
             self.change(page, from, to, Cause::FirstTouch, &change, moves);
             return;
         }
-        // A guard region that comes or goes is no page that moves.
+        // A guard region that comes or goes is no page that moves, nor is the slot of what was said to be in swap.
         let is_nothing = |state| matches!(state, PageState::Guard | PageState::Absent);
-        if is_nothing(from) && is_nothing(to) {
+        let is_its_slot = from == IN_SWAP && matches!(to, PageState::Swapped { .. });
+        if is_nothing(from) && is_nothing(to) || is_its_slot {
             self.pages.put(page, to);
             return;
         }

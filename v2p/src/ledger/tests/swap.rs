@@ -159,3 +159,16 @@ fn what_lies_across_two_pages_speaks_for_neither_alone() {
     assert_eq!((pages, told[0].cause), (2, Cause::FirstTouch));
     assert!(told.iter().all(|m| m.seq.is_some()));
 }
+
+#[test]
+fn the_slot_of_what_was_said_to_be_in_swap_is_no_move() {
+    let mut ledger = swapped_out();
+    let mut remap = look(how::REMAP, 1, 0);
+    remap.other = VA.0 + 64 * PAGE_SIZE;
+    let told = ledger.apply(&Event::Look(remap));
+    assert_eq!((told.len(), told[2].to), (3, SWAPPED));
+    let there = remap.other / PAGE_SIZE;
+    let slot = PagemapWord(1 << 62 | 5 << 5);
+    assert!(reread(&mut ledger, &[word(1, 101), (there, slot)]).is_empty());
+    assert_ne!(ledger.pages.get(there), SWAPPED, "which slot is known now");
+}
