@@ -43,6 +43,18 @@ use crate::{
 /// In swap, nobody knows where.
 const IN_SWAP: PageState = PageState::Swapped { swap: None };
 
+/// Whether both are one frame: pagemap shows a device's page in a VM_MIXEDMAP mapping as any other (pte_to_pagemap_entry,
+/// fs/proc/task_mmu.c, 6.1 to 7.3).
+fn is_same_frame(known: PageState, found: PageState) -> bool {
+    use PageState::{Device, Present};
+    match (known, found) {
+        (Device { pfn }, Present { pfn: other }) | (Present { pfn }, Device { pfn: other }) => {
+            pfn == other
+        }
+        _ => false,
+    }
+}
+
 /// What lies behind the pages of one address space.
 pub struct Ledger {
     pages: Pages,
@@ -281,7 +293,7 @@ impl Ledger {
         self.told(page);
         self.in_transit.remove(&page);
         self.pages.put(page, to);
-        if from == to {
+        if from == to || is_same_frame(from, to) {
             return;
         }
         let was_merged = self.merged.remove(&page);

@@ -7,6 +7,7 @@ use v2p_common::{PAGE_SHIFT, PageSize, VirtAddr, pagemap::PagemapWord};
 use super::{
     IN_SWAP, Ledger, Missed, Seeding,
     cause::deduced,
+    is_same_frame,
     moves::{Change, Moves},
 };
 use crate::{
@@ -90,7 +91,8 @@ impl Ledger {
             let (state, known) = (self.state_of_word(*word), self.pages.get(*page));
             // In transit from the frame that is known: nothing has moved yet.
             let under_way = matches!(state, PageState::Migrating { .. });
-            if state != known && !under_way && self.is_asked(*page) {
+            let is_known = state == known || is_same_frame(known, state);
+            if !is_known && !under_way && self.is_asked(*page) {
                 self.doubts.found(*page, state);
             }
         }
@@ -122,9 +124,13 @@ impl Ledger {
             let (page, to) = (*page, *to);
             let from = self.pages.get(page);
             let merged = self.merged.contains(&page);
+            let mapped = mapped(page);
+            if to == PageState::Absent && mapped && self.is_not_shown(page, from, merged) {
+                continue;
+            }
             let how = Found {
                 t_ns,
-                mapped: mapped(page),
+                mapped,
                 is_huge: self.doubts.tell_of_collapse() && self.is_in_huge(page, &found, &mut huge),
             };
             let was_so = young.as_ref().is_some_and(|young| young.was_so(page, from));
@@ -141,6 +147,12 @@ impl Ledger {
         }
         gone.0.extend(moves.0);
         gone.0
+    }
+
+    /// Whether page `page` may be there in its mapping, though pagemap shows nothing: it takes a VM_PFNMAP mapping for a hole
+    /// (walk_page_test, mm/pagewalk.c, 6.1 to 7.3).
+    fn is_not_shown(&self, page: u64, from: PageState, merged: bool) -> bool {
+        matches!(from, PageState::Device { .. }) && self.doubts.took(page, from, merged).is_none()
     }
 
     /// Whether the 2 MiB that hold `page` are a huge page, as far as they are asked about, by what was just `found`; `last` is the last

@@ -9,6 +9,7 @@ use v2p_common::{
 
 mod contest;
 mod deeds;
+mod device;
 mod readings;
 mod swap;
 
