@@ -150,9 +150,20 @@ impl Ledger {
     }
 
     /// Whether page `page` may be there in its mapping, though pagemap shows nothing: it takes a VM_PFNMAP mapping for a hole
-    /// (walk_page_test, mm/pagewalk.c, 6.1 to 7.3).
-    fn is_not_shown(&self, page: u64, from: PageState, merged: bool) -> bool {
-        matches!(from, PageState::Device { .. }) && self.doubts.took(page, from, merged).is_none()
+    /// (walk_page_test, mm/pagewalk.c, 6.1 to 7.3), and a page of hugetlb in migration for none (pagemap_hugetlb_range, fs/proc/task_mmu.c,
+    /// 6.1 to 7.3). The latter is read again, and then believed: what ended the migration may have been lost.
+    fn is_not_shown(&mut self, page: u64, from: PageState, merged: bool) -> bool {
+        if matches!(from, PageState::Device { .. }) {
+            return self.doubts.took(page, from, merged).is_none();
+        }
+        let removal = self
+            .doubts
+            .explain(page, from, PageState::Absent, (merged, false));
+        if removal.is_some() || self.in_transit.remove(&page).is_none() {
+            return false;
+        }
+        self.doubts.touch(page);
+        true
     }
 
     /// Whether the 2 MiB that hold `page` are a huge page, as far as they are asked about, by what was just `found`; `last` is the last

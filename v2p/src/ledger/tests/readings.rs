@@ -129,3 +129,31 @@ fn a_migration_under_way_at_the_seeding_is_one_move() {
     let moves = ledger.apply(&Event::MigrationRemove(done));
     assert_eq!((moves[0].from, moves[0].to), (present(7), present(8)));
 }
+
+/// pagemap shows nothing of a page of hugetlb meanwhile.
+#[test]
+fn a_page_that_is_not_shown_while_it_moves_is_not_gone_until_it_is_read_again() {
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    ledger.apply(&set(VA, 7));
+    ledger.take_unread();
+    assert!(reread(&mut ledger, &[]).is_empty());
+    let first = VA.page_number() & !511;
+    assert_eq!(ledger.take_unread(), [first..first + 512]);
+    let moves = ledger.apply(&remove(VA, 8));
+    assert_eq!((moves[0].from, moves[0].to), (present(7), present(8)));
+    // One that went without a word is told by the next reading; one whose mapping is gone, at once.
+    for (mapped, readings) in [(true, 2), (false, 1)] {
+        let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
+        ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+        ledger.apply(&set(VA, 7));
+        let page = VA.page_number();
+        let mut told = Vec::new();
+        for _ in 0..readings {
+            assert!(told.is_empty());
+            ledger.compare(page..page + 1, &[]);
+            told = ledger.confirm(1, |_| mapped);
+        }
+        assert_eq!((told.len(), told[0].to), (1, PageState::Absent));
+    }
+}
