@@ -3,7 +3,7 @@
 use std::ops::Range as Span;
 
 use v2p_common::{
-    PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn, VirtAddr,
+    PAGE_SHIFT, PAGE_SIZE, PageSize, VirtAddr,
     control::BLOCK_PAGES,
     event::{self, fault, how, remap, zap},
     pte::{Entry, EntryState, Level},
@@ -13,7 +13,6 @@ use super::{
     Ledger,
     cause::{Deed, Memory, filled},
     moves::{Change, Moves},
-    readings::Found,
 };
 use crate::{record::Cause, state::PageState};
 
@@ -21,7 +20,7 @@ use crate::{record::Cause, state::PageState};
 const HUGE: u64 = BLOCK_PAGES as u64;
 
 /// The pages under the leaf that holds `va` at `level`.
-fn under_leaf(va: u64, level: Level) -> Span<u64> {
+pub(super) fn under_leaf(va: u64, level: Level) -> Span<u64> {
     let pages = level.page_size().map_or(1, PageSize::pages);
     let first = va >> PAGE_SHIFT & !(pages - 1);
     first..first + pages
@@ -30,7 +29,7 @@ fn under_leaf(va: u64, level: Level) -> Span<u64> {
 impl Ledger {
     /// The states that an entry gives to the pages under it; `None`: it leads to a lower table. An empty entry speaks for
     /// the page at `va` alone.
-    fn states_of_entry(
+    pub(super) fn states_of_entry(
         &self,
         va: u64,
         level: Level,
@@ -341,55 +340,5 @@ impl Ledger {
         // One after the other, so that each run stays whole.
         moves.0.extend(gone.0);
         moves.0.extend(come.0);
-    }
-
-    pub(super) fn migration_set(&mut self, m: &event::Migration, moves: &mut Moves) {
-        let Some(level) = Level::from_u32(m.level) else {
-            return;
-        };
-        let pages = under_leaf(m.va, level);
-        let Pfn(old) = Entry(m.entry).migration_pfn(self.paging);
-        for page in pages.clone() {
-            let from = self.pages.get(page);
-            let seeded = self.is_seeded(page, m.header.t_ns);
-            // Where the seeding is younger and found the page at rest, the migration was over by then.
-            if seeded && matches!(from, PageState::Present { .. }) {
-                continue;
-            }
-            let pfn = Pfn(old + page - pages.start);
-            let before = PageState::Present { pfn };
-            let known = matches!(from, PageState::Migrating { .. }) || from == before;
-            if !seeded && !known && self.is_asked(page) {
-                let mut come = Moves::default();
-                let how = Found {
-                    t_ns: m.header.t_ns,
-                    mapped: true,
-                    is_huge: true,
-                };
-                self.unseen(page, from, before, how, [moves, &mut come]);
-                moves.0.extend(come.0);
-            }
-            // The last one counts: an entry may have gone without an event.
-            self.in_transit.insert(page, pfn);
-        }
-    }
-
-    pub(super) fn migration_remove(&mut self, m: &event::Migration, moves: &mut Moves) {
-        let Some(level) = Level::from_u32(m.level) else {
-            return;
-        };
-        let leaf = self.states_of_entry(m.va, level, Entry(m.entry));
-        let Some((pages, state)) = leaf else { return };
-        let change = Change::of(&m.header);
-        for page in pages.clone() {
-            let old = self.in_transit.remove(&page);
-            if self.is_seeded(page, m.header.t_ns) || !self.is_asked(page) {
-                continue;
-            }
-            // The event knows the old frame better than we do.
-            let from = old.map_or_else(|| self.pages.get(page), |pfn| PageState::Present { pfn });
-            let to = state.advanced(page - pages.start);
-            self.change(page, from, to, Cause::Migration, &change, moves);
-        }
     }
 }
