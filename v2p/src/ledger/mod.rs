@@ -294,6 +294,11 @@ impl Ledger {
         self.told(page);
         self.in_transit.remove(&page);
         self.pages.put(page, to);
+        // It was in migration as the watch began: nothing had moved yet.
+        let from = match from {
+            PageState::Migrating { pfn } => PageState::Present { pfn },
+            other => other,
+        };
         if from == to || is_same_frame(from, to) {
             return;
         }

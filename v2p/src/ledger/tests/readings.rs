@@ -115,19 +115,19 @@ fn what_happened_before_the_seeding_is_not_told_again() {
 #[test]
 fn a_migration_under_way_at_the_seeding_is_one_move() {
     let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
-    ledger.seed(VA, PagemapWord(1 << 62 | 7 << 5 | 28), false);
+    ledger.seed(VA, PagemapWord(1 << 62 | 700 << 5 | 28), false);
     ledger.seeded(VA.page_number()..VA.page_number() + 1, 1000);
-    let Event::MigrationSet(mut begin) = set(VA, 7) else {
+    let Event::MigrationSet(mut begin) = set(VA, 700) else {
         unreachable!()
     };
     begin.header.t_ns = 900;
     ledger.apply(&Event::MigrationSet(begin));
-    let Event::MigrationRemove(mut done) = remove(VA, 8) else {
+    let Event::MigrationRemove(mut done) = remove(VA, 800) else {
         unreachable!()
     };
     done.header.t_ns = 1100;
     let moves = ledger.apply(&Event::MigrationRemove(done));
-    assert_eq!((moves[0].from, moves[0].to), (present(7), present(8)));
+    assert_eq!((moves[0].from, moves[0].to), (present(700), present(800)));
 }
 
 /// pagemap shows nothing of a page of hugetlb meanwhile.
@@ -156,4 +156,14 @@ fn a_page_that_is_not_shown_while_it_moves_is_not_gone_until_it_is_read_again() 
         }
         assert_eq!((told.len(), told[0].to), (1, PageState::Absent));
     }
+}
+
+#[test]
+fn a_migration_under_way_at_the_seeding_that_is_given_up_is_no_move() {
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 62 | 700 << 5 | 28), false);
+    assert!(ledger.apply(&remove(VA, 700)).is_empty());
+    ledger.seed(VA, PagemapWord(1 << 62 | 700 << 5 | 28), false);
+    let moves = ledger.apply(&remove(VA, 800));
+    assert_eq!((moves[0].from, moves[0].to), (present(700), present(800)));
 }
