@@ -21,8 +21,8 @@ pub(super) enum Deed {
     Unmap(Memory),
     /// Somebody needed the page there.
     Fill,
-    /// Entries went elsewhere.
-    Remap,
+    /// Entries went elsewhere; `arrives`: this is where they came to, from which nothing went by that.
+    Remap { arrives: bool },
     /// KSM merged.
     Merge,
     /// KSM unmerged.
@@ -70,7 +70,7 @@ impl Deed {
                 _ => Memory::Any,
             }),
             how::FILL => Self::Fill,
-            how::REMAP => Self::Remap,
+            how::REMAP => Self::Remap { arrives: false },
             how::KSM_MERGE => Self::Merge,
             how::KSM_BREAK => Self::Break,
             how::COLLAPSE => Self::Collapse {
@@ -118,10 +118,10 @@ impl Deed {
             (Self::Unmap(Memory::Collapsing), _, Absent) => Some(Cause::Collapse),
             (Self::Unmap(Memory::Forced), _, Absent) => Some(Cause::Unknown),
             (Self::Fill, _, _) => filled(from, to, merged),
+            (Self::Remap { arrives: false }, _, Absent) => Some(Cause::Remap),
             // Also where something else lay there before (MREMAP_FIXED).
-            (Self::Remap, Absent, _)
-            | (Self::Remap, _, Absent)
-            | (Self::Remap, Present { .. }, Present { .. }) => Some(Cause::Remap),
+            (Self::Remap { arrives: true }, Absent, _)
+            | (Self::Remap { arrives: true }, Present { .. }, Present { .. }) => Some(Cause::Remap),
             (Self::Merge, Present { .. }, Present { .. } | Zero) => Some(Cause::KsmMerge),
             (Self::Break, Present { .. } | Zero, Present { .. }) => Some(Cause::KsmBreak),
             (Self::Collapse { there }, _, Present { pfn }) => {

@@ -233,7 +233,8 @@ impl Ledger {
                 }
                 // Pages of which nothing is known here have moved too: those that nobody asked about, and those that a fault
                 // brought beside its own.
-                self.doubts.add(deed, there, change);
+                let came = Deed::Remap { arrives: true };
+                self.doubts.add(came, there, change);
             }
             (_, Some((leaf, state))) => {
                 for page in leaf.clone() {

@@ -2,7 +2,7 @@
 
 use v2p_common::{
     control::BLOCK_PAGES,
-    event::{collapse, memory, remap},
+    event::{collapse, memory},
 };
 
 use super::*;
@@ -32,65 +32,6 @@ fn fault_of(flags: u32, entry: u64, level: u32) -> Event {
         Event::Fault(fault) => Event::Fault(event::Fault { flags, ..fault }),
         other => other,
     }
-}
-
-/// From `from` to `VA`.
-fn moved_here(from: u64, detail: u64) -> Event {
-    Event::Look(event::Look {
-        va: from,
-        other: VA.0,
-        level: u32::MAX,
-        ..look(how::REMAP, 1, detail)
-    })
-}
-
-const ELSEWHERE: u64 = 0x7e00_0000_0000;
-
-#[test]
-fn a_page_that_came_from_where_nobody_asked_came_by_the_remap() {
-    let asked = [Range {
-        start: VA.0,
-        end: VA.0 + PAGE_SIZE,
-    }];
-    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).limited_to(&asked);
-    assert!(ledger.apply(&moved_here(ELSEWHERE, 0)).is_empty());
-    let moves = reread(&mut ledger, &[word(0, 100)]);
-    assert_eq!(moves.len(), 1, "{moves:?}");
-    assert_eq!(
-        (moves[0].cause, moves[0].proof),
-        (Cause::Remap, Proof::Event)
-    );
-    assert_eq!(
-        (moves[0].from, moves[0].to),
-        (PageState::Absent, present(100))
-    );
-}
-
-#[test]
-fn a_remap_told_late_does_not_carry_away_what_came_since() {
-    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
-    ledger.seed(VirtAddr(ELSEWHERE), PagemapWord(1 << 63 | 100), false);
-    // Another thread has mapped the old place anew, and touched it.
-    let came = ledger.apply(&fault(VirtAddr(ELSEWHERE), pte(300), 0));
-    assert_eq!(came[0].to, present(300));
-    assert!(ledger.apply(&moved_here(ELSEWHERE, remap::LATE)).is_empty());
-    let there = (ELSEWHERE / PAGE_SIZE, PagemapWord(1 << 63 | 300));
-    let moves = reread(&mut ledger, &[there, word(0, 100)]);
-    let told: Vec<_> = moves.iter().map(|m| (m.va.0, m.to, m.cause)).collect();
-    assert_eq!(told, [(VA.0, present(100), Cause::Remap)]);
-}
-
-#[test]
-fn what_a_remap_told_late_came_to_lie_on_is_replaced_by_it() {
-    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
-    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
-    ledger.apply(&moved_here(ELSEWHERE, remap::LATE));
-    let moves = reread(&mut ledger, &[word(0, 100)]);
-    assert_eq!((moves[0].from, moves[0].to), (present(7), present(100)));
-    assert_eq!(
-        (moves[0].cause, moves[0].proof),
-        (Cause::Remap, Proof::Event)
-    );
 }
 
 #[test]

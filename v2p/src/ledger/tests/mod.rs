@@ -11,6 +11,7 @@ mod contest;
 mod deeds;
 mod device;
 mod readings;
+mod remap;
 mod swap;
 
 use super::*;
