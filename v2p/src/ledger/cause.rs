@@ -1,7 +1,7 @@
 //! Why a page changed: what was done, and what lay there before and after, give the cause. Pure.
 
 use v2p_common::{
-    call,
+    PAGE_SHIFT, call,
     event::{Look, collapse, how, memory, zap},
 };
 
@@ -21,8 +21,10 @@ pub(super) enum Deed {
     Unmap(Memory),
     /// Somebody needed the page there.
     Fill,
-    /// Entries went elsewhere; `arrives`: this is where they came to, from which nothing went by that.
-    Remap { arrives: bool },
+    /// Entries went elsewhere, so many pages further on; that wraps around.
+    Leave { on: u64 },
+    /// Entries came here from elsewhere; none went by that.
+    Arrive,
     /// KSM merged.
     Merge,
     /// KSM unmerged.
@@ -70,7 +72,9 @@ impl Deed {
                 _ => Memory::Any,
             }),
             how::FILL => Self::Fill,
-            how::REMAP => Self::Remap { arrives: false },
+            how::REMAP => Self::Leave {
+                on: (look.other >> PAGE_SHIFT).wrapping_sub(look.va >> PAGE_SHIFT),
+            },
             how::KSM_MERGE => Self::Merge,
             how::KSM_BREAK => Self::Break,
             how::COLLAPSE => Self::Collapse {
@@ -118,10 +122,11 @@ impl Deed {
             (Self::Unmap(Memory::Collapsing), _, Absent) => Some(Cause::Collapse),
             (Self::Unmap(Memory::Forced), _, Absent) => Some(Cause::Unknown),
             (Self::Fill, _, _) => filled(from, to, merged),
-            (Self::Remap { arrives: false }, _, Absent) => Some(Cause::Remap),
+            (Self::Leave { .. }, _, Absent) => Some(Cause::Remap),
             // Also where something else lay there before (MREMAP_FIXED).
-            (Self::Remap { arrives: true }, Absent, _)
-            | (Self::Remap { arrives: true }, Present { .. }, Present { .. }) => Some(Cause::Remap),
+            (Self::Arrive, Absent, _) | (Self::Arrive, Present { .. }, Present { .. }) => {
+                Some(Cause::Remap)
+            }
             (Self::Merge, Present { .. }, Present { .. } | Zero) => Some(Cause::KsmMerge),
             (Self::Break, Present { .. } | Zero, Present { .. }) => Some(Cause::KsmBreak),
             (Self::Collapse { there }, _, Present { pfn }) => {

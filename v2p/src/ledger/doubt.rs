@@ -160,6 +160,27 @@ impl Doubts {
         Some((cause, doubt.change))
     }
 
+    /// Where `page` went, if what is sure to have taken it away took it elsewhere; it explains that once, and what was done before took
+    /// nothing away there.
+    pub(super) fn left(
+        &mut self,
+        page: u64,
+        from: PageState,
+        merged: bool,
+    ) -> Option<(u64, Change)> {
+        let ((at, _), _) = self.removal(page, from, merged, true)?;
+        let doubt = self.doubts.get_mut(at)?;
+        let Deed::Leave { on } = doubt.deed else {
+            return None;
+        };
+        doubt.used.insert(page);
+        let (there, change) = (page.wrapping_add(on), doubt.change);
+        if let Some(seq) = change.seq {
+            self.came(there, seq);
+        }
+        Some((there, change))
+    }
+
     /// Whether `page` went to swap first, of all that was done since it came.
     pub(super) fn swapped(&self, page: u64, from: PageState, merged: bool) -> Option<&Change> {
         let (cause, change) = self.took(page, from, merged)?;

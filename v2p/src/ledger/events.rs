@@ -233,8 +233,7 @@ impl Ledger {
                 }
                 // Pages of which nothing is known here have moved too: those that nobody asked about, and those that a fault
                 // brought beside its own.
-                let came = Deed::Remap { arrives: true };
-                self.doubts.add(came, there, change);
+                self.doubts.add(Deed::Arrive, there, change);
             }
             (_, Some((leaf, state))) => {
                 for page in leaf.clone() {

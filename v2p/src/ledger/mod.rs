@@ -243,16 +243,20 @@ impl Ledger {
 
     fn clear(&mut self, cause: Cause, change: &Change, moves: &mut Moves) {
         let pages = std::mem::take(&mut self.pages);
-        for (page, mut from) in pages.range(0..u64::MAX) {
-            let merged = self.merged.contains(&page);
-            if let Some(out) = self.doubts.swapped(page, from, merged) {
-                moves.push(page, from, IN_SWAP, Cause::SwapOut, out);
-                from = IN_SWAP;
+        let mut elsewhere = Vec::new();
+        for (page, from) in pages.range(0..u64::MAX) {
+            elsewhere.extend(self.leave(page, from, (cause, change), moves));
+        }
+        while !elsewhere.is_empty() {
+            // Where something is known already, which of the two came first is not.
+            elsewhere.retain(|(page, ..)| pages.get(*page) == PageState::Absent);
+            for (page, state, by) in &elsewhere {
+                moves.push(*page, PageState::Absent, *state, Cause::Remap, by);
             }
-            let taken = self.doubts.took(page, from, merged);
-            // What was done just before, and could not be read any more, took it first.
-            let (cause, change) = taken.unwrap_or((cause, change));
-            moves.push(page, from, PageState::Absent, cause, change);
+            let there = std::mem::take(&mut elsewhere).into_iter();
+            elsewhere = there
+                .filter_map(|(page, from, _)| self.leave(page, from, (cause, change), moves))
+                .collect();
         }
         self.in_transit.clear();
         self.merged.clear();
@@ -260,6 +264,27 @@ impl Ledger {
         self.seedings.clear();
         self.young = None;
         self.contests = Contests::default();
+    }
+
+    /// Page `page` goes: by what was done just before, and could not be read any more, or by `last`. Gives the page to which it went, where it
+    /// went elsewhere, what came there, and by what.
+    fn leave(
+        &mut self,
+        page: u64,
+        mut from: PageState,
+        last: (Cause, &Change),
+        moves: &mut Moves,
+    ) -> Option<(u64, PageState, Change)> {
+        let merged = self.merged.contains(&page);
+        if let Some(out) = self.doubts.swapped(page, from, merged) {
+            moves.push(page, from, IN_SWAP, Cause::SwapOut, out);
+            from = IN_SWAP;
+        }
+        let taken = self.doubts.took(page, from, merged);
+        let (cause, change) = taken.unwrap_or(last);
+        moves.push(page, from, PageState::Absent, cause, change);
+        let (there, by) = self.doubts.left(page, from, merged)?;
+        self.is_asked(there).then_some((there, from, by))
     }
 
     /// Page `page` may have gone to swap, and no event told where: then it has. Gives what it is.

@@ -101,3 +101,82 @@ fn what_came_by_a_remap_does_not_go_by_it() {
     let child = arrived().forked(std::slice::from_ref(&(first..first + 1)));
     assert_eq!(child.pages.get(first), present(100));
 }
+
+/// From one address to another, told late, as the event of this number.
+fn remapped(from: u64, to: u64, pages: u64, seq: u64) -> Event {
+    let Event::Look(mut remapped) = moved_here(from, remap::LATE) else {
+        unreachable!("made as a look");
+    };
+    remapped.header.seq = seq;
+    Event::Look(event::Look {
+        other: to,
+        len: pages * PAGE_SIZE,
+        ..remapped
+    })
+}
+
+const NOTHING: PageState = PageState::Absent;
+
+#[test]
+fn what_a_remap_told_late_took_elsewhere_ends_there() {
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
+    for i in 0..2 {
+        let va = VirtAddr(ELSEWHERE + i * PAGE_SIZE);
+        ledger.seed(va, PagemapWord(1 << 63 | (100 + i)), false);
+    }
+    ledger.apply(&remapped(ELSEWHERE, VA.0, 2, 1));
+    let told = ledger.apply(&end(0));
+    let expected = [
+        (ELSEWHERE, present(100), NOTHING, Cause::Remap),
+        (VA.0, NOTHING, present(100), Cause::Remap),
+        (VA.0, present(100), NOTHING, Cause::Exit),
+    ];
+    assert_eq!(story(&told), expected);
+    assert!(told.iter().all(|m| m.pages == 2 && m.proof == Proof::Event));
+}
+
+#[test]
+fn what_went_on_or_was_unmapped_elsewhere_is_told_to_its_end() {
+    const MUNMAP: u64 = 11;
+    const FURTHER: u64 = ELSEWHERE + 64 * PAGE_SIZE;
+    let mut unmapped = look(how::ZAP, 1, MUNMAP);
+    unmapped.header.seq = 2;
+    let gone = (VA.0, present(100), NOTHING, Cause::Unmap);
+    let on = [
+        (VA.0, present(100), NOTHING, Cause::Remap),
+        (FURTHER, NOTHING, present(100), Cause::Remap),
+        (FURTHER, present(100), NOTHING, Cause::Exit),
+    ];
+    for (event, then) in [
+        (Event::Look(unmapped), &[gone][..]),
+        (remapped(VA.0, FURTHER, 1, 2), &on[..]),
+    ] {
+        let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
+        ledger.seed(VirtAddr(ELSEWHERE), PagemapWord(1 << 63 | 100), false);
+        // What was done there before took nothing of it.
+        ledger.apply(&Event::Look(look(how::ZAP, 1, MUNMAP)));
+        ledger.apply(&remapped(ELSEWHERE, VA.0, 1, 1));
+        ledger.apply(&event);
+        let there = [
+            (ELSEWHERE, present(100), NOTHING, Cause::Remap),
+            (VA.0, NOTHING, present(100), Cause::Remap),
+        ];
+        let told = story(&ledger.apply(&end(0)));
+        assert_eq!(told, [&there[..], then].concat());
+    }
+}
+
+/// Others have told of the page there: which of them was first is not known.
+#[test]
+fn where_something_is_known_at_the_new_place_nothing_is_made_up_about_it() {
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
+    ledger.seed(VirtAddr(ELSEWHERE), PagemapWord(1 << 63 | 100), false);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    ledger.apply(&remapped(ELSEWHERE, VA.0, 1, 1));
+    let told = story(&ledger.apply(&end(0)));
+    let expected = [
+        (ELSEWHERE, present(100), NOTHING, Cause::Remap),
+        (VA.0, present(7), NOTHING, Cause::Exit),
+    ];
+    assert_eq!(told, expected);
+}
