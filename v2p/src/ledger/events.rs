@@ -26,6 +26,11 @@ pub(super) fn under_leaf(va: u64, level: Level) -> Span<u64> {
     first..first + pages
 }
 
+/// What no fault brings: it ends well where the page is there.
+const fn is_away(state: PageState) -> bool {
+    matches!(state, PageState::Absent | PageState::Swapped { .. })
+}
+
 impl Ledger {
     /// The states that an entry gives to the pages under it; `None`: it leads to a lower table. An empty entry speaks for
     /// the page at `va` alone.
@@ -100,6 +105,12 @@ impl Ledger {
                 if contested {
                     self.contests.add(page, &fault.header);
                 }
+                continue;
+            }
+            if self.weighs && from != to && is_away(to) {
+                // It was there and went, or went to swap, while the fault was served: what took it tells, or the reading.
+                self.pages.put(page, from);
+                self.doubts.touch(page);
                 continue;
             }
             let cause = match filled(from, to, merged) {

@@ -67,7 +67,7 @@ fn scuffle() -> Done {
     let mut known: BTreeMap<u64, Value> = BTreeMap::new();
     let absent = serde_json::json!({"state": "absent"});
     let mut causes: BTreeMap<(String, String), u64> = BTreeMap::new();
-    let (mut gaps, mut lost) = (0, false);
+    let (mut gaps, mut gone, mut lost) = (0, 0, false);
     for record in &records {
         lost |= record["type"] == "lost";
         if record["type"] != "move" {
@@ -75,6 +75,7 @@ fn scuffle() -> Done {
         }
         let word = |name: &str| record[name].as_str().unwrap().to_owned();
         *causes.entry((word("cause"), word("proof"))).or_default() += 1;
+        gone += u64::from(record["cause"] == "unknown" && record["to"] == absent);
         for i in 0..record["pages"].as_u64().unwrap() {
             let place = known.entry(address(&record["va"]) + i * PAGE);
             let before = place.or_insert_with(|| absent.clone());
@@ -95,6 +96,7 @@ fn scuffle() -> Done {
             !(proof == "event" && ["first-touch", "discard", "unknown"].contains(&cause.as_str()))
         };
         assert_eq!(causes.keys().find(other), None);
+        assert_eq!(gone, 0, "what took a page away is known");
     }
     Done::Passed
 }

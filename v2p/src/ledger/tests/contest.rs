@@ -161,3 +161,51 @@ fn where_nothing_is_read_again_removals_are_believed() {
     ledger.apply(&touched(1, 2));
     assert_eq!(ledger.apply(&taken(TAKES, 2)).len(), 1);
 }
+
+/// Of a page that was there, this fault finds nothing any more, or what goes to swap.
+fn finds(entry: u64) -> Event {
+    of(TOUCHES, 1, fault(VA, entry, 0))
+}
+
+#[test]
+fn a_fault_that_finds_nothing_any_more_leaves_it_to_what_took_the_page() {
+    let mut ledger = seeing(1);
+    assert!(ledger.apply(&finds(0)).is_empty());
+    let moves = ledger.apply(&taken(TAKES, 2));
+    let gone = (present(1), PageState::Absent, Cause::Discard, Some(TAKES));
+    assert_eq!(story(&moves), [gone]);
+    // Nobody tells of it: it is read, and found gone.
+    let mut ledger = seeing(1);
+    assert!(ledger.apply(&finds(0)).is_empty());
+    let first = VA.page_number() & !511;
+    assert_eq!(ledger.take_unread(), [first..first + 512]);
+    assert_eq!(reread(&mut ledger, &[])[0].proof, Proof::Reconciled);
+}
+
+#[test]
+fn a_fault_whose_page_went_to_swap_meanwhile_leaves_it_to_what_took_it() {
+    const SLOT: u64 = (!5 << 14) >> 5;
+    let swap = PageState::Swapped {
+        swap: Some(crate::state::SwapPlace {
+            device: 0,
+            offset: 5,
+        }),
+    };
+    let mut ledger = seeing(1);
+    assert!(ledger.apply(&finds(SLOT)).is_empty());
+    let out = event::Look {
+        entry: SLOT,
+        level: 0,
+        ..look(how::UNMAP_ONE, 1, event::memory::ANONYMOUS)
+    };
+    let moves = ledger.apply(&of(TAKES, 2, Event::Look(out)));
+    let gone = (present(1), swap, Cause::SwapOut, Some(TAKES));
+    assert_eq!(story(&moves), [gone]);
+}
+
+#[test]
+fn where_no_reading_is_to_come_a_fault_that_finds_nothing_is_believed() {
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
+    ledger.seed(VA, PagemapWord(1 << 63 | 1), false);
+    assert_eq!(ledger.apply(&finds(0)).len(), 1);
+}
