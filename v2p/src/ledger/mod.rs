@@ -10,6 +10,7 @@ mod migration;
 mod moves;
 mod pages;
 mod readings;
+mod seedings;
 #[cfg(test)]
 mod tests;
 
@@ -32,10 +33,14 @@ use self::{
     doubt::Doubts,
     moves::{Change, Moves},
     pages::Pages,
+    seedings::Seedings,
 };
 use crate::{
     page::ZeroFrames,
-    process::maps::{self, Range, USER_END},
+    process::{
+        asked,
+        maps::{Range, USER_END},
+    },
     record::{Cause, Move},
     state::PageState,
     translate::page::Decoder,
@@ -67,7 +72,7 @@ pub struct Ledger {
     contests: Contests,
     /// Whether there are readings to come, that decide them.
     weighs: bool,
-    seedings: Vec<Seeding>,
+    seedings: Seedings,
     /// A child that has only just been forked.
     young: Option<Young>,
     /// What is asked about; empty: everything. Nothing else enters.
@@ -93,12 +98,6 @@ enum Missed {
     Read,
 }
 
-/// Pages that were read when the watch began, and when.
-struct Seeding {
-    pages: Span<u64>,
-    began_ns: u64,
-}
-
 impl Ledger {
     /// An empty ledger. `zero` are the frames of zeros.
     pub fn new(zero: ZeroFrames, paging: Paging) -> Self {
@@ -109,7 +108,7 @@ impl Ledger {
             doubts: Doubts::default(),
             contests: Contests::default(),
             weighs: false,
-            seedings: Vec::new(),
+            seedings: Seedings::default(),
             young: None,
             asked: Vec::new(),
             sees_removals: false,
@@ -142,7 +141,7 @@ impl Ledger {
         }
     }
 
-    /// The same, for the addresses in `asked` alone; none: everything.
+    /// The same, for the addresses in `asked` alone, in order and apart ([`asked::merged`]); none: everything.
     #[must_use]
     pub fn limited_to(mut self, asked: &[Range]) -> Self {
         self.asked = asked.to_vec();
@@ -172,7 +171,7 @@ impl Ledger {
     }
 
     fn is_asked(&self, page: u64) -> bool {
-        maps::is_asked(&self.asked, page.wrapping_mul(PAGE_SIZE))
+        asked::is_asked(&self.asked, page.wrapping_mul(PAGE_SIZE))
     }
 
     /// How many pages are known not to be absent.
@@ -187,9 +186,7 @@ impl Ledger {
 
     /// Takes one event; gives the moves that it shows.
     pub fn apply(&mut self, event: &Event) -> Vec<Move> {
-        if !self.seedings.is_empty() {
-            self.forget_seedings(event.header().t_ns);
-        }
+        self.seedings.forget(event.header().t_ns);
         let mut moves = Moves::default();
         match event {
             Event::Fault(fault) => self.fault(fault, &mut moves),
@@ -261,7 +258,7 @@ impl Ledger {
         self.in_transit.clear();
         self.merged.clear();
         self.doubts = Doubts::default();
-        self.seedings.clear();
+        self.seedings = Seedings::default();
         self.young = None;
         self.contests = Contests::default();
     }

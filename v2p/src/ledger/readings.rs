@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range as Span};
 use v2p_common::{PAGE_SHIFT, PageSize, VirtAddr, pagemap::PagemapWord};
 
 use super::{
-    IN_SWAP, Ledger, Missed, Seeding,
+    IN_SWAP, Ledger, Missed,
     cause::deduced,
     is_same_frame,
     moves::{Change, Moves},
@@ -39,25 +39,15 @@ impl Ledger {
         }
     }
 
-    /// Enters that the pages with these numbers were seeded by a reading that began at `began_ns`:
+    /// Enters that the pages with these numbers, which follow those of the last call, were seeded by a reading that began at `began_ns`:
     /// events on them that are older are in that reading already.
     pub fn seeded(&mut self, pages: Span<u64>, began_ns: u64) {
-        self.seedings.push(Seeding { pages, began_ns });
+        self.seedings.add(pages, began_ns);
     }
 
     /// Whether an event is told by the seeding already.
     pub(super) fn is_seeded(&self, page: u64, t_ns: u64) -> bool {
-        self.seedings
-            .iter()
-            .any(|s| s.pages.contains(&page) && t_ns < s.began_ns)
-    }
-
-    /// Forgets the seedings once events as young as `t_ns` have come: the ring's order is nearly that of
-    /// time, and a second covers the difference.
-    pub(super) fn forget_seedings(&mut self, t_ns: u64) {
-        const SLACK_NS: u64 = 1_000_000_000;
-        self.seedings
-            .retain(|s| t_ns < s.began_ns.saturating_add(SLACK_NS));
+        self.seedings.has(page, t_ns)
     }
 
     /// Some events did not come: until everything was read again, a page that is found replaced may have been taken away

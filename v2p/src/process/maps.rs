@@ -23,11 +23,6 @@ pub struct Range {
     pub end: u64,
 }
 
-/// Whether `va` lies in what is asked about: nothing named is all.
-pub fn is_asked(asked: &[Range], va: u64) -> bool {
-    asked.is_empty() || asked.iter().any(|r| (r.start..r.end).contains(&va))
-}
-
 /// `span` in whole pages of the size `largest`: events on a huge page carry its first address.
 pub fn whole_leaves(span: Span<u64>, largest: PageSize) -> Span<u64> {
     let size = largest.bytes();

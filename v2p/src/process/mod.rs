@@ -7,6 +7,7 @@ use crate::{
     kernel::privileges::{Capability, MOUNT_PROC, Privileges},
 };
 
+pub mod asked;
 mod copied;
 mod identity;
 mod kpage;

@@ -13,7 +13,7 @@ use crate::{
     exit::Failure,
     kernel::{self, limits::raise_open_files},
     process::{
-        AddressSpace, Pagemap, Process,
+        AddressSpace, Pagemap, Process, asked,
         maps::{self, Asked, Mapping, Range, USER_END},
     },
     tracer::{Target, Tracer, Wanted},
@@ -71,7 +71,7 @@ pub async fn run(wish: &Wish<'_>, stop: Stop, listener: &mut dyn Listener) -> Re
     if process.has_ended() {
         return Err(AddressSpace::none(&process)).context("watch");
     }
-    let ranges = ranges(wish, &process).context("watch")?;
+    let ranges = asked::merged(ranges(wish, &process).context("watch")?);
 
     let mut learnt = kernel::layout::learn()?;
     learnt.layout.follow = u64::from(wish.follow);

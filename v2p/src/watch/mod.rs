@@ -50,8 +50,8 @@ use crate::{
     ledger::Ledger,
     page::ZeroFrames,
     process::{
-        self, FrameFlags, Pagemap, Process,
-        maps::{self, Range, USER_END},
+        self, FrameFlags, Pagemap, Process, asked,
+        maps::{Range, USER_END},
     },
     record::Record,
     tracer::{Loss, Tracer},
@@ -92,7 +92,7 @@ pub struct Session<'a> {
     pub ended: AsyncFd<Process>,
     /// A program that the target will execute once the hooks are live; what it was before is not watched.
     pub command: Option<Command>,
-    /// What to watch; empty: all.
+    /// What to watch, in order and apart; empty: all.
     pub ranges: &'a [Range],
     /// Whether faults are shown.
     pub show_faults: bool,
@@ -353,7 +353,7 @@ impl Session<'_> {
     }
 
     fn is_asked(&self, va: u64) -> bool {
-        maps::is_asked(self.ranges, va)
+        asked::is_asked(self.ranges, va)
     }
 }
 

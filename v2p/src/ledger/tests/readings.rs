@@ -167,3 +167,28 @@ fn a_migration_under_way_at_the_seeding_that_is_given_up_is_no_move() {
     let moves = ledger.apply(&remove(VA, 800));
     assert_eq!((moves[0].from, moves[0].to), (present(700), present(800)));
 }
+
+#[test]
+fn the_seedings_are_kept_while_an_event_may_be_older_than_the_last_of_them() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
+    let page = VA.page_number();
+    let last = page + 1000;
+    for (page, began_ns) in (page..last).zip(1000..) {
+        ledger.seeded(page..page + 1, began_ns);
+    }
+    ledger.seeded(last..last + 1, 10 * SECOND);
+    let at = |page: u64, t_ns| match fault(VirtAddr(page * PAGE_SIZE), pte(7), 0) {
+        Event::Fault(mut fault) => {
+            fault.header.t_ns = t_ns;
+            Event::Fault(fault)
+        }
+        other => other,
+    };
+    assert_eq!(ledger.apply(&at(last + 1, 5 * SECOND)).len(), 1);
+    assert!(ledger.apply(&at(page + 500, 1499)).is_empty());
+    assert_eq!(ledger.apply(&at(page + 500, 1500)).len(), 1);
+    assert!(ledger.apply(&at(last, 9 * SECOND)).is_empty());
+    ledger.apply(&at(last + 1, 11 * SECOND));
+    assert_eq!(ledger.apply(&at(last, 9 * SECOND)).len(), 1);
+}
