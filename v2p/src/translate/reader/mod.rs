@@ -142,7 +142,7 @@ impl Translator {
         sink: &mut S,
     ) -> Result<bool> {
         anyhow::ensure!(
-            (mapping.start | mapping.end) % PAGE_SIZE == 0 && mapping.start <= mapping.end,
+            (mapping.start | mapping.end).is_multiple_of(PAGE_SIZE) && mapping.start <= mapping.end,
             "{:#x}..{:#x} are no whole pages",
             mapping.start,
             mapping.end
