@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use v2p_common::{PAGE_SHIFT, event::Event};
 
 use super::{
@@ -184,14 +184,14 @@ impl Guard {
 
     async fn drain_rest(&mut self, one: &Checked, began_ns: u64, zapping: bool) -> Result<Drained> {
         let cookie = self.carrier.mark()?;
-        let more = self.tracer.take_until(cookie).await;
+        let (more, came) = self.tracer.take_until(cookie).await?;
+        self.events.extend(more);
         let lost = self.lost();
-        match more {
-            Ok(more) => self.events.extend(more),
-            // Then the loss is what the verdict turns on.
-            Err(_) if lost > 0 => {}
-            Err(e) => return Err(e),
-        }
+        // Where there is a loss, that is what the verdict turns on.
+        ensure!(
+            came || lost > 0,
+            "the marker did not come out of the event ring"
+        );
         let mut moves = self.moves_of(one, began_ns);
         add_reasons(&mut moves, &self.events, &self.reasons);
         Ok(Drained {
@@ -201,10 +201,11 @@ impl Guard {
         })
     }
 
-    /// Threads that are taking entries of the process out just now, but for those that never ended for us.
-    pub(super) fn zapping(&self) -> u64 {
+    /// Threads that are taking entries of the process out just now, but for those whose end was not told.
+    fn zapping(&mut self) -> u64 {
         let now = self.programs.control().account.zapping.get();
-        now.saturating_sub(self.unended)
+        self.unended = self.unended.min(now);
+        now - self.unended
     }
 
     /// Waits until who is taking entries out has done so, since the event comes at the end. False: not within the time; who did not end

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use v2p_common::{
     control::Control,
     event::{Event, Exec},
@@ -306,12 +306,13 @@ impl Tracer {
         self.ring.readable().await
     }
 
-    /// All events up to the marker `cookie`, which [`crate::carrier::Carrier::mark`] gave. First waits
-    /// until every program that was running has committed its record.
+    /// All events up to the marker `cookie`, which [`crate::carrier::Carrier::mark`] gave, and whether that came. First waits
+    /// until every program that was running has committed its record. Where the marker was lost, as others may have been, these are
+    /// the events that there are after [`MARKER_PATIENCE`].
     ///
     /// # Errors
-    /// Where the marker does not come: it was lost, as others may have been.
-    pub async fn take_until(&mut self, cookie: u64) -> Result<Vec<Event>> {
+    /// Where a record is no event.
+    pub async fn take_until(&mut self, cookie: u64) -> Result<(Vec<Event>, bool)> {
         settle();
         let mut events = self.take()?;
         let is_marker = |e: &Event| matches!(e, Event::Marker(m) if m.number == cookie);
@@ -323,10 +324,12 @@ impl Tracer {
             anyhow::Ok(())
         };
         match tokio::time::timeout(MARKER_PATIENCE, wait).await {
-            Ok(done) => done?,
-            Err(_) => bail!("the marker did not come out of the event ring"),
+            Ok(done) => done.map(|()| (events, true)),
+            Err(_) => {
+                events.extend(self.take()?);
+                Ok((events, false))
+            }
         }
-        Ok(events)
     }
 
     /// Events for which there was no room, so far.

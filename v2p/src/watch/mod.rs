@@ -244,14 +244,20 @@ impl Session<'_> {
 
     /// Tells all events up to now.
     async fn drain(&mut self, state: &mut State<'_>) -> Result<()> {
-        let cookie = self.carrier.mark()?;
-        let events = match self.tracer.take_until(cookie).await {
-            Ok(events) => events,
-            Err(e) => {
-                state.report.output.say(&format!("v2p: {e:#}"));
-                self.tracer.take()?
-            }
-        };
+        // Room for the marker; and where others took that meanwhile, once more.
+        let mut events = self.tracer.take()?;
+        let lost = self.tracer.lost();
+        let mut cookie = self.carrier.mark()?;
+        if self.tracer.lost() != lost {
+            events.extend(self.tracer.take()?);
+            cookie = self.carrier.mark()?;
+        }
+        let (more, came) = self.tracer.take_until(cookie).await?;
+        events.extend(more);
+        if !came {
+            let what = "v2p: the marker did not come out of the event ring: what was emitted last may be missing";
+            state.report.output.say(what);
+        }
         self.tell_all(&events, state)
     }
 

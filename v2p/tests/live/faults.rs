@@ -208,7 +208,8 @@ fn attached_twice() -> Done {
         .unwrap();
     (0..8).for_each(|i| _ = target.tell("write", i));
     let cookie = carrier.mark().unwrap();
-    let events = runtime.block_on(tracer.take_until(cookie)).unwrap();
+    let (events, came) = runtime.block_on(tracer.take_until(cookie)).unwrap();
+    assert!(came);
     let fault = |event: &Event| match event {
         Event::Fault(fault) => Some(fault.va),
         _ => None,
