@@ -46,7 +46,7 @@ impl Session<'_> {
             report.moved(one, shown, &mut space.names)?;
         }
         space.enter(mm, Some(pagemap));
-        space.entered = Some(now_ns());
+        space.found = true;
         // That exec may have taken them off, for other rights.
         if let Err(e) = self.tracer.attach_faults_again(self.programs, target) {
             let what =

@@ -22,10 +22,7 @@ impl Session<'_> {
         let Some(at) = state.family.executed(exec) else {
             return Ok(());
         };
-        // Where its event was taken for lost, and the way to it was found, it is told already.
-        let is_told = |space: &Space| {
-            space.mm == exec.header.mm && space.entered.is_some_and(|at| at >= exec.header.t_ns)
-        };
+        let is_told = |space: &Space| space.knows(exec);
         if !state.family.spaces.get(at).is_some_and(is_told) {
             self.apply(&Event::Exec(*exec), at, state)?;
         }

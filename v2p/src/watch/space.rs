@@ -33,8 +33,8 @@ pub(super) struct Space {
     pub(super) merged: Merged,
     /// The event that told its end, where an exec or the end of the process may have made it: somebody else may have held it last.
     pub(super) gone: Option<Number>,
-    /// When the way to it was found without an event.
-    pub(super) entered: Option<u64>,
+    /// Whether the way to it was found without an event, which may come yet.
+    pub(super) found: bool,
     /// When the last reading began.
     pub(super) read_ns: u64,
     /// It was read in this turn: events that are in the reading already may not have come yet.
@@ -53,7 +53,7 @@ impl Space {
             pagemap: None,
             merged: Merged::of(pid),
             gone: None,
-            entered: None,
+            found: false,
             read_ns: 0,
             fresh: false,
         }
@@ -152,6 +152,13 @@ impl Space {
         self.pagemap.is_some() && !self.is_there()
     }
 
+    /// Whether an exec was told already: its event was taken for lost, and the way here was found. It may have come late only: the address space is
+    /// there from exec_mmap on, and the event comes when the program is set up, for which a disk may be waited for (begin_new_exec and exec_binprm,
+    /// fs/exec.c, 6.1 to 7.3).
+    pub(super) fn knows(&self, exec: &Exec) -> bool {
+        self.mm == exec.header.mm && self.found
+    }
+
     /// The process has another address space: its pagemap is another file. Why it cannot be read, where that is so.
     pub(super) fn executed(&mut self, exec: &Exec) -> Option<anyhow::Error> {
         let (opened, error) = match Pagemap::of(self.pid) {
@@ -159,6 +166,7 @@ impl Space {
             Err(e) => (None, Some(e)),
         };
         self.enter(exec.header.mm, opened);
+        self.found = false;
         if let Some(stack) = self.names.stack() {
             self.ledger.image(exec, stack);
         }
@@ -197,5 +205,47 @@ pub(super) fn fault_record(fault: &Fault, pid: Option<u32>, paging: Paging) -> R
             .map(|pfn| pfn.0),
         major: fault.flags & fault::MAJOR != 0,
         access: Access::of(fault.flags),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use v2p_common::event::Header;
+
+    use super::*;
+    use crate::page::ZeroFrames;
+
+    /// A number that no process has.
+    const NOBODY: u32 = u32::MAX / 4;
+
+    #[test]
+    fn an_exec_whose_address_space_was_found_before_is_told_once_however_late_it_comes() {
+        let paging = Paging {
+            levels: 4,
+            physical_mask: (1 << 52) - 1,
+        };
+        let ledger = Ledger::new(ZeroFrames::UNKNOWN, paging);
+        let names = Names::new(NOBODY, Vec::new());
+        let mut space = Space::new((0, 0x1000, NOBODY), ledger, names);
+        let exec = |mm, t_ns| Exec {
+            header: Header {
+                mm,
+                t_ns,
+                ..Header::default()
+            },
+            pid: NOBODY,
+            unheard: 0,
+            faults: 0,
+        };
+        assert!(!space.knows(&exec(0x1000, 9)));
+        space.enter(0x2000, None);
+        space.found = true;
+        for t_ns in [4, 6] {
+            assert!(space.knows(&exec(0x2000, t_ns)));
+        }
+        assert!(!space.knows(&exec(0x3000, 6)));
+        space.executed(&exec(0x2000, 6));
+        // One that comes to the same address later is another.
+        assert!(!space.knows(&exec(0x2000, 8)));
     }
 }
