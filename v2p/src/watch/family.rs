@@ -52,6 +52,17 @@ pub(super) struct Gone {
     pub(super) left: Option<Space>,
 }
 
+impl Member {
+    /// Whether it has ended, as far as is known: the number of one that could not be held may be another's.
+    fn has_ended(&self, target: &Process) -> bool {
+        match &self.held {
+            _ if self.is_target => target.has_ended(),
+            Some(process) => process.has_ended(),
+            None => !Path::new(&format!("/proc/{}", self.pid)).exists(),
+        }
+    }
+}
+
 impl Family {
     /// The target alone.
     pub(super) fn new(target: Space, follows: bool) -> Self {
@@ -156,18 +167,17 @@ impl Family {
         let heir = heir.map(|heir| heir.pid);
         let old = self.spaces.iter().position(|space| space.id == id);
         let at = match (old, heir) {
-            (Some(at), None) => at,
+            (Some(at), None) => {
+                // Whose it was, where it was shared, may be no more.
+                self.spaces.get_mut(at)?.hand_over(pid);
+                at
+            }
             (other, heir) => {
-                let like = other.and_then(|at| self.spaces.get_mut(at));
-                let (ledger, names) = match like {
-                    Some(like) => {
-                        if let Some(heir) = heir.filter(|_| like.pid == pid) {
-                            like.pid = heir;
-                        }
-                        (like.ledger.blank(), Names::new(pid, Vec::new()))
-                    }
-                    None => return None,
-                };
+                let like = self.spaces.get_mut(other?)?;
+                if let Some(heir) = heir.filter(|_| like.pid == pid) {
+                    like.hand_over(heir);
+                }
+                let (ledger, names) = (like.ledger.blank(), Names::new(pid, Vec::new()));
                 let id = self.next;
                 self.next += 1;
                 self.spaces.push(Space::new((id, 0, pid), ledger, names));
@@ -178,6 +188,25 @@ impl Family {
             }
         };
         Some(at)
+    }
+
+    /// Whether process `pid` is one of them, and the number was its own until now.
+    pub(super) fn lives(&self, pid: u32, target: &Process) -> bool {
+        lives(&self.members, pid, target)
+    }
+
+    /// The address space at `at` is the one that `exec` has made. Why it cannot be read, where that is so.
+    pub(super) fn entered(
+        &mut self,
+        at: usize,
+        exec: &Exec,
+        target: &Process,
+    ) -> Option<anyhow::Error> {
+        let Self {
+            spaces, members, ..
+        } = self;
+        let space = spaces.get_mut(at)?;
+        space.executed(exec, || lives(members, exec.pid, target))
     }
 
     /// The address space at `at` has ended, and its moves are told.
@@ -207,12 +236,7 @@ impl Family {
     /// Looks which processes have ended, for whom no event says so: they may have been lost.
     pub(super) fn look(&mut self, target: &Process) {
         for member in &mut self.members {
-            let has_ended = match &member.held {
-                _ if member.is_target => target.has_ended(),
-                Some(process) => process.has_ended(),
-                None => !Path::new(&format!("/proc/{}", member.pid)).exists(),
-            };
-            member.found += u32::from(has_ended);
+            member.found += u32::from(member.has_ended(target));
         }
     }
 
@@ -236,6 +260,13 @@ impl Family {
                 continue;
             }
             let member = self.members.remove(at);
+            let heir = self.members.iter().find(|m| m.space == member.space);
+            if let Some(heir) = heir.map(|heir| heir.pid)
+                && let Some(space) = space.and_then(|at| self.spaces.get_mut(at))
+                && space.pid == member.pid
+            {
+                space.hand_over(heir);
+            }
             let is_open = |at: &usize| self.spaces.get(*at).is_some_and(|s| s.gone.is_some());
             let left = space.filter(|at| !shared && (lives || is_open(at)));
             gone.push(Gone {
@@ -255,6 +286,11 @@ impl Family {
         self.spaces
             .retain(|space| members.iter().any(|m| m.space == space.id));
     }
+}
+
+fn lives(members: &[Member], pid: u32, target: &Process) -> bool {
+    let member = members.iter().find(|m| m.pid == pid);
+    member.is_some_and(|m| (m.is_target || m.held.is_some()) && !m.has_ended(target))
 }
 
 /// The address space of a child, as it is at the fork; what the parent has decides, until the child's own pagemap is read.
@@ -291,3 +327,6 @@ fn child_of(
         ..Space::new((id, fork.child_mm, pid), ledger, names)
     }
 }
+
+#[cfg(test)]
+mod tests;

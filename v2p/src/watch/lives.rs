@@ -39,8 +39,8 @@ impl Session<'_> {
             self.hear_again(exec, state)?;
         }
         let State { family, report, .. } = state;
-        let space = family.spaces.get_mut(at);
-        if let Some(e) = space.and_then(|space| space.executed(exec)) {
+        let target = self.ended.get_ref();
+        if let Some(e) = family.entered(at, exec, target) {
             // Of one that has ended since, its events tell.
             if exit::code(&e) != exit::NO {
                 report.output.say(&format!(
@@ -48,7 +48,7 @@ impl Session<'_> {
                 ));
             }
         }
-        let is_target = exec.pid == self.ended.get_ref().pid;
+        let is_target = exec.pid == target.pid;
         // In this order: an address space that is there was not given up before.
         if is_target
             && self.tracer.has_no_target()
@@ -57,34 +57,24 @@ impl Session<'_> {
             && self.tracer.resume(exec.header.mm)
         {
             // Until now they reported of none.
-            let lost = Process::open(exec.pid)
-                .ok()
-                .and_then(|process| faults_since(&process, exec));
-            lose(lost.unwrap_or(0).max(1), state)?;
-        }
-        // Its number may be another's by now, whose pages they would be.
-        if !self.follow
-            && self.ended.get_ref().has_ended()
-            && let Some(space) = state.family.spaces.get_mut(at)
-        {
-            space.pagemap = None;
+            lose(faults_since(target, exec).unwrap_or(0).max(1), state)?;
         }
         Ok(())
     }
 
     /// Attaches what tells of faults anew, and tells what was lost since the exec.
     fn hear_again(&mut self, exec: &Exec, state: &mut State<'_>) -> Result<()> {
-        let process = Process::open(exec.pid);
+        let process = Process::open(exec.pid).ok();
+        // Held before that is asked, else it might be another with its number.
+        let process = process.filter(|_| state.family.lives(exec.pid, self.ended.get_ref()));
         let attached = match &process {
-            Ok(process) => self.tracer.attach_faults_again(self.programs, process),
-            Err(_) => Ok(()),
+            Some(process) => self.tracer.attach_faults_again(self.programs, process),
+            None => Ok(()),
         };
         if !self.tracer.hears_faults() || !self.tracer.was_live(exec) {
             return Ok(());
         }
-        let lost = process
-            .ok()
-            .and_then(|process| faults_since(&process, exec));
+        let lost = process.and_then(|process| faults_since(&process, exec));
         let many = match (attached, lost) {
             (Err(e), _) => format!("its faults are not told any more: {e:#}"),
             (Ok(()), Some(lost)) => format!("{lost} faults at most are not told"),
@@ -193,7 +183,8 @@ impl Session<'_> {
     }
 }
 
-/// Faults that a process has taken since this exec.
+/// Faults that a process has taken since this exec. `None`: it has ended, and its number may be another's.
 fn faults_since(process: &Process, exec: &Exec) -> Option<u64> {
-    Some(process.faults()?.saturating_sub(exec.faults))
+    let faults = process.faults()?;
+    (!process.has_ended()).then(|| faults.saturating_sub(exec.faults))
 }

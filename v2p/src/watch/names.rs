@@ -33,6 +33,11 @@ impl Names {
         Self::new(pid, self.mappings.clone())
     }
 
+    /// Asks process `pid` from now on, which has the same mappings.
+    pub(super) const fn ask(&mut self, pid: u32) {
+        self.pid = pid;
+    }
+
     /// The pages of mappings that may be written to, by number.
     pub(super) fn writable(&self) -> Vec<Span<u64>> {
         let mappings = self.mappings.iter().filter(|m| m.writable);

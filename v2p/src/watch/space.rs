@@ -152,6 +152,12 @@ impl Space {
         self.pagemap.is_some() && !self.is_there()
     }
 
+    /// It is process `pid`'s from now on: the one whose it was has ended or executed a program, and its number may be another's soon.
+    pub(super) const fn hand_over(&mut self, pid: u32) {
+        self.pid = pid;
+        self.names.ask(pid);
+    }
+
     /// Whether an exec was told already: its event was taken for lost, and the way here was found. It may have come late only: the address space is
     /// there from exec_mmap on, and the event comes when the program is set up, for which a disk may be waited for (begin_new_exec and exec_binprm,
     /// fs/exec.c, 6.1 to 7.3).
@@ -159,14 +165,24 @@ impl Space {
         self.mm == exec.header.mm && self.found
     }
 
-    /// The process has another address space: its pagemap is another file. Why it cannot be read, where that is so.
-    pub(super) fn executed(&mut self, exec: &Exec) -> Option<anyhow::Error> {
+    /// The process has another address space: its pagemap is another file. Why it cannot be read, where that is so. `lives`: whether the process
+    /// has not ended; where it has, its number may be another's, whose pages those would be.
+    pub(super) fn executed(
+        &mut self,
+        exec: &Exec,
+        lives: impl Fn() -> bool,
+    ) -> Option<anyhow::Error> {
         let (opened, error) = match Pagemap::of(self.pid) {
             Ok(pagemap) => (Some(pagemap), None),
             Err(e) => (None, Some(e)),
         };
         self.enter(exec.header.mm, opened);
         self.found = false;
+        // After all that was opened by its number.
+        if !lives() {
+            self.pagemap = None;
+            return None;
+        }
         if let Some(stack) = self.names.stack() {
             self.ledger.image(exec, stack);
         }
@@ -244,8 +260,24 @@ mod tests {
             assert!(space.knows(&exec(0x2000, t_ns)));
         }
         assert!(!space.knows(&exec(0x3000, 6)));
-        space.executed(&exec(0x2000, 6));
+        assert!(space.executed(&exec(0x2000, 6), || false).is_none());
         // One that comes to the same address later is another.
         assert!(!space.knows(&exec(0x2000, 8)));
+    }
+
+    #[test]
+    fn of_a_process_that_has_ended_no_page_is_read_by_its_number() {
+        let us = std::process::id();
+        let paging = Paging {
+            levels: 4,
+            physical_mask: (1 << 52) - 1,
+        };
+        let ledger = Ledger::new(ZeroFrames::UNKNOWN, paging);
+        let names = Names::new(us, Vec::new());
+        let mut space = Space::new((0, 0x1000, us), ledger, names);
+        for lives in [true, false] {
+            assert!(space.executed(&Exec::default(), || lives).is_none());
+            assert_eq!(space.is_there(), lives);
+        }
     }
 }
