@@ -242,9 +242,11 @@ fn attach(program: &mut Program) -> Result<(), ProgramError> {
         Program::RawTracePoint(p) => p.attach("exit_mmap").map(drop),
         Program::BtfTracePoint(p) => p.attach().map(drop),
         Program::TracePoint(p) => p.attach("sched", "sched_process_exit").map(drop),
-        Program::PerfEvent(p) => {
-            FaultEvents::default().attach(p, FaultKind::Minor, std::process::id())
-        }
+        Program::PerfEvent(p) => FaultEvents::default().attach(
+            p,
+            FaultKind::Minor,
+            (std::process::id(), std::process::id()),
+        ),
         Program::Iter(p) => p.attach().map(drop),
         Program::Lsm(p) => p.attach().map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),

@@ -3,6 +3,7 @@
 mod cast;
 mod denial;
 mod faults;
+mod followed;
 mod lanes;
 mod loader;
 mod misses;
@@ -267,44 +268,6 @@ impl Programs {
             _ => anyhow::bail!("the eBPF object has no raw-tracepoint program {program}"),
         };
         attached.map_err(|e| unsupported(&format!("{tracepoint}: cannot be attached"), &e))
-    }
-
-    /// Attaches the program for `kind` of faults to one thread, and to those that it starts.
-    ///
-    /// # Errors
-    /// Exit code 3, with the kernel's reason; also where the thread has ended.
-    pub fn attach_faults(&mut self, kind: FaultKind, tid: u32) -> Result<()> {
-        let program = match self.ebpf.program_mut(kind.program()) {
-            Some(Program::PerfEvent(p)) => p,
-            _ => anyhow::bail!("the eBPF object has no program {}", kind.program()),
-        };
-        let attached = self.faults.attach(program, kind, tid);
-        attached.map_err(|e| {
-            unsupported(
-                &format!("{}: cannot be attached to thread {tid}", kind.program()),
-                &e,
-            )
-        })
-    }
-
-    /// How many events of [`Self::attach_faults`] there are.
-    pub const fn fault_events(&self) -> usize {
-        self.faults.len()
-    }
-
-    /// Takes those off again that came after the first `kept`, and what was inherited from them.
-    pub fn drop_fault_events(&mut self, kept: usize) {
-        self.faults.keep(kept);
-    }
-
-    /// To be said where threads were started while [`Self::attach_faults`] was at work.
-    pub const fn threads_came(&mut self) {
-        self.faults.may_be_inherited_early();
-    }
-
-    /// Takes the programs for faults off. How many faults perf counted for them; `None`: not known.
-    pub fn stop_faults(&mut self) -> Option<u64> {
-        self.faults.stop()
     }
 
     /// Takes the event ring, ready to be waited for. There is one.

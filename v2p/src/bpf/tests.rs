@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use object::{Object as _, ObjectSymbol as _, SymbolKind, SymbolScope};
 use v2p_common::witness::Function;
 
-use super::{CARRIER, FaultKind, HELPING, Kind, OBJECT};
+use super::{CARRIER, FaultKind, HELPING, Kind, OBJECT, followed::FOLLOWED};
 
 /// The names of all programs in the object.
 pub(crate) fn programs() -> BTreeSet<&'static str> {
@@ -28,4 +28,11 @@ fn programs_that_are_asked_for_by_name_are_in_the_object() {
     for name in named {
         assert!(programs.contains(name), "{name}");
     }
+}
+
+#[test]
+fn a_map_that_nothing_misses_where_it_is_not_is_in_the_object() {
+    let file = object::File::parse(OBJECT).unwrap();
+    let mut names = file.symbols().filter_map(|symbol| symbol.name().ok());
+    assert!(names.any(|name| name == FOLLOWED));
 }

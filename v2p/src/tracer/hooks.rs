@@ -191,8 +191,11 @@ impl Hooks {
         programs: &mut Programs,
         process: &Process,
     ) -> Result<()> {
+        let before = programs.fault_events();
         let mut kinds = self.faults.iter();
-        kinds.try_for_each(|kind| attach_to_all_threads(programs, process, *kind))
+        kinds.try_for_each(|kind| attach_to_all_threads(programs, process, *kind))?;
+        programs.fault_events_left(process.pid, before);
+        Ok(())
     }
 
     /// Whether anything tells of faults.
@@ -316,7 +319,7 @@ fn attach_to(
     threads: &[u32],
 ) -> Result<()> {
     for tid in threads {
-        let attached = programs.attach_faults(kind, *tid);
+        let attached = programs.attach_faults(kind, (process.pid, *tid));
         // A thread that has ended needs no hook.
         if attached.is_err() && process.has_live_thread(*tid) {
             return attached;

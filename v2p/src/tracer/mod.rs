@@ -272,16 +272,18 @@ impl Tracer {
     }
 
     /// Has the programs report of the address space `mm` no more, where it ended and they were not told.
-    pub fn leave(&self, mm: u64) {
+    pub fn leave(&self, programs: &mut Programs, mm: u64) {
         let Control { target, family, .. } = &**self.control;
         if target.mm.get() == mm {
             target.mm.set(0);
         }
-        if let Some(place) = family.places.iter().find(|place| place.mm.get() == mm) {
+        let place = || family.places.iter().find(|place| place.mm.get() == mm);
+        if let Some(place) = place() {
             place.mm.set(0);
             // SAFETY: an aligned word of the map, which all sides only add to atomically.
             unsafe { AtomicU64::from_ptr(place.wanted.as_ptr()) }.fetch_sub(1, Ordering::SeqCst);
         }
+        programs.unfollow(mm, || place().is_some());
     }
 
     /// The target's process has ended: its number may be another's soon.

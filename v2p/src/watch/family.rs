@@ -96,7 +96,8 @@ impl Family {
     pub(super) fn find(&self, mm: u64) -> Option<usize> {
         match self.follows {
             false => (!self.spaces.is_empty()).then_some(0),
-            true => self.spaces.iter().position(|s| s.mm == mm && mm != 0),
+            // The newest: an older one at the same address has ended without a word.
+            true => self.spaces.iter().rposition(|s| s.mm == mm && mm != 0),
         }
     }
 
@@ -188,6 +189,11 @@ impl Family {
             }
         };
         Some(at)
+    }
+
+    /// Whether one of them has this number.
+    pub(super) fn has(&self, pid: u32) -> bool {
+        self.members.iter().any(|m| m.pid == pid)
     }
 
     /// Whether process `pid` is one of them, and the number was its own until now.

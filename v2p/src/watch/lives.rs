@@ -28,6 +28,7 @@ impl Session<'_> {
         }
         if self.follow && exec.header.mm == 0 {
             state.family.dropped(exec.pid);
+            self.unheard(exec.pid);
             return state.report.tell(Record::Gone {
                 seq: Some(exec.header.seq),
                 t_ns: exec.header.t_ns,
@@ -62,6 +63,12 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Nobody waits for the faults of process `pid` any more.
+    fn unheard(&mut self, pid: u32) {
+        self.programs
+            .fault_events_left(pid, self.programs.fault_events());
+    }
+
     /// Attaches what tells of faults anew, and tells what was lost since the exec.
     fn hear_again(&mut self, exec: &Exec, state: &mut State<'_>) -> Result<()> {
         let process = Process::open(exec.pid).ok();
@@ -88,9 +95,28 @@ impl Session<'_> {
         lose(lost.unwrap_or(1), state)
     }
 
+    /// Whether the child of a fork is followed; `None`: it is none of ours.
+    fn is_followed(&mut self, fork: &Fork, state: &State<'_>) -> Option<bool> {
+        let Fork {
+            header, child_mm, ..
+        } = fork;
+        if state.family.find(header.mm).is_some() {
+            return Some(*child_mm != 0);
+        }
+        // The end of an address space was not told, and a stranger has its place in memory now; or one of ours executed a program, and that was not
+        // told. The child has nobody who keeps a ledger.
+        if ![0, header.mm].contains(child_mm) {
+            self.tracer.leave(self.programs, *child_mm);
+        }
+        state.family.has(fork.parent).then_some(false)
+    }
+
     /// A process started another one.
-    pub(super) fn forked(&self, fork: &Fork, state: &mut State<'_>) -> Result<()> {
+    pub(super) fn forked(&mut self, fork: &Fork, state: &mut State<'_>) -> Result<()> {
         let header = &fork.header;
+        let Some(followed) = self.is_followed(fork, state) else {
+            return Ok(());
+        };
         state.report.tell(Record::Fork {
             seq: header.seq,
             t_ns: header.t_ns,
@@ -98,8 +124,12 @@ impl Session<'_> {
             parent: fork.parent,
             comm: Comm(header.comm),
             shares: fork.child_mm == header.mm,
-            followed: fork.child_mm != 0,
+            followed,
         })?;
+        if followed {
+            let Fork { parent, pid, .. } = *fork;
+            self.programs.fault_events_inherited(parent, pid);
+        }
         let early = state.family.forked(fork, &self.tracer);
         for event in early {
             if let Some(at) = state.family.find(fork.child_mm) {
@@ -136,7 +166,7 @@ impl Session<'_> {
     }
 
     /// Looks which of those that are followed have ended without a word.
-    pub(super) fn look_after(&self, state: &mut State<'_>) -> Result<()> {
+    pub(super) fn look_after(&mut self, state: &mut State<'_>) -> Result<()> {
         self.look(state);
         self.tell_gone(state, PATIENCE)
     }
@@ -154,17 +184,18 @@ impl Session<'_> {
     }
 
     /// Tells who is gone: by its events, or found ended more often than `patience`.
-    pub(super) fn tell_gone(&self, state: &mut State<'_>, patience: u32) -> Result<()> {
+    pub(super) fn tell_gone(&mut self, state: &mut State<'_>, patience: u32) -> Result<()> {
         if !self.follow {
             return Ok(());
         }
         for Gone { pid, end, left } in state.family.take_gone(patience) {
+            self.unheard(pid);
             let now = now_ns();
             if let Some(mut space) = left {
                 let moves = match space.gone {
                     Some(_) => space.settle_gone(true),
                     None => {
-                        self.tracer.leave(space.mm);
+                        self.tracer.leave(self.programs, space.mm);
                         space.ledger.end(now)
                     }
                 };

@@ -1,5 +1,7 @@
 //! The faults that `v2p watch --faults` shows.
 
+use std::path::PathBuf;
+
 use libtest_mimic::Trial;
 use serde_json::Value;
 use v2p::{
@@ -29,6 +31,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("faults_of_every_thread_are_told", every_thread),
         trial("a_fault_says_what_the_cpu_wanted", accesses),
         trial("faults_are_told_on_where_an_exec_gave_other_rights", setuid),
+        trial(
+            "an_exec_that_gives_other_rights_takes_no_more_descriptors",
+            setuid_again,
+        ),
         trial(
             "a_fault_is_told_once_though_a_thread_is_attached_twice",
             attached_twice,
@@ -100,8 +106,8 @@ fn accesses() -> Done {
     Done::Passed
 }
 
-/// The kernel takes perf events off a process that executes a setuid program.
-fn setuid() -> Done {
+/// A target whose program gives it other rights; or why there is none. Its folder is to be removed.
+fn setuid_target() -> Result<(Target, PathBuf), String> {
     use std::os::unix::{fs::PermissionsExt, process::CommandExt as _};
     let folder = std::env::temp_dir().join(format!("v2p-setuid-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
@@ -112,13 +118,58 @@ fn setuid() -> Done {
     mode(program.clone(), 0o4755).unwrap();
     let mut nobody = std::process::Command::new(&program);
     nobody.uid(65534).current_dir("/");
-    let mut target = Target::of(nobody);
+    let target = Target::of(nobody);
     let is_set = std::fs::read_to_string(format!("/proc/{}/status", target.pid()));
     let is_set = is_set.unwrap().contains("Uid:\t65534\t0\t0\t0");
     if !is_set {
         std::fs::remove_dir_all(&folder).unwrap();
-        return Done::Skipped(format!("{} is mounted nosuid", folder.display()));
+        return Err(format!("{} is mounted nosuid", folder.display()));
     }
+    Ok((target, folder))
+}
+
+/// The kernel takes perf events off a process that executes a setuid program; those that are attached anew are all that there are then.
+fn setuid_again() -> Done {
+    let (mut target, folder) = match setuid_target() {
+        Ok(found) => found,
+        Err(reason) => return Done::Skipped(reason),
+    };
+    for follow in [false, true] {
+        let more = ["--faults", "--follow"];
+        let mut watching = watch(&target, &more[..1 + usize::from(follow)]);
+        let place = format!("/proc/{}/fd", watching.pid());
+        let events = || {
+            let files = std::fs::read_dir(&place).unwrap().flatten();
+            let links = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+            let is_event = |link: &PathBuf| link.to_string_lossy().contains("perf_event");
+            links.filter(is_event).count()
+        };
+        // Two at a time at most, of as many threads as there are.
+        let mut most = 0;
+        for i in 0..6 {
+            target.execute();
+            watching.wait_for(|r| r["type"] == "lost");
+            // What is told from now on is of those that were attached.
+            let pfn = target.tell("write", i);
+            watching.wait_for(|r| r["type"] == "fault" && r["pfn"] == pfn);
+            match i {
+                0 => most = 2 * events(),
+                _ => assert!(events() <= most, "{i}: {} of {most}", events()),
+            }
+        }
+        assert!(most > 0);
+        let (_, status) = watching.interrupt_losing();
+        assert!(status.success());
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    Done::Passed
+}
+
+fn setuid() -> Done {
+    let (mut target, folder) = match setuid_target() {
+        Ok(found) => found,
+        Err(reason) => return Done::Skipped(reason),
+    };
     let watching = watch(&target, &["--faults"]);
     target.tell("write", 1);
     target.execute();
@@ -204,7 +255,7 @@ fn attached_twice() -> Done {
     };
     let mut tracer = Tracer::start(&mut programs, &process, &traced, Wanted::Migrations).unwrap();
     programs
-        .attach_faults(FaultKind::Minor, target.pid())
+        .attach_faults(FaultKind::Minor, (target.pid(), target.pid()))
         .unwrap();
     (0..8).for_each(|i| _ = target.tell("write", i));
     let cookie = carrier.mark().unwrap();

@@ -106,3 +106,15 @@ fn who_shares_an_address_space_leaves_it_to_its_owner() {
     assert_eq!(family.spaces.len(), 1);
     assert_eq!(family.spaces[0].pid, TARGET);
 }
+
+#[test]
+fn of_two_address_spaces_at_one_place_in_memory_the_older_one_has_ended() {
+    let mut family = family(CHILD);
+    let ledger = family.spaces[0].ledger.blank();
+    let names = Names::new(CHILD, Vec::new());
+    family
+        .spaces
+        .push(Space::new((1, MM, CHILD), ledger, names));
+    assert_eq!(family.find(MM), Some(1));
+    assert_eq!(family.find(0), None);
+}
