@@ -24,12 +24,24 @@ const LOST: u64 = 5;
 /// The first of the others.
 const OTHERS: u64 = 16;
 
+/// So many of the others are known at a time, beside those of rates. Names of mappings and numbers of threads come without end.
+const MANY: usize = 4096;
+
 /// A track that is made when it is needed.
 #[derive(PartialEq, Eq, Hash, Clone)]
 enum Track {
     Mapping(String),
     Mover(u32),
     Rate(String),
+}
+
+/// One that was made.
+struct Made {
+    uuid: u64,
+    /// Of a thread, its name; `None`: not known, or no thread.
+    comm: Option<String>,
+    /// The latest time that it was needed, in their order.
+    used: u64,
 }
 
 /// How many of something there were in the present window, and whether its counter stands at 0.
@@ -41,7 +53,10 @@ struct Rate {
 
 /// A trace under way.
 pub struct Trace {
-    tracks: HashMap<Track, u64>,
+    tracks: HashMap<Track, Made>,
+    /// Tracks that were made, and how often one was needed.
+    made: u64,
+    used: u64,
     rates: HashMap<u64, Rate>,
     /// The window that is counted, by its number.
     window: u64,
@@ -74,6 +89,8 @@ impl Trace {
         ];
         let trace = Self {
             tracks: HashMap::new(),
+            made: 0,
+            used: 0,
             rates: HashMap::new(),
             window: monotonic / WINDOW,
             latest_ns: monotonic,
@@ -191,24 +208,54 @@ impl Trace {
         }
     }
 
-    /// The track of a thread. Of a fault's only the number is known.
+    /// The track of a thread. Of a fault's only the number is known: that is of whoever had it last. With another name it is another's by now.
     fn mover(&mut self, tid: u32, comm: Option<&str>, out: &mut Vec<Message>) -> u64 {
         let name = match comm {
             Some(comm) => format!("{comm} ({tid})"),
             None => format!("thread {tid}"),
         };
-        self.track(Track::Mover(tid), MOVERS, name, out)
+        let key = Track::Mover(tid);
+        let known = self.tracks.get(&key).and_then(|made| made.comm.as_deref());
+        if comm.is_some() && known.is_some() && comm != known {
+            self.tracks.remove(&key);
+        }
+        let track = self.track(key.clone(), MOVERS, name, out);
+        if let (Some(comm), Some(made)) = (comm, self.tracks.get_mut(&key)) {
+            made.comm.get_or_insert_with(|| comm.to_owned());
+        }
+        track
     }
 
     fn track(&mut self, key: Track, parent: u64, name: String, out: &mut Vec<Message>) -> u64 {
-        let next = OTHERS + self.tracks.len() as u64;
-        *self.tracks.entry(key).or_insert_with_key(|key| {
-            out.push(match key {
-                Track::Rate(_) => packet::counter(next, parent, &name, "a second"),
-                Track::Mapping(_) | Track::Mover(_) => packet::named(next, parent, &name),
-            });
-            next
-        })
+        self.used += 1;
+        let used = self.used;
+        if let Some(made) = self.tracks.get_mut(&key) {
+            made.used = used;
+            return made.uuid;
+        }
+        let uuid = OTHERS + self.made;
+        self.made += 1;
+        out.push(match key {
+            Track::Rate(_) => packet::counter(uuid, parent, &name, "a second"),
+            Track::Mapping(_) | Track::Mover(_) => packet::named(uuid, parent, &name),
+        });
+        if self.tracks.len() >= MANY {
+            self.forget();
+        }
+        let comm = None;
+        self.tracks.insert(key, Made { uuid, comm, used });
+        uuid
+    }
+
+    /// Forgets the older half of what was not needed for long: where it is again, it is told anew. Rates stay: there is one a cause, and its counter
+    /// goes on.
+    fn forget(&mut self) {
+        let mut used: Vec<_> = self.tracks.values().map(|made| made.used).collect();
+        let half = used.len() / 2;
+        let (_, since, _) = used.select_nth_unstable(half);
+        let since = *since;
+        self.tracks
+            .retain(|key, made| matches!(key, Track::Rate(_)) || made.used >= since);
     }
 
     /// So many more at a moment. What came before its window is told, with the rates that it had.
@@ -249,5 +296,62 @@ impl Trace {
                 out.push(packet::value(t_ns, *track, 0));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Hex;
+
+    fn trace() -> Trace {
+        Trace::new(1, "a", 0, 0, 0).0
+    }
+
+    /// The track of a thread, and how many packets announced it.
+    fn mover(trace: &mut Trace, tid: u32, comm: Option<&str>) -> (u64, usize) {
+        let mut out = Vec::new();
+        let track = trace.mover(tid, comm, &mut out);
+        (track, out.len())
+    }
+
+    #[test]
+    fn a_number_that_another_thread_has_got_is_another_track() {
+        let mut trace = trace();
+        let (first, announced) = mover(&mut trace, 7, None);
+        assert_eq!(announced, 1);
+        assert_eq!(mover(&mut trace, 7, Some("one")), (first, 0));
+        assert_eq!(mover(&mut trace, 7, None), (first, 0));
+        let (second, announced) = mover(&mut trace, 7, Some("other"));
+        assert!(second != first && announced == 1);
+        assert_eq!(mover(&mut trace, 7, None), (second, 0));
+        assert_eq!(mover(&mut trace, 7, Some("other")), (second, 0));
+    }
+
+    #[test]
+    fn tracks_are_forgotten_the_oldest_first_and_told_anew() {
+        let mut trace = trace();
+        let fault = |tid| Record::Fault {
+            pid: None,
+            seq: 0,
+            t_ns: 1,
+            tid,
+            va: Hex(0),
+            pfn: None,
+            major: false,
+            access: None,
+        };
+        let mut told = 0;
+        for tid in 0..20 * u32::try_from(MANY).unwrap() {
+            told += trace.record(&fault(tid)).len();
+            assert!(trace.tracks.len() <= MANY);
+            // One that is needed all the time stays.
+            told += trace.record(&fault(0)).len();
+        }
+        // Each fault, each track once, and that of their rate.
+        assert_eq!(told, 3 * 20 * MANY + 1);
+        assert_eq!(trace.rates.len(), 1);
+        let anew = trace.record(&fault(1));
+        assert_eq!(anew.len(), 2);
     }
 }
