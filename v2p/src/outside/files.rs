@@ -15,6 +15,7 @@ use crate::{
     inject,
     kernel::{
         btf::{self, Btf},
+        clock::Offsets,
         config,
         iomem::Iomem,
         limits,
@@ -187,6 +188,22 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     std::io::Write::write_all(&mut packer, bytes).expect("into memory");
     packer.finish().expect("into memory")
+}
+
+#[test]
+fn what_a_time_namespace_adds_is_parsed_or_not_known() {
+    let text = "monotonic      100000         5\nboottime           -2 500000000\n";
+    hold(spoilt_text(text), |text| {
+        if let Some(offsets) = Offsets::parse(&text) {
+            // What a line says in whole seconds.
+            let says = |ns: i64| text.contains(&ns.div_euclid(1_000_000_000).to_string());
+            prop_assert!(
+                says(offsets.monotonic) && says(offsets.boottime),
+                "{offsets:?}"
+            );
+        }
+        Ok(())
+    });
 }
 
 #[test]

@@ -12,7 +12,10 @@ use rustix::{
 };
 use tokio::io::unix::AsyncFd;
 
-use crate::{exit::Failure, kernel::privileges::MOUNT_PROC};
+use crate::{
+    exit::Failure,
+    kernel::{clock::Offsets, privileges::MOUNT_PROC},
+};
 
 /// A process, held by a pidfd.
 pub struct Process {
@@ -67,14 +70,16 @@ impl Process {
         String::from_utf8_lossy(&comm).trim_end().to_owned()
     }
 
-    /// Whether it was started at this moment: CLOCK_BOOTTIME, nanoseconds. Of two that had one number after the other only one
+    /// Whether it was started at this moment: CLOCK_BOOTTIME as the kernel has it, nanoseconds. Of two that had one number after the other only one
     /// was. `None`: it has ended.
     pub fn was_started_at(&self, started_ns: u64) -> Option<bool> {
         // nsec_to_clock_t: /proc has hundredths of a second (USER_HZ, fs/proc/array.c, 6.1 to 7.3).
         const TICK_NS: u64 = 10_000_000;
         let stat = procfs::process::Process::new(i32::try_from(self.pid).ok()?).ok()?;
         let ticks = stat.stat().ok()?.starttime;
-        (!self.has_ended()).then_some(ticks == started_ns / TICK_NS)
+        // What /proc says is of our time namespace (do_task_stat, fs/proc/array.c, 6.1 to 7.3).
+        let shown_ns = started_ns.saturating_add_signed(Offsets::ours().boottime);
+        (!self.has_ended()).then_some(ticks == shown_ns / TICK_NS)
     }
 
     /// Faults that its main thread has taken so far. `None`: it has ended, and nobody has to learn how any more.

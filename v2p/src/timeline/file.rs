@@ -7,13 +7,10 @@ use std::{
 };
 
 use anyhow::Result;
-use rustix::{
-    fs::{Access, AtFlags, CWD, accessat},
-    time::{ClockId, clock_gettime},
-};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::{Trace, wire::Message};
-use crate::{exit::Failure, record::Record, whole_file};
+use crate::{exit::Failure, kernel::clock, record::Record, whole_file};
 
 /// A trace that is written to a file.
 pub struct TraceFile {
@@ -80,16 +77,12 @@ impl TraceFile {
         let mut packets = Vec::new();
         if let Record::Start { pid, .. } = record {
             self.begin().map_err(|e| self.explain(&e))?;
-            let now = |clock| {
-                let t = clock_gettime(clock);
-                t.tv_sec.unsigned_abs() * 1_000_000_000 + t.tv_nsec.unsigned_abs()
-            };
             let (trace, first) = Trace::new(
                 *pid,
                 &(self.name)(*pid),
-                now(ClockId::Monotonic),
-                now(ClockId::Boottime),
-                now(ClockId::Realtime),
+                clock::now_ns(),
+                clock::boottime_ns(),
+                clock::realtime_ns(),
             );
             self.trace = Some(trace);
             packets = first;

@@ -30,6 +30,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
         trial("a_target_that_ends_takes_its_pages_with_it", a_zombie),
         trial("a_watch_ends_after_its_time", a_watch_ends),
+        trial(
+            "a_watch_whose_clock_is_set_forward_is_told_all_the_same",
+            in_a_time_namespace,
+        ),
         trial("a_range_limits_what_is_told", a_range),
         trial("the_text_is_aligned_and_has_no_colours_in_a_pipe", the_text),
         trial(
@@ -83,6 +87,33 @@ fn the_zero_page() -> Done {
     );
     assert_eq!(moves[1]["to"]["pfn"], pfn);
     Done::Passed
+}
+
+/// The programs' clock is not: by ours alone all that they tell would be older than the watch.
+fn in_a_time_namespace() -> Done {
+    /// include/uapi/linux/sched.h.
+    const CLONE_NEWTIME: libc::c_int = 0x80;
+    let mut target = Target::start();
+    let apart = || {
+        // SAFETY: of this thread, which ends soon, and only for those that it starts.
+        if unsafe { libc::unshare(CLONE_NEWTIME) } != 0 {
+            let error = std::io::Error::last_os_error();
+            return Done::Skipped(format!("this kernel has no time namespaces: {error}"));
+        }
+        let tid = rustix::thread::gettid().as_raw_nonzero();
+        let forward = "monotonic 100000 0\nboottime 200000 0";
+        std::fs::write(format!("/proc/{tid}/timens_offsets"), forward).unwrap();
+        let watching = watch(&target, &[]);
+        let pfn = target.tell("write", 3);
+        let (records, _) = watching.interrupt();
+        let moves = of_kind(&records, "move");
+        assert_eq!(moves.len(), 1, "{records:?}");
+        assert_eq!(moves[0]["proof"], "event", "{moves:?}");
+        assert_eq!(moves[0]["to"]["pfn"], pfn, "{moves:?}");
+        Done::Passed
+    };
+    std::thread::scope(|scope| scope.spawn(apart).join())
+        .unwrap_or_else(|what| std::panic::resume_unwind(what))
 }
 
 fn a_migration() -> Done {
