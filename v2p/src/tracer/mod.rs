@@ -1,6 +1,7 @@
 //! The hooks and the ring: what the programs report of one address space.
 
 mod hooks;
+mod order;
 
 use std::{
     ops::Range,
@@ -16,6 +17,7 @@ use v2p_common::{
 };
 
 use hooks::{Hooks, MIGRATIONS, REASONS, REMAPS, REMOVALS};
+use order::Order;
 
 use crate::{
     bpf::{Lanes, Programs, Ring, SharedControl},
@@ -27,7 +29,7 @@ use crate::{
 /// How long a marker of our own may take to come out of the ring.
 const MARKER_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What stands in for a grace period.
+/// What stands in for a grace period, and how long a marker is waited for at a time.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The address of no `mm_struct`.
@@ -47,8 +49,7 @@ pub struct Tracer {
     control: Rc<SharedControl>,
     ring: Ring,
     lanes: Lanes,
-    /// Events that were read before some that are older may have been.
-    early: Vec<Event>,
+    order: Order,
     hooks: Hooks,
     /// Faults that perf counted and told no program of: known once [`Self::stop_faults`] was called.
     faults_left_out: u64,
@@ -162,7 +163,7 @@ impl Tracer {
                 control,
                 ring,
                 lanes,
-                early: Vec::new(),
+                order: Order::default(),
                 hooks,
                 live_ns: now_ns(),
                 faults_left_out: 0,
@@ -204,24 +205,20 @@ impl Tracer {
         programs.iter().all(|program| self.hooks.has(program))
     }
 
-    /// The events that there are now, oldest first.
+    /// The events that there are now, oldest first. Some may be kept for the next time, since one that is older may be missing.
     ///
     /// # Errors
     /// Where a record is no event.
     pub fn take(&mut self) -> Result<Vec<Event>> {
-        // Ring and lanes are read one after the other. What has a number from this one on may have come in between, with
-        // an older one left behind.
+        // Ring and lanes are read one after the other.
         let upto = self.control.account.seq.get();
-        let mut events = std::mem::take(&mut self.early);
+        let mut events = self.order.take_kept();
         self.lanes.drain(|fault| events.push(Event::Fault(fault)));
         self.ring.drain(|bytes| {
             events.push(Event::from_bytes(bytes).context("the event ring")?);
             Ok(())
         })?;
-        // Runs in order, mostly: this sort takes them as they are.
-        events.sort_by_key(|event| event.header().seq);
-        self.early = events.split_off(events.partition_point(|e| e.header().seq < upto));
-        Ok(events)
+        Ok(self.order.told(events, upto, self.lost()))
     }
 
     /// Whether faults are told.
@@ -320,7 +317,9 @@ impl Tracer {
         let is_marker = |e: &Event| matches!(e, Event::Marker(m) if m.number == cookie);
         let wait = async {
             while !events.iter().any(is_marker) {
-                self.ring.readable().await?;
+                // What was kept comes though nobody wakes us.
+                let ready = tokio::time::timeout(PAUSE, self.ring.readable()).await;
+                ready.unwrap_or(Ok(()))?;
                 events.extend(self.take()?);
             }
             anyhow::Ok(())
