@@ -196,15 +196,20 @@ fn uprobe_off() -> Done {
     }
     let copy = scene.target.word(FILE_BASE);
     drop(probes);
-    let is_kept = scene.target.word(FILE_BASE) == copy;
+    let left = scene.target.word(FILE_BASE);
     scene.target.touch(FILE_BASE);
     let told = scene.end();
-    if is_kept {
+    if left == copy {
         told.none();
         return Done::Skipped("this kernel leaves the copy where it is".to_owned());
     }
     if told.functions {
-        told.only((FILE_BASE, 1), &["discard", "first-touch"]);
+        // 7.x puts the file's page back itself, which looks as its putting in does.
+        let causes: &[&str] = match left.pfn() {
+            Some(_) => &["cow"],
+            None => &["discard", "first-touch"],
+        };
+        told.only((FILE_BASE, 1), causes);
     }
     told.proven("uprobe taken off");
     Done::Passed
