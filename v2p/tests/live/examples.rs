@@ -16,6 +16,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("the_examples_of_every_help_text_run", all),
         trial("the_examples_that_are_read_by_jq_run", by_jq),
         trial("the_examples_of_the_live_view_run", of_top),
+        trial("the_example_of_the_library_runs", of_the_library),
     ]
 }
 
@@ -110,6 +111,23 @@ fn of_top() -> Done {
             return Done::Skipped(reason);
         }
     }
+    Done::Passed
+}
+
+/// `cargo test` builds it beside these tests.
+fn of_the_library() -> Done {
+    let us = std::env::current_exe().unwrap();
+    let program = us.ancestors().nth(2).unwrap().join("examples/translate");
+    if !program.is_file() {
+        return Done::Skipped("it was not built: `cargo test` does so, without --test".to_owned());
+    }
+    let output = Command::new(program).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{text}"
+    );
+    assert!(text.contains("in [heap] is Present"), "{text}");
     Done::Passed
 }
 
