@@ -128,18 +128,28 @@ impl Watching {
     }
 
     /// Reads records until one is as wanted.
-    pub(crate) fn wait_for(&mut self, mut wanted: impl FnMut(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+    pub(crate) fn wait_for(&mut self, wanted: impl FnMut(&Value) -> bool) -> Value {
+        let found = self.comes_within(PATIENCE, wanted);
+        found.unwrap_or_else(|| panic!("no such record came; these did: {:#?}", self.seen))
+    }
+
+    /// The same, for a while.
+    pub(crate) fn comes_within(
+        &mut self,
+        patience: Duration,
+        mut wanted: impl FnMut(&Value) -> bool,
+    ) -> Option<Value> {
+        let deadline = Instant::now() + patience;
         while let Ok(record) = self
             .records
             .recv_timeout(deadline.saturating_duration_since(Instant::now()))
         {
             self.seen.push(record.clone());
             if wanted(&record) {
-                return record;
+                return Some(record);
             }
         }
-        panic!("no such record came; these did: {:#?}", self.seen);
+        None
     }
 
     /// Ends it as Ctrl-C does; gives every record of the whole watch and its exit status.
