@@ -36,10 +36,7 @@ use self::{
     shared::MappedArray,
     types::Types,
 };
-use crate::{
-    exit::Failure,
-    kernel::layout::{Learnt, ZAPS},
-};
+use crate::{exit::Failure, kernel::layout::Learnt};
 
 pub use self::{
     denial::{Kind, Refusal, Trial, Watched},
@@ -96,7 +93,7 @@ pub struct Programs {
     types: Types,
     /// Why this kernel takes no function hooks at all, once it has said so.
     no_functions: Option<String>,
-    /// That of [`ZAPS`] which this kernel has.
+    /// See [`Learnt::zap`].
     zap: &'static str,
 }
 
@@ -105,8 +102,8 @@ impl Programs {
     ///
     /// # Errors
     /// Exit code 3 where this kernel or these privileges have no eBPF.
-    pub fn load(layout: KernelLayout) -> Result<Self> {
-        Self::load_with(Types::Unread, layout, Room::ForEvents)
+    pub fn load(learnt: &Learnt) -> Result<Self> {
+        Self::load_with(Types::Unread, learnt, Room::ForEvents)
     }
 
     /// As [`Self::load`], for who will ask the carrier alone: without room for events, which takes the kernel as long to make
@@ -114,8 +111,8 @@ impl Programs {
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub(crate) fn load_to_ask(layout: KernelLayout) -> Result<Self> {
-        Self::load_with(Types::Unread, layout, Room::Least)
+    pub(crate) fn load_to_ask(learnt: &Learnt) -> Result<Self> {
+        Self::load_with(Types::Unread, learnt, Room::Least)
     }
 
     /// As [`Self::load`], for who will attach to functions too: what that needs is read on the side, since it takes as long as
@@ -129,14 +126,13 @@ impl Programs {
             Some(_) => Types::Unread,
             None => Types::coming(),
         };
-        let mut programs = Self::load_with(types, learnt.layout, Room::ForEvents)?;
+        let mut programs = Self::load_with(types, learnt, Room::ForEvents)?;
         programs.no_functions = refused.map(|e| e.to_string());
-        programs.zap = learnt.zap;
         Ok(programs)
     }
 
-    fn load_with(types: Types, layout: KernelLayout, room: Room) -> Result<Self> {
-        let layout = cast::tried(layout);
+    fn load_with(types: Types, learnt: &Learnt, room: Room) -> Result<Self> {
+        let layout = cast::tried(learnt.layout);
         let mut loader = loader::loader();
         let (lanes, slots) = lanes::sizes(lanes::cpus()?);
         let (ring, slots) = match room {
@@ -178,7 +174,7 @@ impl Programs {
             carrier: None,
             types,
             no_functions: None,
-            zap: ZAPS[0],
+            zap: learnt.zap,
         })
     }
 

@@ -7,13 +7,13 @@ use rustix::{
     fs::{Access, AtFlags, CWD, StatVfsMountFlags},
     io::Errno as RawErrno,
 };
-use v2p_common::{PhysAddr, layout::KernelLayout};
+use v2p_common::PhysAddr;
 
 use super::check::Errno;
 use crate::kernel::{
     config::Config,
     iomem::Iomem,
-    layout,
+    layout::{self, Learnt},
     lockdown::Lockdown,
     node::{DEVMEM, what_else},
     privileges::{Namespace, Privileges},
@@ -109,18 +109,18 @@ pub struct Facts {
 impl Facts {
     /// Reads everything; what cannot be read is none.
     pub fn gather() -> Self {
-        Self::gather_with_layout().0
+        Self::gather_with_types().0
     }
 
-    /// The same, and what eBPF programs need of the kernel's types, which are read once for both.
-    pub fn gather_with_layout() -> (Self, Result<KernelLayout>) {
+    /// The same, and what is learnt of the kernel's types for eBPF programs: they are read once for both.
+    pub fn gather_with_types() -> (Self, Result<Learnt>) {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let learnt = layout::with_types(|btf| {
             let has = |name| btf.arguments_of_function(name).is_some();
-            (has("read_mem"), has("mmap_mem"), layout::of(btf))
+            (has("read_mem"), has("mmap_mem"), layout::learn_of(btf))
         });
-        let (has_read_mem, has_mmap_mem, layout) = match learnt {
-            Ok((read, mmap, layout)) => (Some(read), Some(mmap), layout),
+        let (has_read_mem, has_mmap_mem, learnt) = match learnt {
+            Ok((read, mmap, learnt)) => (Some(read), Some(mmap), learnt),
             Err(e) => (None, None, Err(e)),
         };
         let config = Config::of_this_kernel();
@@ -139,7 +139,7 @@ impl Facts {
             has_pat: has_pat(&cpuinfo),
             device_pages: device_pages(&fs::read_to_string(zones::PATH).unwrap_or_default()),
         };
-        (facts, layout)
+        (facts, learnt)
     }
 
     /// Whether `word` stands on the kernel's command line.

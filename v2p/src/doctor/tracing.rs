@@ -3,7 +3,6 @@
 use std::{fs, path::Path};
 
 use anyhow::Result;
-use v2p_common::layout::KernelLayout;
 
 use super::{
     address,
@@ -19,6 +18,7 @@ use crate::{
     kernel::{
         self,
         config::{Config, Setting},
+        layout::Learnt,
         limits::Limits,
         privileges::{Capability, MOUNT_PROC},
         securityfs,
@@ -51,7 +51,7 @@ struct Tried {
 impl Tracing {
     /// Tries everything, as for a watch of a process of `threads` threads. Without the privileges most of it is refused,
     /// which is what the checks then say.
-    pub fn probe(facts: &Facts, layout: Result<KernelLayout>, threads: u64) -> Self {
+    pub fn probe(facts: &Facts, learnt: Result<Learnt>, threads: u64) -> Self {
         let mut found = Self {
             checks: vec![cap_bpf(&facts.user)],
             lost: None,
@@ -59,12 +59,12 @@ impl Tracing {
             programs: None,
             carrier: None,
         };
-        found.checks.push(match &layout {
+        found.checks.push(match &learnt {
             Ok(_) => Check::ok(Id::Btf, "the kernel's types", kernel::layout::BTF_PATH),
             Err(e) => failed(Id::Btf, "no types of the kernel", e),
         });
         found.checks.push(tracefs());
-        let programs = layout.map(Programs::load);
+        let programs = learnt.map(|learnt| Programs::load(&learnt));
         let limits = Limits::read();
         let without_types = "cannot tell: without the kernel's types no maps are made";
         found.checks.push(match &programs {

@@ -114,7 +114,7 @@ impl Guard {
         let learnt = kernel::layout::learn()?;
         let mut programs = match wanted {
             Wanted::All => Programs::load_for_functions(&learnt),
-            Wanted::Migrations => Programs::load(learnt.layout),
+            Wanted::Migrations => Programs::load(&learnt),
         }?;
         let mut carrier = Carrier::new(&mut programs)?;
         let direct_map = direct_map::learn(&mut carrier)?;

@@ -34,22 +34,27 @@ pub struct Learnt {
 /// # Errors
 /// Exit code 3 where the kernel has no BTF, or not what the programs need.
 pub fn learn() -> Result<Learnt> {
-    with_types(|btf| {
-        Ok(Learnt {
-            layout: of(btf)?,
-            reasons: Reasons::of(&btf.enumerators("migrate_reason")),
-            some_function: btf.function(SOME_FUNCTION),
-            zap: {
-                let [first, second] = ZAPS;
-                let has = |name| btf.function(name).is_some();
-                if !has(first) && has(second) {
-                    second
-                } else {
-                    first
-                }
-            },
-        })
-    })?
+    with_types(learn_of)?
+}
+
+/// The same, of types that are read.
+///
+/// # Errors
+/// As [`learn`].
+pub fn learn_of(btf: &Btf<'_>) -> Result<Learnt> {
+    Ok(Learnt {
+        layout: of(btf)?,
+        reasons: Reasons::of(&btf.enumerators("migrate_reason")),
+        some_function: btf.function(SOME_FUNCTION),
+        zap: zap(btf),
+    })
+}
+
+/// That of [`ZAPS`] which the kernel has; the first where it has none.
+fn zap(btf: &Btf<'_>) -> &'static str {
+    let has = |name: &&&str| btf.function(name).is_some();
+    let [first, ..] = ZAPS;
+    ZAPS.iter().find(has).copied().unwrap_or(first)
 }
 
 /// Has `look` look at the kernel's types, which are read for it.

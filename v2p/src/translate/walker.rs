@@ -30,7 +30,7 @@ impl Walker {
     /// Exit code 3 where there can be no walk here.
     pub(super) fn new() -> Result<(Self, Paging)> {
         doctor::tracing::require_programs()?;
-        let mut programs = Programs::load_to_ask(kernel::layout::learn()?.layout)?;
+        let mut programs = Programs::load_to_ask(&kernel::layout::learn()?)?;
         let mut carrier = Carrier::new(&mut programs)?;
         let paging = crate::direct_map::learn(&mut carrier)?.paging;
         let walker = Self {

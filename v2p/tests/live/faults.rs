@@ -242,7 +242,7 @@ fn attached_twice() -> Done {
         .unwrap();
     let _inside = runtime.enter();
     let mut target = Target::start();
-    let mut programs = Programs::load(kernel::layout::learn().unwrap().layout).unwrap();
+    let mut programs = Programs::load(&kernel::layout::learn().unwrap()).unwrap();
     let mut carrier = Carrier::new(&mut programs).unwrap();
     v2p::direct_map::learn(&mut carrier).unwrap();
     let pagemap = Pagemap::of(target.pid()).unwrap();

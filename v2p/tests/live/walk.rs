@@ -47,13 +47,14 @@ const HUGE: usize = 2 << 20;
 /// Where the kernel has the function that it takes, the programs are loaded with it: what the walk of a fault finds then, the tests of
 /// watch hold against pagemap.
 fn in_place() -> Done {
-    let learnt = kernel::layout::learn().unwrap().layout;
-    if learnt.cast == KernelLayout::ABSENT {
+    let learnt = kernel::layout::learn().unwrap();
+    let layout = learnt.layout;
+    if layout.cast == KernelLayout::ABSENT {
         return Done::Skipped("this kernel has no bpf_rdonly_cast".to_owned());
     }
-    let programs = Programs::load(learnt).unwrap();
-    assert_eq!(programs.layout().cast_type, learnt.cast_type);
-    assert_ne!(learnt.cast_type, KernelLayout::ABSENT);
+    let programs = Programs::load(&learnt).unwrap();
+    assert_eq!(programs.layout().cast_type, layout.cast_type);
+    assert_ne!(layout.cast_type, KernelLayout::ABSENT);
     Done::Passed
 }
 
@@ -66,7 +67,7 @@ struct World {
 
 /// `None`: this kernel does not let eBPF read its memory.
 fn world() -> Result<World, String> {
-    let mut programs = Programs::load(kernel::layout::learn().unwrap().layout).unwrap();
+    let mut programs = Programs::load(&kernel::layout::learn().unwrap()).unwrap();
     if kernel::lockdown::Lockdown::read(None).is_some_and(|l| l.mode == "confidentiality") {
         return Err("locked down: eBPF may not read kernel memory".to_owned());
     }

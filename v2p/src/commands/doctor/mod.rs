@@ -43,8 +43,8 @@ pub fn run(args: &cli::Doctor, output: &mut Output) -> Result<u8> {
     output.answer_stands();
     let asked = Asked::new(args).context("doctor")?;
     raise_open_files();
-    let (facts, layout) = Facts::gather_with_layout();
-    let mut tracing = Tracing::probe(&facts, layout, asked.threads());
+    let (facts, learnt) = Facts::gather_with_types();
+    let mut tracing = Tracing::probe(&facts, learnt, asked.threads());
     let mut witness = Witness::new(
         tracing.programs.take(),
         std::mem::take(&mut tracing.watched),
