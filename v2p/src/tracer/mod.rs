@@ -307,7 +307,7 @@ impl Tracer {
 
     /// All events up to the marker `cookie`, which [`crate::carrier::Carrier::mark`] gave, and whether that came. First waits
     /// until every program that was running has committed its record. Where the marker was lost, as others may have been, these are
-    /// the events that there are after [`MARKER_PATIENCE`].
+    /// the events that there are after ten seconds.
     ///
     /// # Errors
     /// Where a record is no event.
