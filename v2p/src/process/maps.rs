@@ -57,14 +57,6 @@ impl Mapping {
         (self.end - self.start) / PAGE_SIZE
     }
 
-    /// Whether frames may lie here that pagemap does not show: memory of devices, and pages that the kernel
-    /// maps itself (VM_PFNMAP, which the walker of pagemap takes for a hole: mm/pagewalk.c).
-    pub fn may_hide_frames(&self) -> bool {
-        ["/dev/", "[vvar", "[vdso", "anon_inode:"]
-            .iter()
-            .any(|start| self.name.starts_with(start))
-    }
-
     /// Whether it lies in the kernel's half of the address space, which pagemap does not show: `[vsyscall]`.
     pub const fn is_kernels(&self) -> bool {
         self.start >= USER_END

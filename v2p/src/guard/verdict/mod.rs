@@ -33,7 +33,7 @@ pub(super) fn left(struck: &Struck, moves: &[Began], there: bool) -> (Left, bool
     let since = moves.iter().filter(|m| m.at_ns >= look_up_ns);
     // Their order is that of the events, which come when the deeds are done.
     let Some(first) = since.min_by_key(|m| m.at_ns) else {
-        return match (there, still) {
+        return match (there, still && quiet) {
             (true, _) => (Left::Not, false),
             (false, true) => (Left::After, false),
             (false, false) => (Left::Unclear, false),

@@ -84,6 +84,11 @@ fn while_entries_are_taken_out_a_page_that_was_still_seen_may_have_gone_and_come
     let removed = [(400, false)];
     assert_eq!(while_zapping(true, true, false, &removed).0, Left::Unclear);
     assert_eq!(while_zapping(true, true, true, &removed).0, Left::Unclear);
+    // Nor where the removal goes on still, and has no event.
+    assert_eq!(
+        while_zapping(true, true, false, &[]),
+        (Left::Unclear, false)
+    );
     // A migration's entry is set before the page is copied, whoever takes entries out.
     assert_eq!(
         while_zapping(true, true, false, &[(400, true)]).0,

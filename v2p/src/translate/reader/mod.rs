@@ -202,7 +202,7 @@ impl Translator {
         sink: &mut S,
     ) -> Result<Option<u64>> {
         while at < mapping.end {
-            let Some(found) = self.find(pagemap, mapping, at)? else {
+            let Some(found) = self.find(pagemap, at, mapping.end)? else {
                 return Ok(None);
             };
             // Where nothing was found since the address space is gone, that is no page's absence.
@@ -232,16 +232,13 @@ impl Translator {
         Ok(Some(at))
     }
 
-    /// The next populated parts of `mapping` from `at` on, and how far they are all. `None`: the address space is gone.
-    fn find(&mut self, pagemap: &Pagemap, mapping: &Mapping, at: u64) -> Result<Option<Step>> {
-        let end = mapping.end;
+    /// The next populated parts from `at` on, up to `end`, and how far they are all. `None`: the address space is gone.
+    fn find(&mut self, pagemap: &Pagemap, at: u64, end: u64) -> Result<Option<Step>> {
         // Where there is a walk, its steps say where anything is, also what a scan takes for holes.
         if let Some(walker) = &mut self.walker {
             return walker.step(pagemap, at, end);
         }
-        if !mapping.may_hide_frames()
-            && let Some(step) = self.scanner.next(pagemap, at, end, DENSE)?
-        {
+        if let Some(step) = self.scanner.next(pagemap, at, end, DENSE)? {
             return Ok(Some(step));
         }
         let parts = vec![Part { start: at, end }];
