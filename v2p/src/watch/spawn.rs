@@ -64,6 +64,10 @@ impl Command {
         };
         if came.is_err() {
             this.started()?;
+            // Who ended it, SIGKILL alone, told us nothing.
+            return Err(
+                Failure::failed(format!("watch: {}: killed before it began", this.name)).into(),
+            );
         }
         Ok(this)
     }
@@ -111,11 +115,8 @@ impl Drop for Command {
 
 /// In the child: says its number, and waits for a byte. An error ends it.
 fn wait_for_go(tell: &OwnedFd, waits: &OwnedFd, our_end: i32) -> io::Result<()> {
-    // What ends us before the program is executed ends it too: no handler of ours is to take the signal, and let it wait on.
-    for signal in [libc::SIGINT, libc::SIGTERM] {
-        // SAFETY: the default action needs no handler.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
+    // A Ctrl-C is for us too, who then let it go nowhere. Until then it is to be there: what ended it would look like a process that is none.
+    let held = signals::hold()?;
     // The end that is ours came over the fork too: while it is open here, ours alone would not end the wait.
     // SAFETY: a descriptor of this process, which nothing here uses.
     unsafe { libc::close(our_end) };
@@ -124,6 +125,38 @@ fn wait_for_go(tell: &OwnedFd, waits: &OwnedFd, our_end: i32) -> io::Result<()> 
     let mut byte = [0];
     match rustix::io::read(waits, &mut byte)? {
         0 => Err(io::ErrorKind::BrokenPipe.into()),
-        _ => Ok(()),
+        _ => signals::let_go(&held),
+    }
+}
+
+/// The signals of a child that waits.
+mod signals {
+    use std::{io, mem::MaybeUninit, ptr};
+
+    /// Keeps all of them for later; gives those that were kept before.
+    pub(super) fn hold() -> io::Result<libc::sigset_t> {
+        let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+        // SAFETY: sets that these two fill; the second is read where the kernel has done so.
+        unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            match libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) {
+                0 => Ok(before.assume_init()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        }
+    }
+
+    /// What was kept comes now, and no handler of ours, which is no longer there to tell of it, takes it.
+    pub(super) fn let_go(before: &libc::sigset_t) -> io::Result<()> {
+        // SAFETY: the default action needs no handler, and the set is one that the kernel gave.
+        unsafe {
+            for signal in [libc::SIGINT, libc::SIGTERM] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            match libc::sigprocmask(libc::SIG_SETMASK, before, ptr::null_mut()) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        }
     }
 }

@@ -68,16 +68,28 @@ pub(crate) fn pins() -> BTreeSet<String> {
         .collect()
 }
 
+/// State, parent and group of every process: fields 3 to 5 of proc_pid_stat(5).
+fn processes() -> impl Iterator<Item = (Pid, [String; 3])> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| {
+        let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        let mut fields = stat.rsplit(") ").next()?.split(' ').map(str::to_owned);
+        Some((pid, [fields.next()?, fields.next()?, fields.next()?]))
+    })
+}
+
 /// Whether somebody of this process group lives; who has ended, and is not waited for by whom he was left to, does not.
 pub(crate) fn lives(group: Pid) -> bool {
     let group = group.as_raw_nonzero().to_string();
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    entries.into_iter().any(|entry| {
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-        let (state, of) = (fields.next(), fields.nth(1));
-        of == Some(group.as_str()) && !matches!(state, Some("Z" | "X"))
-    })
+    processes().any(|(_, [state, _, of])| of == group && !matches!(state.as_str(), "Z" | "X"))
+}
+
+/// A process whose parent this is.
+pub(crate) fn child_of(parent: u32) -> Option<Pid> {
+    let parent = parent.to_string();
+    let mut processes = processes();
+    processes.find_map(|(pid, [_, of, _])| (of == parent).then_some(pid))
 }
 
 fn killed() -> Done {

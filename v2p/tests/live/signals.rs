@@ -29,6 +29,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             "a_watched_command_outlives_no_signal_before_its_exec",
             a_command,
         ),
+        trial(
+            "a_signal_to_the_command_alone_waits_for_its_exec",
+            to_the_command,
+        ),
         trial("a_signal_at_any_stage_leaves_nothing_behind", any_stage),
         trial(
             "a_process_that_is_held_still_goes_on_after_a_signal",
@@ -175,6 +179,36 @@ fn a_command() -> Done {
                 assert_ended(&arguments, status, signal, &[0]);
             }
         }
+    }
+    Done::Passed
+}
+
+/// However early it comes, there is a watch with a beginning and an end.
+fn to_the_command() -> Done {
+    let program = harness::v2p().get_program().to_str().unwrap().to_owned();
+    for signal in SIGNALS {
+        let mut watching = harness::v2p();
+        watching.args(["watch", "--json", "--", &program, "--version"]);
+        let watching = watching.stdout(Stdio::piped()).stderr(Stdio::null());
+        let watching = watching.spawn().unwrap();
+        let start = Instant::now();
+        let command = loop {
+            if let Some(child) = leavings::child_of(watching.id()) {
+                break child;
+            }
+            assert!(start.elapsed() < PATIENCE, "it starts no child");
+        };
+        // More than once: between its fork and its first instruction of its own, a handler that it has from its parent takes one.
+        for _ in 0..20 {
+            kill_process(command, signal).unwrap();
+            thread::sleep(Duration::from_millis(1));
+        }
+        let output = watching.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{signal:?}");
+        let end = harness::last_json(&output);
+        let (why, status) = (&end["why"], &end["status"]);
+        assert_eq!(why, "target-exited", "{signal:?}: {end}");
+        assert_eq!(*status, 128 + signal.as_raw(), "{end}");
     }
     Done::Passed
 }
