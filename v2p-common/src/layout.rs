@@ -111,6 +111,10 @@ pub struct KernelLayout {
     pub cast_type: u64,
     /// How many arguments break_ksm has. Optional.
     pub ksm_break_arguments: u64,
+    /// `vma` in `struct vm_fault`. Optional.
+    pub fault_vma: u64,
+    /// How many arguments has what maps pages of a file: 5 those of set_pte_range, 3 of do_set_pte. Optional.
+    pub map_arguments: u64,
     /// How many arguments the tracepoint mm_migrate_pages has; the last is the reason.
     pub migrate_arguments: u64,
 }
@@ -175,6 +179,8 @@ impl KernelLayout {
         cast: 0,
         cast_type: 0,
         ksm_break_arguments: 0,
+        fault_vma: 0,
+        map_arguments: 0,
         migrate_arguments: 0,
     };
 

@@ -122,7 +122,7 @@ impl Quiet {
     /// To be asked when what was found has its number: a removal that begins later has a later one, and one that ended before the walk an
     /// earlier one. Of any other it is not known which was first.
     #[inline(always)]
-    fn lasts(self, control: &Control) -> bool {
+    pub(crate) fn lasts(self, control: &Control) -> bool {
         self.zaps == Some(control.account.zaps.get())
     }
 }

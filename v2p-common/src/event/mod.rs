@@ -60,6 +60,9 @@ pub mod how {
     pub const KSM_BREAK: u32 = 6;
     /// A huge page may have taken the place of base pages in a range.
     pub const COLLAPSE: u32 = 7;
+    /// Pages of a file were mapped where nothing was, all of the range, in a row of frames from the one of the first entry on; `detail` is
+    /// [`super::mapped`].
+    pub const MAPPED: u32 = 8;
 }
 
 /// What memory a folio is, for [`how::UNMAP_ONE`].
@@ -82,6 +85,12 @@ pub mod memory {
 pub mod remap {
     /// It is told at the end of a system call, and others may have changed the ranges since.
     pub const LATE: u64 = 1;
+}
+
+/// The bits of `detail` for [`how::MAPPED`].
+pub mod mapped {
+    /// As [`super::fault::CONTESTED`].
+    pub const CONTESTED: u64 = 1;
 }
 
 /// The bits of `detail` for [`how::COLLAPSE`].

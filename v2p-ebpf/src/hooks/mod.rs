@@ -70,6 +70,18 @@ fn look(space: Space, how: u32, va: u64, len: u64, detail: u64) -> Option<()> {
 /// The same, with a second address.
 #[inline(always)]
 fn look_at_two(space: Space, how: u32, va: u64, len: u64, other: u64, detail: u64) -> Option<()> {
+    look_then(space, how, (va, len), other, || detail)
+}
+
+/// The same, with a detail that is asked for when the event has its number.
+#[inline(always)]
+fn look_then(
+    space: Space,
+    how: u32,
+    (va, len): (u64, u64),
+    other: u64,
+    detail: impl FnOnce() -> u64,
+) -> Option<()> {
     let control = space.control;
     let Target { start, end, .. } = &control.target;
     let (start, end) = (start.get(), end.get());
@@ -86,7 +98,7 @@ fn look_at_two(space: Space, how: u32, va: u64, len: u64, other: u64, detail: u6
         entry: found.map_or(0, |end| end.entry),
         level: found.map_or(u32::MAX, |end| end.level as u32),
         how,
-        detail,
+        detail: detail(),
     });
     Some(())
 }

@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use crate::{kernel::layout::ZAPS, tracer::Missing};
+use crate::{
+    kernel::layout::{MAPS, ZAPS},
+    tracer::Missing,
+};
 
 /// Something that a watch follows.
 struct Part {
@@ -51,7 +54,7 @@ const fn functions(
 }
 
 /// In the order of [`crate::tracer`]'s hooks.
-const PARTS: [Part; 23] = [
+const PARTS: [Part; 24] = [
     tracepoints(
         "pages that are moved",
         &[&["set_migration_pte", "remove_migration_pte"]],
@@ -103,6 +106,12 @@ const PARTS: [Part; 23] = [
             &["ksm_merge_one_page", "ksm_merge_with_ksm_page"],
             &["try_to_merge_one_page"],
         ],
+        COMPARED,
+    ),
+    functions(
+        "pages of a file that come with the one that was touched",
+        &[&[MAPS[0]], &[MAPS[1]]],
+        None,
         COMPARED,
     ),
     functions(

@@ -11,6 +11,8 @@ const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_ENUM: u32 = 6;
 const KIND_TYPEDEF: u32 = 8;
+const KIND_VOLATILE: u32 = 9;
+const KIND_CONST: u32 = 10;
 const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 /// Anonymous structs in structs; the kernel nests a handful.
@@ -203,6 +205,18 @@ impl<'a> Btf<'a> {
         self.type_at(usize::try_from(number.checked_sub(1)?).ok()?)
     }
 
+    /// The same, without `const` and `volatile`.
+    fn unqualified(&self, mut number: u32) -> Option<Type<'a>> {
+        for _ in 0..MAX_DEPTH {
+            let found = self.numbered(number)?;
+            if !matches!(found.kind(), KIND_CONST | KIND_VOLATILE) {
+                return Some(found);
+            }
+            number = found.size_or_type;
+        }
+        None
+    }
+
     /// How many arguments the kernel's function `name` takes; `None`: there is no such function.
     pub fn arguments_of_function(&self, name: &str) -> Option<u64> {
         let function = self.named(KIND_FUNC, name)?;
@@ -257,10 +271,7 @@ impl<'a> Btf<'a> {
             if name != 0 && !self.name_is(name, "") {
                 continue;
             }
-            let inner = type_id
-                .checked_sub(1)
-                .and_then(|index| self.type_at(usize::try_from(index).ok()?))
-                .filter(Type::is_composite);
+            let inner = self.unqualified(type_id).filter(Type::is_composite);
             if let Some(inside) =
                 inner.and_then(|inner| self.find_member(&inner, member, depth, left))
             {
@@ -345,6 +356,22 @@ mod tests {
         cyclic[at..at + 4].copy_from_slice(&3u32.to_ne_bytes());
         let btf = Btf::parse(&cyclic).unwrap();
         assert!(btf.member_offset("s", "nothing").is_err());
+    }
+
+    #[test]
+    fn an_anonymous_member_may_be_const() {
+        // `struct s { const struct { int a; int b; }; };`
+        let mut types: Vec<u32> = vec![0, 1 << 24, 4, 32];
+        types.extend([0, KIND_STRUCT << 24 | 2, 8, 3, 1, 0, 5, 1, 32]);
+        types.extend([0, KIND_CONST << 24, 2]);
+        types.extend([1, KIND_STRUCT << 24 | 1, 8, 0, 3, 0]);
+        // One that is const of itself.
+        types.extend([0, KIND_CONST << 24, 5]);
+        types.extend([7, KIND_STRUCT << 24 | 1, 8, 0, 5, 0]);
+        let blob = sample_of(b"\0s\0a\0b\0t\0", &types);
+        let btf = Btf::parse(&blob).unwrap();
+        assert_eq!(btf.member_offset("s", "b").unwrap(), 4);
+        assert!(btf.member_offset("t", "b").is_err());
     }
 
     #[test]

@@ -17,6 +17,9 @@ const SOME_FUNCTION: &str = "handle_mm_fault";
 /// What takes entries out of a range of a mapping (mm/memory.c): up to 6.18 the one, in 7.x the other.
 pub const ZAPS: [&str; 2] = ["unmap_page_range", "__zap_vma_range"];
 
+/// What maps pages of a file for a fault (mm/memory.c): in 6.12 to 7.3 the one, several at a time; in 6.1 the other.
+pub const MAPS: [&str; 2] = ["set_pte_range", "do_set_pte"];
+
 /// What the kernel's types tell, read once: there are ten megabytes of them.
 pub struct Learnt {
     /// What the programs need.
@@ -165,6 +168,11 @@ pub fn of(btf: &Btf<'_>) -> Result<KernelLayout> {
             .map_or(KernelLayout::ABSENT, u64::from),
         ksm_break_arguments: btf
             .arguments_of_function("break_ksm")
+            .unwrap_or(KernelLayout::ABSENT),
+        fault_vma: optional("vm_fault", "vma"),
+        map_arguments: MAPS
+            .iter()
+            .find_map(|name| btf.arguments_of_function(name))
             .unwrap_or(KernelLayout::ABSENT),
         migrate_arguments: btf
             .arguments_of_tracepoint("mm_migrate_pages")

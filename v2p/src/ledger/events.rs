@@ -215,6 +215,9 @@ impl Ledger {
     }
 
     pub(super) fn look(&mut self, look: &event::Look, moves: &mut Moves) {
+        if look.how == how::MAPPED {
+            return self.mapped(look, moves);
+        }
         let Some(deed) = Deed::of(look) else { return };
         self.contests.heard(look.header.tid);
         if look.how == how::ZAP && look.detail & zap::DYING != 0 && !deed.is_by_exec() {

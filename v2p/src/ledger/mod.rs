@@ -6,6 +6,7 @@ mod child;
 mod contest;
 mod doubt;
 mod events;
+mod mapped;
 mod migration;
 mod moves;
 mod pages;

@@ -6,6 +6,7 @@ use v2p_common::layout::KernelLayout;
 use super::Missing;
 use crate::{
     bpf::{FaultKind, Programs},
+    kernel::layout::MAPS,
     process::Process,
 };
 
@@ -39,6 +40,9 @@ const FUNCTIONS: [(&str, &[&str]); 6] = [
     ("uprobe", &["uprobe_write_opcode"]),
     ("ksm_break", &["break_ksm"]),
 ];
+
+/// What tells of a fault's neighbours; the function is one of [`MAPS`].
+const NEIGHBOURS: &str = "mapped";
 
 /// mremap: its arguments became one struct, for which there is a program of its own.
 const REMAP: &str = "move_page_tables";
@@ -124,6 +128,7 @@ impl Hooks {
             }
             return hooks;
         }
+        hooks.neighbours(programs);
         let [of_arguments, of_struct] = REMAPS;
         let remap = match programs.layout().move_old {
             KernelLayout::ABSENT => of_arguments,
@@ -225,6 +230,22 @@ impl Hooks {
         };
         let attached = programs.attach_tracepoint(program, NAME);
         self.note(program, NAME, attached);
+    }
+
+    /// What tells of the neighbours that come with a page.
+    fn neighbours(&mut self, programs: &mut Programs) {
+        let KernelLayout {
+            fault_vma,
+            map_arguments,
+            ..
+        } = *programs.layout();
+        if fault_vma != KernelLayout::ABSENT && matches!(map_arguments, 3 | 5) {
+            self.function(programs, NEIGHBOURS, &MAPS);
+            return;
+        }
+        let [hook, _] = MAPS.map(str::to_owned);
+        let why = "what this kernel has in its place is not known".to_owned();
+        self.missing.push(Missing { hook, why });
     }
 
     fn tracepoint(&mut self, programs: &mut Programs, name: &'static str) -> bool {

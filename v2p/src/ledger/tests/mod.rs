@@ -10,6 +10,7 @@ use v2p_common::{
 mod contest;
 mod deeds;
 mod device;
+mod mapped;
 mod readings;
 mod remap;
 mod swap;

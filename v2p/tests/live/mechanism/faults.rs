@@ -22,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("mechanism_cow_in_the_child", cow_in_the_child),
         trial("mechanism_cow_of_a_file_page", cow_of_a_file_page),
         trial("mechanism_fault_around", fault_around),
+        trial("mechanism_fault_around_and_gone", fault_around_and_gone),
         trial("mechanism_large_folio_fault", large_folio_fault),
         trial("mechanism_populate", populate),
         trial("mechanism_mlock", mlock),
@@ -102,7 +103,39 @@ fn fault_around() -> Done {
     // How many neighbours come along is the kernel's business (fault_around_bytes); that none is missing has been seen.
     told.just((FILE_BASE + 3 * PAGE, 1), &["first-touch"]);
     assert!(told.moves.iter().all(|m| m["cause"] == "first-touch"));
-    told.in_part("fault-around");
+    told.proven("fault-around");
+    Done::Passed
+}
+
+/// Neighbours that go before anybody could read of them, and one that is written to first.
+fn fault_around_and_gone() -> Done {
+    let (pages, touched, written) = (16, 3, 4);
+    let area = (FILE_BASE, pages);
+    let mut scene = Scene::new(&[area], |target| target.private_file(pages));
+    let there = scene.act(|target| {
+        target.touch(FILE_BASE + touched * PAGE);
+        let there = (0..pages).filter(|i| target.word(FILE_BASE + i * PAGE).pfn().is_some());
+        let there: Vec<u64> = there.collect();
+        target.fill(FILE_BASE + written * PAGE, 1);
+        target.must(libc::SYS_munmap, &[FILE_BASE, pages * PAGE]);
+        there
+    });
+    let told = scene.end();
+    if !told.functions {
+        return Done::Skipped(
+            "who came along is read of, where no function can be hooked".to_owned(),
+        );
+    }
+    for page in 0..pages {
+        let causes: &[&str] = match (there.contains(&page), page == written) {
+            (true, true) => &["first-touch", "cow", "unmap"],
+            (true, false) | (false, true) => &["first-touch", "unmap"],
+            (false, false) => &[],
+        };
+        told.just((FILE_BASE + page * PAGE, 1), causes);
+    }
+    told.by("first-touch", told.pid);
+    told.proven("fault-around, gone");
     Done::Passed
 }
 

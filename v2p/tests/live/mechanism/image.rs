@@ -204,14 +204,8 @@ fn uprobe_off() -> Done {
         return Done::Skipped("this kernel leaves the copy where it is".to_owned());
     }
     if told.functions {
-        // 7.x puts the file's page back itself, which looks as the putting in of a breakpoint does. Others leave a hole; and where the stranger's
-        // goes, look for one in the target again.
-        let is_put_back = left.pfn().is_some() && told.causes_of(FILE_BASE) == ["cow"];
-        let causes: &[&str] = match is_put_back {
-            true => &["cow"],
-            false => &["discard", "first-touch"],
-        };
-        told.only((FILE_BASE, 1), causes);
+        // Who looks for a breakpoint once more, or the touch, brings the file's page.
+        told.only((FILE_BASE, 1), &["discard", "first-touch"]);
     }
     told.proven("uprobe taken off");
     Done::Passed

@@ -1,0 +1,63 @@
+//! Pages of a file that the kernel maps for a fault: its own, and the neighbours that it finds in the page cache (fault-around).
+
+use v2p_common::{
+    PAGE_SHIFT, PAGE_SIZE,
+    event::{Look, mapped},
+    pte::{Entry, Level},
+};
+
+use super::{
+    Ledger,
+    moves::{Change, Moves},
+};
+use crate::{record::Cause, state::PageState};
+
+impl Ledger {
+    /// The kernel found nothing at all of these addresses, and has put pages there.
+    pub(super) fn mapped(&mut self, look: &Look, moves: &mut Moves) {
+        self.contests.heard(look.header.tid);
+        let first = look.va >> PAGE_SHIFT;
+        let pages = first..look.va.saturating_add(look.len).div_ceil(PAGE_SIZE);
+        let leaf = Level::from_u32(look.level)
+            .filter(|level| *level == Level::Pte)
+            .and_then(|level| self.states_of_entry(look.va, level, Entry(look.entry)));
+        let Some((_, state @ PageState::Present { .. })) = leaf else {
+            // What came is not known.
+            self.doubts.touch(first);
+            return;
+        };
+        let change = Change::of(&look.header);
+        let contested = self.weighs && look.detail & mapped::CONTESTED != 0;
+        // One after the other, so that each run stays whole.
+        let (mut gone, mut come) = (Moves::default(), Moves::default());
+        for page in pages {
+            if !self.is_asked(page) || self.is_seeded(page, change.t_ns) {
+                continue;
+            }
+            let to = state.advanced(page - first);
+            let from = self.pages.get(page);
+            if from != PageState::Absent {
+                let merged = self.merged.contains(&page);
+                let Some((cause, taken)) = self.doubts.take(page, from, merged) else {
+                    // What took it away is to be told yet.
+                    self.doubts.touch(page);
+                    continue;
+                };
+                gone.push(page, from, PageState::Absent, cause, &taken);
+            }
+            self.change(
+                page,
+                PageState::Absent,
+                to,
+                Cause::FirstTouch,
+                &change,
+                &mut come,
+            );
+            if contested {
+                self.contests.add(page, &look.header);
+            }
+        }
+        moves.0.extend(gone.0);
+        moves.0.extend(come.0);
+    }
+}

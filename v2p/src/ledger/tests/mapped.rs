@@ -1,0 +1,101 @@
+//! Pages that come with the one that was touched.
+
+use v2p_common::event::mapped;
+
+use super::*;
+
+/// `pages` pages from the one at `VA` on, in frames from `pfn` on, mapped by the event of number `seq`.
+fn mapped_as(pages: u64, pfn: u64, (seq, detail): (u64, u64)) -> Event {
+    let mut look = event::Look {
+        entry: pte(pfn),
+        level: 0,
+        ..look(how::MAPPED, pages, detail)
+    };
+    look.header.seq = seq;
+    Event::Look(look)
+}
+
+/// All of `pages` pages went.
+fn zapped(pages: u64, seq: u64, tid: u32) -> Event {
+    let mut look = look(how::ZAP, pages, zap::WHOLE | 11);
+    look.header.seq = seq;
+    look.header.tid = tid;
+    Event::Look(look)
+}
+
+fn told(moves: &[Move]) -> Vec<(Cause, u64, PageState, PageState, Proof)> {
+    let told = moves.iter();
+    told.map(|m| (m.cause, m.pages, m.from, m.to, m.proof))
+        .collect()
+}
+
+#[test]
+fn neighbours_are_told_with_their_frames_and_their_end() {
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).seeing_removals(true);
+    let came = ledger.apply(&mapped_as(4, 100, (1, 0)));
+    let absent = PageState::Absent;
+    let event = Proof::Event;
+    assert_eq!(
+        told(&came),
+        [(Cause::FirstTouch, 4, absent, present(100), event)]
+    );
+    // The fault that it was for, and what is mapped already, tell nothing anew.
+    assert!(ledger.apply(&fault(VA, pte(100), 0)).is_empty());
+    assert!(ledger.apply(&mapped_as(4, 100, (2, 0))).is_empty());
+    let copied = ledger.apply(&fault(VirtAddr(VA.0 + PAGE_SIZE), pte(500), 0));
+    assert_eq!(
+        told(&copied),
+        [(Cause::Cow, 1, present(101), present(500), event)]
+    );
+    let gone: u64 = ledger
+        .apply(&zapped(4, 3, 42))
+        .iter()
+        .map(|m| m.pages)
+        .sum();
+    assert_eq!((gone, ledger.len()), (4, 0));
+}
+
+#[test]
+fn a_removal_that_was_under_way_may_have_been_before() {
+    for (detail, gone) in [(0, 2), (mapped::CONTESTED, 0)] {
+        let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING)
+            .seeing_removals(true)
+            .weighing_contests(true);
+        assert_eq!(ledger.apply(&mapped_as(2, 100, (5, detail))).len(), 1);
+        let moves = ledger.apply(&zapped(2, 6, 43));
+        assert_eq!(moves.iter().map(|m| m.pages).sum::<u64>(), gone);
+        // What is there now says which.
+        let words = [0, 1].map(|i| (VA.page_number() + i, PagemapWord(1 << 63 | (100 + i))));
+        ledger.compare(VA.page_number()..VA.page_number() + 2, &words);
+        let back: u64 = ledger.confirm(1, |_| true).iter().map(|m| m.pages).sum();
+        assert_eq!(back, gone);
+    }
+}
+
+#[test]
+fn what_is_known_of_a_page_that_was_away_is_told_first() {
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).seeing_removals(true);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    // Private copies of a file's pages may have been spared.
+    let mut truncated = look(how::ZAP, 2, 77);
+    truncated.header.seq = 1;
+    assert!(ledger.apply(&Event::Look(truncated)).is_empty());
+    let moves = ledger.apply(&mapped_as(1, 100, (2, 0)));
+    let causes: Vec<_> = moves.iter().map(|m| (m.cause, m.from, m.to)).collect();
+    let absent = PageState::Absent;
+    assert_eq!(
+        causes,
+        [
+            (Cause::Discard, present(7), absent),
+            (Cause::FirstTouch, absent, present(100))
+        ]
+    );
+}
+
+#[test]
+fn what_nothing_has_taken_away_yet_waits_for_it() {
+    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).seeing_removals(true);
+    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+    assert!(ledger.apply(&mapped_as(1, 100, (1, 0))).is_empty());
+    assert!(!ledger.take_unread().is_empty());
+}
