@@ -19,9 +19,11 @@ pub struct Lane {
     pub last: [Word; 2],
     /// What was known of the last fault on this CPU as it came, as [`Came::pack`] has it.
     pub came: Word,
+    /// The address of that fault.
+    pub at: Word,
     /// Times that a program was run for a fault on this CPU, whoever's.
     pub runs: Word,
-    _apart: [Word; 11],
+    _apart: [Word; 10],
     /// Faults that were ever taken out; user space writes it.
     pub read: Word,
 }

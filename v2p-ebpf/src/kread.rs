@@ -4,6 +4,7 @@
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated};
 use v2p_common::{
     control::BLOCK_PAGES,
+    event::AROUND,
     layout::{CAST, KernelLayout},
 };
 
@@ -33,6 +34,13 @@ pub(crate) fn word_in_place(address: u64) -> Option<u64> {
         }
     }
     word(address)
+}
+
+/// Reads some entries of a page table at a kernel address; `None` where it is not mapped.
+#[inline(always)]
+pub(crate) fn entries(address: u64) -> Option<[u64; AROUND]> {
+    // SAFETY: as in `word`.
+    unsafe { bpf_probe_read_kernel(address as *const [u64; AROUND]) }.ok()
 }
 
 /// Reads 32 bits at a kernel address; `None` where it is not mapped.

@@ -1,6 +1,6 @@
 //! Ring bytes, turned back into events.
 
-use super::{Event, Exec, Fork, Header, Look, Migration, Number, kind};
+use super::{AROUND, Around, Event, Exec, Fork, Header, Look, Migration, Number, kind};
 
 /// Bytes that are no event: another version's object, or memory gone wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +58,18 @@ impl Reader<'_> {
             reserved: self.u32()?,
         })
     }
+    fn around(&mut self, header: Header) -> Option<Around> {
+        let va = self.u64()?;
+        let mut entries = [0; AROUND];
+        for entry in &mut entries {
+            *entry = self.u64()?;
+        }
+        Some(Around {
+            header,
+            va,
+            entries,
+        })
+    }
     fn number(&mut self, header: Header) -> Option<Number> {
         Some(Number {
             header,
@@ -94,6 +106,7 @@ impl Reader<'_> {
                 how: self.u32()?,
                 detail: self.u64()?,
             }),
+            kind::AROUND => Event::Around(self.around(header)?),
             kind::MIGRATION_SET => Event::MigrationSet(self.migration(header)?),
             kind::MIGRATION_REMOVE => Event::MigrationRemove(self.migration(header)?),
             kind::MIGRATED => Event::Migrated(self.number(header)?),

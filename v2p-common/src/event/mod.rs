@@ -13,6 +13,8 @@ pub mod kind {
     pub const FAULT: u32 = 1;
     /// [`super::Look`].
     pub const LOOK: u32 = 2;
+    /// [`super::Around`].
+    pub const AROUND: u32 = 3;
     /// [`super::Migration`]: an entry was replaced by a migration entry.
     pub const MIGRATION_SET: u32 = 10;
     /// [`super::Migration`]: a migration entry was replaced by a present one.
@@ -194,6 +196,21 @@ pub struct Look {
     pub detail: u64,
 }
 
+/// Entries that an [`Around`] has.
+pub const AROUND: usize = 8;
+
+/// Pages of a file were mapped for a fault, some of them perhaps here: what the page table has.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Around {
+    /// Who faulted.
+    pub header: Header,
+    /// The address of the first entry.
+    pub va: u64,
+    /// Entries of the page table that follow each other.
+    pub entries: [u64; AROUND],
+}
+
 /// A migration entry was set or removed in the target's page table.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -258,6 +275,8 @@ pub enum Event {
     Fault(Fault),
     /// Something was done to a range.
     Look(Look),
+    /// What is there around a fault.
+    Around(Around),
     /// A migration entry appeared.
     MigrationSet(Migration),
     /// A migration entry went.
@@ -285,6 +304,7 @@ impl Event {
             Self::Fault(e) => &e.header,
             Self::MigrationSet(e) | Self::MigrationRemove(e) => &e.header,
             Self::Look(e) => &e.header,
+            Self::Around(e) => &e.header,
             Self::Fork(e) => &e.header,
             Self::Exec(e) => &e.header,
             Self::Migrated(e) | Self::MmGone(e) | Self::Ended(e) => &e.header,

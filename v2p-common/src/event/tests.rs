@@ -39,12 +39,28 @@ fn a_migration_is_decoded_field_by_field() {
 }
 
 #[test]
+fn what_is_around_a_fault_is_decoded_entry_by_entry() {
+    let mut b = header(kind::AROUND, size_of::<Around>());
+    b.extend(0x7000u64.to_ne_bytes());
+    b.extend((1..=8u64).flat_map(u64::to_ne_bytes));
+    let Event::Around(around) = Event::from_bytes(&b).unwrap() else {
+        panic!("not what is around");
+    };
+    assert_eq!(
+        (around.va, around.entries),
+        (0x7000, [1, 2, 3, 4, 5, 6, 7, 8])
+    );
+    assert!(Event::from_bytes(&b[..b.len() - 8]).is_err());
+}
+
+#[test]
 fn the_structs_have_no_padding_that_the_decoder_would_miss() {
     assert_eq!(size_of::<Header>(), 56);
     assert_eq!(size_of::<Migration>(), 80);
     assert_eq!(size_of::<Number>(), 64);
     assert_eq!(size_of::<Exec>(), 72);
     assert_eq!(size_of::<Look>(), 104);
+    assert_eq!(size_of::<Around>(), 128);
     assert_eq!(size_of::<Fork>(), 80);
 }
 

@@ -14,11 +14,11 @@ use aya_ebpf::{
     programs::{PerfEventContext, RawTracePointContext},
 };
 use v2p_common::{
-    VirtAddr,
-    control::Control,
-    event::fault,
+    PAGE_SHIFT, VirtAddr,
+    control::{BLOCK_PAGES, Control},
+    event::{AROUND, Around, fault, kind},
     lane::{Came, Lane},
-    pte::Entry,
+    pte::{Entry, Level},
 };
 
 use crate::{
@@ -27,6 +27,12 @@ use crate::{
     hooks::{Space, space_of, watched},
     kread, maps, task, walk,
 };
+
+/// Pages that a fault maps at most, unless fault_around_bytes says otherwise; they begin at a multiple of it, or with the mapping
+/// (do_fault_around, mm/memory.c, 6.1 to 7.3).
+const BEGINS: u64 = 16;
+/// So that they lie within.
+const AROUND_ALL: u64 = 2 * BEGINS;
 
 /// X86_PF_PROT (arch/x86/include/asm/trap_pf.h): the CPU's own number.
 const PROT: u64 = 1;
@@ -109,8 +115,52 @@ fn came(control: &Control, lane: &Lane, va: u64, flag: u32, entry: Entry) {
         faults: task::faults(),
         flag,
     };
+    lane.at.set(va);
     lane.came.set(came.pack());
     remember(control, tid, va, entry);
+}
+
+/// mm_filemap_map_pages (mapping, first, last), 6.12 to 7.3, within a fault, after pages of a file were mapped: some around the one that is
+/// wanted, as far as they are in the page cache (fault-around; filemap_map_pages, mm/filemap.c). No event of a fault tells of those.
+#[raw_tracepoint(tracepoint = "mm_filemap_map_pages")]
+fn mm_filemap_map_pages(_: RawTracePointContext) -> u32 {
+    around();
+    0
+}
+
+#[inline(always)]
+fn around() -> Option<()> {
+    let space = space_of(task::mm())?;
+    let (_, lane) = emit::lane()?;
+    let va = VirtAddr(lane.at.get());
+    // Of this fault, where the thread was not moved to another CPU meanwhile; it is not counted yet.
+    let next = task::faults().wrapping_add(1);
+    if Came::flag(lane.came.get(), task::tid(), va.page_number(), next) == 0 {
+        return None;
+    }
+    let direct_map = &space.control.direct_map;
+    let table = walk::to_table(direct_map, task::pgd(), va, false).table;
+    if table == 0 {
+        return None;
+    }
+    // Where the mapping begins the kernel's 16 pages begin too, so that they may end within the next.
+    let index = Level::Pte.index(va);
+    let first = (index & !(BEGINS - 1)).min(BLOCK_PAGES as u64 - AROUND_ALL);
+    let base = (va.page_number() - index) << PAGE_SHIFT;
+    for part in 0..AROUND_ALL / AROUND as u64 {
+        let first = first + part * AROUND as u64;
+        if let Some(entries) = kread::entries(table + 8 * first)
+            && entries.iter().any(|entry| Entry(*entry).is_present())
+        {
+            let va = base + (first << PAGE_SHIFT);
+            emit::emit(space.control, space.mm, kind::AROUND, |header| Around {
+                header,
+                va,
+                entries,
+            });
+        }
+    }
+    Some(())
 }
 
 /// The flag for what is there.

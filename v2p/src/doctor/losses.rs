@@ -111,7 +111,10 @@ const PARTS: [Part; 24] = [
     functions(
         "pages of a file that come with the one that was touched",
         &[&[MAPS[0]], &[MAPS[1]]],
-        None,
+        Some((
+            "mm_filemap_map_pages",
+            "seen within the fault (mm_filemap_map_pages)",
+        )),
         COMPARED,
     ),
     functions(

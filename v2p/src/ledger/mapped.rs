@@ -2,12 +2,12 @@
 
 use v2p_common::{
     PAGE_SHIFT, PAGE_SIZE,
-    event::{Look, mapped},
+    event::{Around, Look, mapped},
     pte::{Entry, Level},
 };
 
 use super::{
-    Ledger,
+    Ledger, Missed,
     moves::{Change, Moves},
 };
 use crate::{record::Cause, state::PageState};
@@ -59,5 +59,39 @@ impl Ledger {
         }
         moves.0.extend(gone.0);
         moves.0.extend(come.0);
+    }
+
+    /// Pages of a file may have come here, for a fault: those of which nothing was known. What is dirty was written to, by a fault that tells
+    /// of it.
+    pub(super) fn around(&mut self, around: &Around, moves: &mut Moves) {
+        self.contests.heard(around.header.tid);
+        // What is not known may have been there before.
+        if self.young.is_some() || self.missed != Missed::Nothing {
+            return;
+        }
+        let change = Change::of(&around.header);
+        let contested = self.weighs && self.contests.has_rivals();
+        let first = around.va >> PAGE_SHIFT;
+        for (page, entry) in (first..).zip(around.entries.map(Entry)) {
+            let (_, to) = match self.states_of_entry(page << PAGE_SHIFT, Level::Pte, entry) {
+                Some(leaf @ (_, PageState::Present { .. })) if !entry.is_dirty() => leaf,
+                _ => continue,
+            };
+            let is_new = self.pages.get(page) == PageState::Absent;
+            if !is_new || !self.is_asked(page) || self.is_seeded(page, change.t_ns) {
+                continue;
+            }
+            self.change(
+                page,
+                PageState::Absent,
+                to,
+                Cause::FirstTouch,
+                &change,
+                moves,
+            );
+            if contested {
+                self.contests.add(page, &around.header);
+            }
+        }
     }
 }

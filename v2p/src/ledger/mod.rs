@@ -192,6 +192,7 @@ impl Ledger {
         match event {
             Event::Fault(fault) => self.fault(fault, &mut moves),
             Event::Look(look) => self.look(look, &mut moves),
+            Event::Around(around) => self.around(around, &mut moves),
             Event::MigrationSet(m) => self.migration_set(m, &mut moves),
             Event::MigrationRemove(m) => self.migration_remove(m, &mut moves),
             Event::MmGone(gone) => {

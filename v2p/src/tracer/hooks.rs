@@ -82,7 +82,8 @@ const WAYS_TO_GET_USER_PAGES: [(&str, &[&str]); 4] = [
 ];
 
 /// What stands in for the hooks on functions where the kernel refuses those: they cost every process a little.
-const INSTEAD_OF_FUNCTIONS: [&str; 2] = ["sys_exit", "mm_collapse_huge_page"];
+const INSTEAD_OF_FUNCTIONS: [&str; 3] =
+    ["sys_exit", "mm_collapse_huge_page", "mm_filemap_map_pages"];
 
 /// What the CPU says of a fault before it is served. Every process pays for them.
 const ERROR_CODES: [&str; 2] = ["page_fault_user", "page_fault_kernel"];

@@ -93,6 +93,54 @@ fn what_is_known_of_a_page_that_was_away_is_told_first() {
 }
 
 #[test]
+fn what_came_around_a_fault_is_told_where_nothing_was_known() {
+    let page = |i: u64| VirtAddr(VA.0 + i * PAGE_SIZE);
+    let mut ledger = Ledger::new(ZERO, PAGING);
+    ledger.seed(page(1), PagemapWord(1 << 63 | 7), false);
+    let clean = |pfn| pte(pfn) & !0x40;
+    // Known; of zeros; written to; empty; and three that are new, two of them in a row.
+    let entries = [
+        0,
+        clean(8),
+        clean(5),
+        pte(9),
+        0,
+        clean(60),
+        clean(61),
+        clean(80),
+    ];
+    let around = event::Around {
+        header: header(event::kind::AROUND),
+        va: VA.0,
+        entries,
+    };
+    let moves = ledger.apply(&Event::Around(around));
+    let absent = PageState::Absent;
+    let event = Proof::Event;
+    assert_eq!(
+        told(&moves),
+        [
+            (Cause::FirstTouch, 2, absent, present(60), event),
+            (Cause::FirstTouch, 1, absent, present(80), event)
+        ]
+    );
+    assert_eq!(moves[0].va, Hex(page(5).0));
+    assert!(ledger.apply(&Event::Around(around)).is_empty());
+}
+
+#[test]
+fn what_is_around_a_fault_tells_nothing_new_where_events_were_lost() {
+    let mut ledger = Ledger::new(ZERO, PAGING);
+    ledger.missed();
+    let around = event::Around {
+        header: header(event::kind::AROUND),
+        va: VA.0,
+        entries: [pte(60) & !0x40; event::AROUND],
+    };
+    assert!(ledger.apply(&Event::Around(around)).is_empty());
+}
+
+#[test]
 fn what_nothing_has_taken_away_yet_waits_for_it() {
     let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).seeing_removals(true);
     ledger.seed(VA, PagemapWord(1 << 63 | 7), false);

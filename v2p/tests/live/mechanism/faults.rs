@@ -7,7 +7,7 @@ use crate::{
     Done,
     machine::Setting,
     memory::FILE_BASE,
-    target::{BASE, PAGE, PAGES, va},
+    target::{BASE, PAGE, PAGES, Target, va},
     trial,
 };
 
@@ -72,8 +72,8 @@ fn cow_in_the_parent() -> Done {
 }
 
 fn cow_in_the_child() -> Done {
-    let write = |target: &mut crate::target::Target| _ = target.tell("write", 3);
-    let mut scene = Scene::of(&[ALL], write, crate::target::Target::fork);
+    let write = |target: &mut Target| _ = target.tell("write", 3);
+    let mut scene = Scene::of(&[ALL], write, Target::fork);
     // Only the target has a child.
     scene.target.have_child_write(va(3));
     let told = scene.end();
@@ -95,15 +95,27 @@ fn cow_of_a_file_page() -> Done {
     Done::Passed
 }
 
+/// A file's pages where there is a page table already: without, some kernels (6.18) leave fault-around out, and map what lies in one folio
+/// with the page.
+fn file_with_a_table(target: &mut Target, pages: u64) {
+    const READ: u64 = 1;
+    const ANONYMOUS_PRIVATE_FIXED: u64 = 0x20 | 0x2 | 0x10;
+    target.private_file(pages);
+    let beside = FILE_BASE + (1 << 20);
+    let arguments = [beside, PAGE, READ, ANONYMOUS_PRIVATE_FIXED, u64::MAX, 0];
+    target.must(libc::SYS_mmap, &arguments);
+    target.touch(beside);
+}
+
 fn fault_around() -> Done {
     let area = (FILE_BASE, 16);
-    let mut scene = Scene::new(&[area], |target| target.private_file(16));
+    let mut scene = Scene::new(&[area], |target| file_with_a_table(target, 16));
     scene.act(|target| target.touch(FILE_BASE + 3 * PAGE));
     let told = scene.end();
     // How many neighbours come along is the kernel's business (fault_around_bytes); that none is missing has been seen.
     told.just((FILE_BASE + 3 * PAGE, 1), &["first-touch"]);
     assert!(told.moves.iter().all(|m| m["cause"] == "first-touch"));
-    told.proven("fault-around");
+    told.told_as("fault-around", told.neighbours);
     Done::Passed
 }
 
@@ -111,7 +123,7 @@ fn fault_around() -> Done {
 fn fault_around_and_gone() -> Done {
     let (pages, touched, written) = (16, 3, 4);
     let area = (FILE_BASE, pages);
-    let mut scene = Scene::new(&[area], |target| target.private_file(pages));
+    let mut scene = Scene::new(&[area], |target| file_with_a_table(target, pages));
     let there = scene.act(|target| {
         target.touch(FILE_BASE + touched * PAGE);
         let there = (0..pages).filter(|i| target.word(FILE_BASE + i * PAGE).pfn().is_some());
@@ -121,10 +133,8 @@ fn fault_around_and_gone() -> Done {
         there
     });
     let told = scene.end();
-    if !told.functions {
-        return Done::Skipped(
-            "who came along is read of, where no function can be hooked".to_owned(),
-        );
+    if !told.neighbours {
+        return Done::Skipped("what came along is but read of, where no hook tells it".to_owned());
     }
     for page in 0..pages {
         let causes: &[&str] = match (there.contains(&page), page == written) {
@@ -135,7 +145,7 @@ fn fault_around_and_gone() -> Done {
         told.just((FILE_BASE + page * PAGE, 1), causes);
     }
     told.by("first-touch", told.pid);
-    told.proven("fault-around, gone");
+    told.by_event("fault-around, gone");
     Done::Passed
 }
 

@@ -45,6 +45,8 @@ pub(crate) struct Told {
     pub(crate) pid: u32,
     /// Whether the hooks on functions were live.
     pub(crate) functions: bool,
+    /// Whether a hook was live that tells of pages that come with the one that was touched.
+    pub(crate) neighbours: bool,
     causes: BTreeMap<u64, Vec<String>>,
 }
 
@@ -193,6 +195,9 @@ impl Scene {
             faults,
             pid: self.pid,
             functions: live.iter().any(|hook| hook == "try_to_unmap_one"),
+            neighbours: ["set_pte_range", "do_set_pte", "mm_filemap_map_pages"]
+                .iter()
+                .any(|name| live.iter().any(|hook| hook == name)),
             causes,
         }
     }
@@ -297,7 +302,8 @@ impl Told {
         self.told_as(mechanism, false);
     }
 
-    fn told_as(&self, mechanism: &str, must_be_events: bool) {
+    /// Says how it was told, by events alone where it must be so.
+    pub(crate) fn told_as(&self, mechanism: &str, must_be_events: bool) {
         let proofs: BTreeSet<_> = self
             .moves
             .iter()
