@@ -49,9 +49,14 @@ impl Command {
             command.stdout(io::stderr());
         }
         let our_end = go.as_raw_fd();
-        // SAFETY: between fork and exec the closure makes system calls only, on descriptors that it owns.
-        unsafe { command.pre_exec(move || wait_for_go(&tell, &waits, our_end)) };
-        let starting = std::thread::Builder::new().spawn(move || command.spawn());
+        let starting = std::thread::Builder::new().spawn(move || {
+            // A Ctrl-C is for us too, who then let the child go nowhere. Until then it is to be there: what ended it would look like a
+            // process that is none.
+            let held = signals::hold()?;
+            // SAFETY: between fork and exec the closure makes system calls only, on descriptors that it owns.
+            unsafe { command.pre_exec(move || wait_for_go(&tell, &waits, our_end, &held)) };
+            command.spawn()
+        });
         let starting = starting.context("a thread that starts the command")?;
         let mut number = [0; 4];
         let came = io::PipeReader::from(told).read_exact(&mut number);
@@ -113,10 +118,13 @@ impl Drop for Command {
     }
 }
 
-/// In the child: says its number, and waits for a byte. An error ends it.
-fn wait_for_go(tell: &OwnedFd, waits: &OwnedFd, our_end: i32) -> io::Result<()> {
-    // A Ctrl-C is for us too, who then let it go nowhere. Until then it is to be there: what ended it would look like a process that is none.
-    let held = signals::hold()?;
+/// In the child: says its number, and waits for a byte. An error ends it, and nobody there to give one. `held`: what [`signals::hold`] gave.
+fn wait_for_go(
+    tell: &OwnedFd,
+    waits: &OwnedFd,
+    our_end: i32,
+    held: &libc::sigset_t,
+) -> io::Result<()> {
     // The end that is ours came over the fork too: while it is open here, ours alone would not end the wait.
     // SAFETY: a descriptor of this process, which nothing here uses.
     unsafe { libc::close(our_end) };
@@ -124,8 +132,10 @@ fn wait_for_go(tell: &OwnedFd, waits: &OwnedFd, our_end: i32) -> io::Result<()> 
     rustix::io::write(tell, &pid)?;
     let mut byte = [0];
     match rustix::io::read(waits, &mut byte)? {
-        0 => Err(io::ErrorKind::BrokenPipe.into()),
-        _ => signals::let_go(&held),
+        // Who would be told of an error has ended perhaps.
+        // SAFETY: ends this process alone, without a word.
+        0 => unsafe { libc::_exit(1) },
+        _ => signals::let_go(held),
     }
 }
 
@@ -133,15 +143,15 @@ fn wait_for_go(tell: &OwnedFd, waits: &OwnedFd, our_end: i32) -> io::Result<()> 
 mod signals {
     use std::{io, mem::MaybeUninit, ptr};
 
-    /// Keeps all of them for later; gives those that were kept before.
+    /// Keeps all of them for later, of this thread and of the child that it will have; gives those that were kept before.
     pub(super) fn hold() -> io::Result<libc::sigset_t> {
         let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
         // SAFETY: sets that these two fill; the second is read where the kernel has done so.
         unsafe {
             libc::sigfillset(all.as_mut_ptr());
-            match libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) {
+            match libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) {
                 0 => Ok(before.assume_init()),
-                _ => Err(io::Error::last_os_error()),
+                error => Err(io::Error::from_raw_os_error(error)),
             }
         }
     }
@@ -153,9 +163,9 @@ mod signals {
             for signal in [libc::SIGINT, libc::SIGTERM] {
                 libc::signal(signal, libc::SIG_DFL);
             }
-            match libc::sigprocmask(libc::SIG_SETMASK, before, ptr::null_mut()) {
+            match libc::pthread_sigmask(libc::SIG_SETMASK, before, ptr::null_mut()) {
                 0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
+                error => Err(io::Error::from_raw_os_error(error)),
             }
         }
     }
