@@ -11,6 +11,8 @@ pub const RW: u64 = 1 << 1;
 const ACCESSED: u64 = 1 << 5;
 /// The bit of [`Entry::is_dirty`].
 pub const DIRTY: u64 = 1 << 6;
+/// _PAGE_SAVED_DIRTY (arch/x86/include/asm/pgtable_types.h, 6.12 to 7.3): where [`DIRTY`] goes as an entry is made read-only. Unused in 6.1.
+pub const SAVED_DIRTY: u64 = 1 << 58;
 /// The bit of a present entry of a page table that [`Entry::is_special`] asks for: software bit 1.
 pub const SPECIAL: u64 = 1 << 9;
 const PSE: u64 = 1 << 7;
@@ -164,7 +166,7 @@ impl Entry {
 
     /// Whether the CPU has written through a present one since the kernel last asked.
     pub const fn is_dirty(self) -> bool {
-        self.0 & DIRTY != 0
+        self.0 & (DIRTY | SAVED_DIRTY) != 0
     }
 
     /// Whether the bits that name a frame are the same in both, and not 0.

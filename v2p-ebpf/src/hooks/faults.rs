@@ -28,10 +28,10 @@ use crate::{
     kread, maps, task, walk,
 };
 
-/// Pages that a fault maps at most, unless fault_around_bytes says otherwise; they begin at a multiple of it, or with the mapping
-/// (do_fault_around, mm/memory.c, 6.1 to 7.3).
+/// Pages that are looked for around a fault, unless fault_around_bytes says otherwise: they begin at a multiple of it, or with the mapping
+/// (do_fault_around, mm/memory.c, 6.1 to 7.3). Where more of a large folio comes along, the rest is read of.
 const BEGINS: u64 = 16;
-/// So that they lie within.
+/// So that those lie within.
 const AROUND_ALL: u64 = 2 * BEGINS;
 
 /// X86_PF_PROT (arch/x86/include/asm/trap_pf.h): the CPU's own number.
@@ -133,6 +133,9 @@ fn around() -> Option<()> {
     let space = space_of(task::mm())?;
     let (_, lane) = emit::lane()?;
     let va = VirtAddr(lane.at.get());
+    if !watched(&space.control.target, va.0) {
+        return None;
+    }
     // Of this fault, where the thread was not moved to another CPU meanwhile; it is not counted yet.
     let next = task::faults().wrapping_add(1);
     if Came::flag(lane.came.get(), task::tid(), va.page_number(), next) == 0 {

@@ -247,6 +247,11 @@ impl Doubts {
         self.candidates.insert(page, state);
     }
 
+    /// Whether `page` was found otherwise, which is not believed yet.
+    pub(super) fn is_found(&self, page: u64) -> bool {
+        self.candidates.contains_key(&page)
+    }
+
     /// The pages that were found otherwise, and that no event has told of since.
     pub(super) fn take_found(&mut self) -> BTreeMap<u64, PageState> {
         std::mem::take(&mut self.candidates)

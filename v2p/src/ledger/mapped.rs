@@ -12,6 +12,11 @@ use super::{
 };
 use crate::{record::Cause, state::PageState};
 
+/// No page, and no entry of one elsewhere: a guard's mark goes without a word.
+const fn is_nothing(state: PageState) -> bool {
+    matches!(state, PageState::Absent | PageState::Guard)
+}
+
 impl Ledger {
     /// The kernel found nothing at all of these addresses, and has put pages there.
     pub(super) fn mapped(&mut self, look: &Look, moves: &mut Moves) {
@@ -35,24 +40,22 @@ impl Ledger {
                 continue;
             }
             let to = state.advanced(page - first);
-            let from = self.pages.get(page);
-            if from != PageState::Absent {
+            let mut from = self.pages.get(page);
+            if !is_nothing(from) {
                 let merged = self.merged.contains(&page);
-                let Some((cause, taken)) = self.doubts.take(page, from, merged) else {
+                let taken = self.doubts.take(page, from, merged);
+                if taken.is_none() && (contested || from == to) {
                     // What took it away is to be told yet.
                     self.doubts.touch(page);
                     continue;
-                };
+                }
+                // By whom, and why, nothing told: not by who needed it.
+                let untold = (Cause::Unknown, Change { by: None, ..change });
+                let (cause, taken) = taken.unwrap_or(untold);
                 gone.push(page, from, PageState::Absent, cause, &taken);
+                from = PageState::Absent;
             }
-            self.change(
-                page,
-                PageState::Absent,
-                to,
-                Cause::FirstTouch,
-                &change,
-                &mut come,
-            );
+            self.change(page, from, to, Cause::FirstTouch, &change, &mut come);
             if contested {
                 self.contests.add(page, &look.header);
             }
@@ -62,7 +65,7 @@ impl Ledger {
     }
 
     /// Pages of a file may have come here, for a fault: those of which nothing was known. What is dirty was written to, by a fault that tells
-    /// of it.
+    /// of it; and what something else may have brought, the reading tells.
     pub(super) fn around(&mut self, around: &Around, moves: &mut Moves) {
         self.contests.heard(around.header.tid);
         // What is not known may have been there before.
@@ -70,27 +73,21 @@ impl Ledger {
             return;
         }
         let change = Change::of(&around.header);
-        let contested = self.weighs && self.contests.has_rivals();
         let first = around.va >> PAGE_SHIFT;
         for (page, entry) in (first..).zip(around.entries.map(Entry)) {
             let (_, to) = match self.states_of_entry(page << PAGE_SHIFT, Level::Pte, entry) {
                 Some(leaf @ (_, PageState::Present { .. })) if !entry.is_dirty() => leaf,
                 _ => continue,
             };
-            let is_new = self.pages.get(page) == PageState::Absent;
-            if !is_new || !self.is_asked(page) || self.is_seeded(page, change.t_ns) {
-                continue;
-            }
-            self.change(
-                page,
-                PageState::Absent,
-                to,
-                Cause::FirstTouch,
-                &change,
-                moves,
-            );
-            if contested {
-                self.contests.add(page, &around.header);
+            let from = self.pages.get(page);
+            let is_told = !self.is_asked(page) || self.is_seeded(page, change.t_ns);
+            let is_explained = self.doubts.is_found(page)
+                || self
+                    .doubts
+                    .explain(page, from, to, (false, false))
+                    .is_some();
+            if is_nothing(from) && !is_told && !is_explained {
+                self.change(page, from, to, Cause::FirstTouch, &change, moves);
             }
         }
     }

@@ -141,9 +141,78 @@ fn what_is_around_a_fault_tells_nothing_new_where_events_were_lost() {
 }
 
 #[test]
-fn what_nothing_has_taken_away_yet_waits_for_it() {
-    let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).seeing_removals(true);
-    ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
-    assert!(ledger.apply(&mapped_as(1, 100, (1, 0))).is_empty());
-    assert!(!ledger.take_unread().is_empty());
+fn what_nothing_has_taken_away_yet_waits_for_it_or_has_no_cause() {
+    let known = || {
+        let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING)
+            .seeing_removals(true)
+            .weighing_contests(true);
+        ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+        ledger
+    };
+    // Somebody is at it, or the page came back in its frame.
+    for (pfn, detail) in [(100, mapped::CONTESTED), (7, 0)] {
+        let mut ledger = known();
+        let moves = ledger.apply(&mapped_as(1, pfn, (1, detail)));
+        assert!(moves.is_empty(), "{moves:?}");
+        assert!(!ledger.take_unread().is_empty());
+    }
+    let mut ledger = known();
+    let moves = ledger.apply(&mapped_as(1, 100, (1, 0)));
+    let absent = PageState::Absent;
+    let event = Proof::Event;
+    assert_eq!(
+        told(&moves),
+        [
+            (Cause::Unknown, 1, present(7), absent, event),
+            (Cause::FirstTouch, 1, absent, present(100), event)
+        ]
+    );
+    assert!(moves[0].by.is_none());
+    // The fault that it was for finds nothing to tell.
+    assert!(ledger.apply(&fault(VA, pte(100), 0)).is_empty());
+}
+
+#[test]
+fn what_else_may_have_brought_a_page_is_not_the_fault_beside_it() {
+    let around = event::Around {
+        header: header(event::kind::AROUND),
+        va: VA.0,
+        entries: [pte(60) & !0x40, 0, 0, 0, 0, 0, 0, 0],
+    };
+    // Entries came from elsewhere; it is written to, and read-only since; a reading found it.
+    let mut moved = Ledger::new(ZERO, PAGING);
+    let mut remap = look(how::REMAP, 1, event::remap::LATE);
+    remap.other = VA.0;
+    remap.va = VA.0 + (1 << 30);
+    moved.apply(&Event::Look(remap));
+    assert!(moved.apply(&Event::Around(around)).is_empty());
+    let mut written = Ledger::new(ZERO, PAGING);
+    let mut saved = around;
+    saved.entries[0] |= v2p_common::pte::SAVED_DIRTY;
+    assert!(written.apply(&Event::Around(saved)).is_empty());
+    let mut read = Ledger::new(ZERO, PAGING);
+    let page = VA.page_number();
+    read.compare(page..page + 1, &[(page, PagemapWord(1 << 63 | 60))]);
+    assert!(read.apply(&Event::Around(around)).is_empty());
+    let moves = read.confirm(1, |_| true);
+    assert_eq!(moves[0].proof, Proof::Reconciled);
+    // Else it is.
+    assert_eq!(
+        Ledger::new(ZERO, PAGING)
+            .apply(&Event::Around(around))
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn a_page_in_the_place_of_a_mark_that_went_is_a_first_touch() {
+    let mut ledger = Ledger::new(ZERO, PAGING).seeing_removals(true);
+    ledger.pages.put(VA.page_number(), PageState::Guard);
+    let moves = ledger.apply(&mapped_as(1, 100, (1, 0)));
+    assert_eq!(moves.len(), 1);
+    assert_eq!(
+        (moves[0].cause, moves[0].from),
+        (Cause::FirstTouch, PageState::Guard)
+    );
 }
