@@ -294,8 +294,8 @@ impl Programs {
     }
 
     /// Times that the kernel skipped one of the hooks because it was running on that CPU already, summed: of those that tell
-    /// events, and of those that only leave word for others. `None` where the kernel does not count (before 5.12). Those of
-    /// [`MADE_UP_FOR`] do not count.
+    /// events, and of those that only leave word for others. `None` where the kernel does not count (before 5.12). Whose
+    /// skipping loses nothing does not count.
     pub fn recursion_misses(&self) -> Option<(u64, u64)> {
         let (mut told, mut helping) = (0, 0);
         for (name, misses) in self.misses() {
