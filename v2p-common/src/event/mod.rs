@@ -196,6 +196,9 @@ pub struct Look {
     pub detail: u64,
 }
 
+/// Pages that a fault maps, of those in the page cache, with the one that is wanted, unless fault_around_bytes says otherwise; they begin at a multiple
+/// of it, or with the mapping (do_fault_around, mm/memory.c, 6.1 to 7.3). Of a large folio more may come along.
+pub const FAULT_AROUND: u64 = 16;
 /// Entries that an [`Around`] has.
 pub const AROUND: usize = 8;
 

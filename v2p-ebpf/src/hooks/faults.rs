@@ -16,7 +16,7 @@ use aya_ebpf::{
 use v2p_common::{
     PAGE_SHIFT, VirtAddr,
     control::{BLOCK_PAGES, Control},
-    event::{AROUND, Around, fault, kind},
+    event::{AROUND, Around, FAULT_AROUND, fault, kind},
     lane::{Came, Lane},
     pte::{Entry, Level},
 };
@@ -28,11 +28,9 @@ use crate::{
     kread, maps, task, walk,
 };
 
-/// Pages that are looked for around a fault, unless fault_around_bytes says otherwise: they begin at a multiple of it, or with the mapping
-/// (do_fault_around, mm/memory.c, 6.1 to 7.3). Where more of a large folio comes along, the rest is read of.
-const BEGINS: u64 = 16;
-/// So that those lie within.
-const AROUND_ALL: u64 = 2 * BEGINS;
+/// Pages that are looked at around a fault, so that those which the kernel maps lie within, also where they begin with the mapping. The rest of a
+/// large folio is read of.
+const AROUND_ALL: u64 = 2 * FAULT_AROUND;
 
 /// X86_PF_PROT (arch/x86/include/asm/trap_pf.h): the CPU's own number.
 const PROT: u64 = 1;
@@ -146,9 +144,8 @@ fn around() -> Option<()> {
     if table == 0 {
         return None;
     }
-    // Where the mapping begins the kernel's 16 pages begin too, so that they may end within the next.
     let index = Level::Pte.index(va);
-    let first = (index & !(BEGINS - 1)).min(BLOCK_PAGES as u64 - AROUND_ALL);
+    let first = (index & !(FAULT_AROUND - 1)).min(BLOCK_PAGES as u64 - AROUND_ALL);
     let base = (va.page_number() - index) << PAGE_SHIFT;
     for part in 0..AROUND_ALL / AROUND as u64 {
         let first = first + part * AROUND as u64;

@@ -212,13 +212,7 @@ const PARTS: [Part; 24] = [
 ];
 
 /// Hooks that only stand in for others, or show in another way what others show too: without them nothing more is lost.
-const HELPERS: [&str; 5] = [
-    "sys_exit",
-    "page-faults",
-    "mm_collapse_huge_page",
-    "mm_filemap_map_pages",
-    "__gup_longterm_locked",
-];
+const HELPERS: [&str; 2] = ["page-faults", "__gup_longterm_locked"];
 
 /// What a watch does not see as it happens.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -244,8 +238,11 @@ pub fn losses(live: &[String], missing: &[Missing]) -> Vec<Lost> {
         .collect();
     // A hook that a later version of the tracer has, and this list does not.
     let is_known = |hook: &str| {
-        let mut parts = PARTS.iter().flat_map(|part| part.by.iter().copied());
-        HELPERS.contains(&hook) || parts.any(|set| set.contains(&hook))
+        let is_of = |part: &Part| {
+            let instead = part.instead.is_some_and(|(name, _)| name == hook);
+            instead || part.by.iter().any(|set| set.contains(&hook))
+        };
+        HELPERS.contains(&hook) || PARTS.iter().any(is_of)
     };
     let unknown = missing.iter().filter(|one| !is_known(&one.hook));
     lost.extend(unknown.map(|one| Lost {

@@ -6,11 +6,10 @@
 
 use std::{collections::BTreeSet, ops::Range as Span};
 
+use v2p_common::event::FAULT_AROUND;
+
 use super::Ledger;
 use crate::state::PageState;
-
-/// Pages that a fault maps with the one that was touched (fault_around_bytes, mm/memory.c, 6.1 to 7.3).
-const AROUND: u64 = 16;
 
 /// A child whose pagemap was not read yet, or not compared.
 #[derive(Default)]
@@ -28,9 +27,13 @@ impl Young {
 
     /// Whether `page` was what it is from the beginning, where the first reading found it so and the ledger has `known`.
     pub(super) fn was_so(&self, page: u64, known: PageState) -> bool {
-        let around = page / AROUND * AROUND;
-        let came_along =
-            known == PageState::Absent && self.told.range(around..around + AROUND).next().is_some();
+        let around = page / FAULT_AROUND * FAULT_AROUND;
+        let came_along = known == PageState::Absent
+            && self
+                .told
+                .range(around..around + FAULT_AROUND)
+                .next()
+                .is_some();
         !came_along && !self.told.contains(&page)
     }
 }

@@ -7,15 +7,10 @@ use v2p_common::{
 };
 
 use super::{
-    Ledger, Missed,
+    Ledger, Missed, is_nothing,
     moves::{Change, Moves},
 };
 use crate::{record::Cause, state::PageState};
-
-/// No page, and no entry of one elsewhere: a guard's mark goes without a word.
-const fn is_nothing(state: PageState) -> bool {
-    matches!(state, PageState::Absent | PageState::Guard)
-}
 
 impl Ledger {
     /// The kernel found nothing at all of these addresses, and has put pages there.

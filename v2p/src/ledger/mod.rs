@@ -62,6 +62,11 @@ fn is_same_frame(known: PageState, found: PageState) -> bool {
     }
 }
 
+/// No page, and no entry of one elsewhere: a guard's mark comes and goes without a word.
+const fn is_nothing(state: PageState) -> bool {
+    matches!(state, PageState::Absent | PageState::Guard)
+}
+
 /// What lies behind the pages of one address space.
 pub struct Ledger {
     pages: Pages,

@@ -7,7 +7,7 @@ use v2p_common::{PAGE_SHIFT, PageSize, VirtAddr, pagemap::PagemapWord};
 use super::{
     IN_SWAP, Ledger, Missed,
     cause::deduced,
-    is_same_frame,
+    is_nothing, is_same_frame,
     moves::{Change, Moves},
 };
 use crate::{
@@ -210,7 +210,6 @@ impl Ledger {
             return;
         }
         // A guard region that comes or goes is no page that moves, nor is the slot of what was said to be in swap.
-        let is_nothing = |state| matches!(state, PageState::Guard | PageState::Absent);
         let is_its_slot = from == IN_SWAP && matches!(to, PageState::Swapped { .. });
         if is_nothing(from) && is_nothing(to) || is_its_slot {
             self.pages.put(page, to);
