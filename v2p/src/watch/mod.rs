@@ -10,6 +10,7 @@ mod merged;
 mod names;
 mod reading;
 mod report;
+mod signals;
 mod space;
 pub mod spawn;
 mod stop;

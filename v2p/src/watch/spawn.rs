@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::signals::{self, Held};
 use crate::exit::Failure;
 
 /// A child of ours that is to execute a program.
@@ -118,13 +119,8 @@ impl Drop for Command {
     }
 }
 
-/// In the child: says its number, and waits for a byte. An error ends it, and nobody there to give one. `held`: what [`signals::hold`] gave.
-fn wait_for_go(
-    tell: &OwnedFd,
-    waits: &OwnedFd,
-    our_end: i32,
-    held: &libc::sigset_t,
-) -> io::Result<()> {
+/// In the child: says its number, and waits for a byte. An error ends it, and nobody there to give one.
+fn wait_for_go(tell: &OwnedFd, waits: &OwnedFd, our_end: i32, held: &Held) -> io::Result<()> {
     // The end that is ours came over the fork too: while it is open here, ours alone would not end the wait.
     // SAFETY: a descriptor of this process, which nothing here uses.
     unsafe { libc::close(our_end) };
@@ -135,38 +131,6 @@ fn wait_for_go(
         // Who would be told of an error has ended perhaps.
         // SAFETY: ends this process alone, without a word.
         0 => unsafe { libc::_exit(1) },
-        _ => signals::let_go(held),
-    }
-}
-
-/// The signals of a child that waits.
-mod signals {
-    use std::{io, mem::MaybeUninit, ptr};
-
-    /// Keeps all of them for later, of this thread and of the child that it will have; gives those that were kept before.
-    pub(super) fn hold() -> io::Result<libc::sigset_t> {
-        let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
-        // SAFETY: sets that these two fill; the second is read where the kernel has done so.
-        unsafe {
-            libc::sigfillset(all.as_mut_ptr());
-            match libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) {
-                0 => Ok(before.assume_init()),
-                error => Err(io::Error::from_raw_os_error(error)),
-            }
-        }
-    }
-
-    /// What was kept comes now, and no handler of ours, which is no longer there to tell of it, takes it.
-    pub(super) fn let_go(before: &libc::sigset_t) -> io::Result<()> {
-        // SAFETY: the default action needs no handler, and the set is one that the kernel gave.
-        unsafe {
-            for signal in [libc::SIGINT, libc::SIGTERM] {
-                libc::signal(signal, libc::SIG_DFL);
-            }
-            match libc::pthread_sigmask(libc::SIG_SETMASK, before, ptr::null_mut()) {
-                0 => Ok(()),
-                error => Err(io::Error::from_raw_os_error(error)),
-            }
-        }
+        _ => held.let_go(),
     }
 }

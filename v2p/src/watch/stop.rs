@@ -8,6 +8,8 @@ use tokio::{
     time::Instant,
 };
 
+use super::signals;
+
 /// When to stop.
 pub struct Stop {
     interrupt: Signal,
@@ -25,10 +27,9 @@ impl Stop {
     /// # Errors
     /// Where the signals cannot be caught.
     pub fn new(duration: Option<Duration>) -> Result<Self> {
-        let catch = |kind| signal(kind).context("signal handler");
         Ok(Self {
-            interrupt: catch(SignalKind::interrupt())?,
-            terminate: catch(SignalKind::terminate())?,
+            interrupt: caught(SignalKind::interrupt())?,
+            terminate: caught(SignalKind::terminate())?,
             hangup: None,
             told: false,
             duration,
@@ -41,7 +42,7 @@ impl Stop {
     /// # Errors
     /// As [`Self::new`].
     pub fn or_hangup(mut self) -> Result<Self> {
-        self.hangup = Some(signal(SignalKind::hangup()).context("signal handler")?);
+        self.hangup = Some(caught(SignalKind::hangup())?);
         Ok(self)
     }
 
@@ -81,6 +82,16 @@ impl Stop {
             () = tokio::time::sleep_until(self.deadline.unwrap_or(far)), if self.deadline.is_some() => "duration",
         }
     }
+}
+
+/// Every such signal from now on. One that came between the setting of the handler and the word whose it is would be taken, and told to nobody
+/// (register_unchecked_impl, signal-hook-registry 1.4.8): none comes in between.
+fn caught(kind: SignalKind) -> Result<Signal> {
+    let catch = || {
+        let _held = signals::hold()?;
+        signal(kind)
+    };
+    catch().context("signal handler")
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ mod secret;
 mod signals;
 mod soak;
 mod states;
+mod stepped;
 mod target;
 mod top;
 mod trace;

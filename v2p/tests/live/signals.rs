@@ -17,6 +17,7 @@ use crate::{
     Done,
     harness::{self, PATIENCE, Watching},
     leavings,
+    stepped::Stepped,
     target::{Target, va},
     trial,
 };
@@ -24,6 +25,10 @@ use crate::{
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("a_signal_before_a_watch_is_live_ends_it", before_it_is_live),
+        trial(
+            "a_signal_as_its_handler_is_set_is_not_lost",
+            as_its_handler_is_set,
+        ),
         trial("a_watch_ends_with_its_end_by_sigterm", sigterm),
         trial(
             "a_watched_command_outlives_no_signal_before_its_exec",
@@ -73,10 +78,15 @@ impl Struck {
     }
 
     /// How it ended: in time, and nobody of its group is left.
-    fn strike(mut self, after: Duration, signal: Signal) -> ExitStatus {
-        let group = Pid::from_child(&self.child);
+    fn strike(self, after: Duration, signal: Signal) -> ExitStatus {
         thread::sleep(after);
-        let _ = kill_process_group(group, signal);
+        let _ = kill_process_group(Pid::from_child(&self.child), signal);
+        self.ends(&format!("{signal:?} after {after:?}"))
+    }
+
+    /// The same, where it has been struck: `by` this.
+    fn ends(mut self, by: &str) -> ExitStatus {
+        let group = Pid::from_child(&self.child);
         let struck = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -84,7 +94,7 @@ impl Struck {
             }
             if struck.elapsed() > PATIENCE {
                 let _ = self.child.kill();
-                panic!("{signal:?} after {after:?}: it goes on");
+                panic!("{by}: it goes on");
             }
             thread::sleep(Duration::from_millis(1));
         };
@@ -134,6 +144,36 @@ fn before_it_is_live() -> Done {
     }
     assert_eq!(leavings::pins(), pins);
     assert_ne!(target.tell("write", 1), 0);
+    Done::Passed
+}
+
+/// At the very system call that sets the handler, before v2p has done anything more.
+fn as_its_handler_is_set() -> Done {
+    let target = Target::start();
+    let pid = target.pid().to_string();
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut v2p = harness::v2p();
+        v2p.args(["watch", "--pid", &pid]).process_group(0);
+        v2p.stdin(Stdio::null());
+        v2p.stdout(Stdio::null()).stderr(Stdio::null());
+        let stepped = Stepped::start(&mut v2p);
+        let number: u64 = signal.as_raw().unsigned_abs().into();
+        let sets_handler = |call: &libc::user_regs_struct| {
+            call.orig_rax == libc::SYS_rt_sigaction.unsigned_abs()
+                && call.rdi == number
+                && call.rsi != 0
+        };
+        let began = Instant::now();
+        while !sets_handler(&stepped.step()) {
+            assert!(began.elapsed() < PATIENCE, "{signal:?}: no handler");
+        }
+        // That was its begin.
+        assert!(sets_handler(&stepped.step()));
+        let stdout = None;
+        let child = stepped.go(signal.as_raw());
+        let status = Struck { child, stdout }.ends(&format!("{signal:?} as its handler is set"));
+        assert_eq!(status.code(), Some(0), "{signal:?}: {status:?}");
+    }
     Done::Passed
 }
 
