@@ -1,10 +1,10 @@
-//! The one atomic operation that `core` leaves out here.
+//! The atomic operations that `core` leaves out here.
 //!
-//! rustc says that the BPF target has no compare-and-swap, so `AtomicU64::fetch_add` is not there,
-//! although the machine has that very instruction (atomic fetch-add, Linux 5.12 and later). The
-//! intrinsic behind it is; the object is built by one known compiler, so it may be used.
+//! rustc says that the BPF target has no compare-and-swap, so `AtomicU64::fetch_add` is not there, nor
+//! `compare_exchange`, although the machine has those very instructions (Linux 5.12 and later). The
+//! intrinsics behind them are; the object is built by one known compiler, so they may be used.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd, atomic_xchg};
 
 use v2p_common::control::Word;
 
@@ -23,4 +23,19 @@ pub(crate) fn increment(word: &Word) -> u64 {
 pub(crate) fn decrement(word: &Word) {
     // SAFETY: as in `increment`.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word.as_ptr(), u64::MAX) };
+}
+
+/// Puts `value` there and gives what was.
+#[inline(always)]
+pub(crate) fn swap(word: &Word, value: u64) -> u64 {
+    // SAFETY: as in `increment`.
+    unsafe { atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(word.as_ptr(), value) }
+}
+
+/// Puts `after` where `before` is. False: something else is there, and stays.
+#[inline(always)]
+pub(crate) fn replace(word: &Word, before: u64, after: u64) -> bool {
+    const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
+    // SAFETY: as in `increment`.
+    unsafe { atomic_cxchg::<u64, ORDER, ORDER>(word.as_ptr(), before, after).1 }
 }

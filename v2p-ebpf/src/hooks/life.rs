@@ -8,7 +8,7 @@ use v2p_common::{
 };
 
 use crate::{
-    emit, family,
+    atomic, emit, family,
     hooks::{Space, space_of},
     kread, maps, task,
 };
@@ -23,10 +23,8 @@ fn exit_mmap(ctx: RawTracePointContext) -> u32 {
 #[inline(always)]
 fn space_ends(ctx: &RawTracePointContext) -> Option<()> {
     let Space { control, mm } = space_of(ctx.arg(0))?;
-    let target = &control.target;
-    if mm == target.mm.get() {
-        target.mm.set(0);
-    } else if family::follows() {
+    // Who reads of a process may give its old one up last, at the very moment at which the exec names the new one.
+    if !atomic::replace(&control.target.mm, mm, 0) && family::follows() {
         family::remove(control, mm);
     }
     // exec_mmap gives the task its new mm before it drops the old one (fs/exec.c); a task that exits has none.
@@ -59,11 +57,14 @@ fn exec() -> Option<()> {
     if followed != 0 && u64::from(pid) == followed {
         let before = control.target.mm.get();
         let mm = task::mm();
-        control.target.mm.set(mm);
-        // User space may have found the new one before.
-        if before != 0 && before != mm && family::follows() {
-            // Somebody else still has it: a child that shares it (vfork).
+        // Somebody else may still have the old one: a child that shares it (vfork). User space may have found the new one before.
+        let stays = before != 0 && before != mm && family::follows();
+        if stays {
             family::add(control, before);
+        }
+        if atomic::swap(&control.target.mm, mm) != before && stays {
+            // It was given up meanwhile.
+            family::remove(control, before);
         }
         executed(control, mm, pid);
         return Some(());

@@ -245,18 +245,8 @@ impl Tracer {
         self.control.target.mm.get() == mm || places.iter().any(|place| place.mm.get() == mm)
     }
 
-    /// Whether the programs report of no target. It is so where it has ended, and where somebody gave up the address space that an exec
-    /// left at the very moment of that exec: their zero may then have come after the new one.
-    pub fn has_no_target(&self) -> bool {
-        self.control.target.mm.get() == 0
-    }
-
-    /// Has the programs report of `mm` as the target's, where they report of none. False: they report of another by now.
-    pub fn resume(&self, mm: u64) -> bool {
-        self.exchange(0, mm)
-    }
-
-    /// The same in the place of `before`, or where that has ended: the process had executed another program before the hooks were live.
+    /// Has the programs report of `mm` as the target's in the place of `before`, or where that has ended: the process had executed another program
+    /// before the hooks were live, or no event told of it. False: they report of another by now.
     pub fn overtake(&self, before: u64, mm: u64) -> bool {
         self.exchange(before, mm) || self.exchange(0, mm)
     }
@@ -270,10 +260,8 @@ impl Tracer {
 
     /// Has the programs report of the address space `mm` no more, where it ended and they were not told.
     pub fn leave(&self, programs: &mut Programs, mm: u64) {
-        let Control { target, family, .. } = &**self.control;
-        if target.mm.get() == mm {
-            target.mm.set(0);
-        }
+        let Control { family, .. } = &**self.control;
+        self.exchange(mm, 0);
         let place = || family.places.iter().find(|place| place.mm.get() == mm);
         if let Some(place) = place() {
             place.mm.set(0);

@@ -49,17 +49,6 @@ impl Session<'_> {
                 ));
             }
         }
-        let is_target = exec.pid == target.pid;
-        // In this order: an address space that is there was not given up before.
-        if is_target
-            && self.tracer.has_no_target()
-            && let Some(space) = state.family.spaces.get(at)
-            && space.is_there()
-            && self.tracer.resume(exec.header.mm)
-        {
-            // Until now they reported of none.
-            lose(faults_since(target, exec).unwrap_or(0).max(1), state)?;
-        }
         Ok(())
     }
 

@@ -112,8 +112,6 @@ struct State<'o> {
     loss: Loss,
     /// Events lost, when a gap in their numbers was last seen.
     lost: u64,
-    /// For how many turns the target's address space is gone, and no event told why.
-    astray: u32,
     /// Number of the event that is to come.
     next_seq: Option<u64>,
     next_sweep: Instant,
@@ -145,7 +143,7 @@ impl Session<'_> {
             self.tell_all(&events, &mut state)?;
             if Instant::now() >= next_reading {
                 self.look_after(&mut state)?;
-                self.look_for_exec(&mut state)?;
+                self.look_for_exec(&mut state).await?;
                 self.resolve_doubts(&mut state)?;
                 next_reading = Instant::now() + READ_EVERY;
             }
@@ -201,7 +199,6 @@ impl Session<'_> {
             scanner,
             loss,
             lost: 0,
-            astray: 0,
             next_seq: None,
             next_sweep: Instant::now() + SWEEP_BLIND,
         };

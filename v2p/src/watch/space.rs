@@ -33,6 +33,8 @@ pub(super) struct Space {
     pub(super) merged: Merged,
     /// The event that told its end, where an exec or the end of the process may have made it: somebody else may have held it last.
     pub(super) gone: Option<Number>,
+    /// For how many turns it is gone, while its process lives and no event told why.
+    pub(super) astray: u32,
     /// Whether the way to it was found without an event, which may come yet.
     pub(super) found: bool,
     /// When the last reading began.
@@ -53,6 +55,7 @@ impl Space {
             pagemap: None,
             merged: Merged::of(pid),
             gone: None,
+            astray: 0,
             found: false,
             read_ns: 0,
             fresh: false,
@@ -196,6 +199,7 @@ impl Space {
         self.merged = Merged::of(self.pid);
         self.names.update();
         self.gone = None;
+        self.astray = 0;
     }
 }
 
