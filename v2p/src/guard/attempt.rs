@@ -11,6 +11,7 @@ use super::{
     refusal::of_own_page as refusal,
     source::locked_copy,
     strike::{Shot, Strike, strike},
+    undisturbed,
 };
 use crate::{
     page::{Nonce, OwnPage, PAGE_LEN},
@@ -169,7 +170,13 @@ fn read(devmem: &DevMem, pfn: Pfn, nonce: Nonce) -> Call {
 }
 
 fn write(shot: &Shot<'_>, pagemap: &Pagemap, page: &OwnPage) -> Result<Call> {
-    let struck = match strike(shot, || frame(pagemap, page), || Ok(()), || true)? {
+    let struck = match strike(
+        shot,
+        || frame(pagemap, page),
+        &mut undisturbed,
+        || false,
+        || true,
+    )? {
         Strike::Made(struck) => struck,
         Strike::Moved | Strike::Spared => {
             return Ok(Call::NotMade("the page moved".to_owned()));

@@ -75,6 +75,7 @@ impl Guard {
             sees_removals: self.sees_removals,
             lost: drained.lost,
             zapping: drained.zapping,
+            back_at_once: struck.back,
             read_back_va: back.by_va,
             read_back_pa: back.by_pa,
             as_before: back.hit_as_before,

@@ -90,7 +90,9 @@ pub enum Step {
     LookUp,
     /// The last look-up has named the frame; the pwrite comes.
     Write,
-    /// It was made; the proof comes.
+    /// It was made; the bytes are read back at once.
+    ReadBack,
+    /// They were; the proof comes.
     Prove,
 }
 

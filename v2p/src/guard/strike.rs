@@ -1,4 +1,4 @@
-//! The last look-up, the pwrite and the look-up after it, with nothing between them: the one place where physical memory is
+//! The last look-up, the pwrite, the reading back and the look-up after it, with nothing between them: the one place where physical memory is
 //! written, for the protocol and for the doctor's trial.
 
 use std::io;
@@ -6,7 +6,7 @@ use std::io;
 use anyhow::Result;
 use v2p_common::Pfn;
 
-use super::devmem::DevMem;
+use super::{Step, devmem::DevMem};
 use crate::kernel::now_ns;
 
 /// How often it is looked up while no frame is named, or not the same by both routes: where the kernel tries to move a page that is
@@ -43,25 +43,29 @@ pub(super) struct Struck {
     pub(super) look_up_ns: u64,
     /// The pwrite had returned.
     pub(super) written_ns: u64,
-    /// The look-up after it had ended.
+    /// The look-up after the pwrite had ended.
     pub(super) seen_ns: u64,
     /// How many bytes the kernel says that it took.
     pub(super) wrote: io::Result<usize>,
-    /// Whether the look-up after it named the frame. One that failed did not; who needs another one will meet the error.
+    /// Whether the bytes were read back at once, by both routes: then they came to the page, whatever became of it later.
+    pub(super) back: bool,
+    /// Whether the look-up after that named the frame. One that failed did not; who needs another one will meet the error.
     pub(super) still: bool,
     /// Whether nobody was taking entries out as it ended.
     pub(super) quiet: bool,
 }
 
 /// Looks up, and writes at once where the frame is the one that is known. `look_up`: the frame that the page has now.
-/// `disturb`: called between the two, where a test has its say. `quiet`: whether nobody is taking entries out.
+/// `disturb`: called between the two, and right after the pwrite, where a test has its say. `read_back`: whether the bytes are there, by both
+/// routes. `quiet`: whether nobody is taking entries out.
 ///
 /// # Errors
-/// Those of the first `look_up` and of `disturb`: then nothing was written.
+/// Those of the first `look_up` and of the first `disturb`: then nothing was written.
 pub(super) fn strike(
     shot: &Shot<'_>,
     mut look_up: impl FnMut() -> Result<Option<Pfn>>,
-    disturb: impl FnOnce() -> Result<()>,
+    disturb: &mut dyn FnMut(Step) -> Result<()>,
+    read_back: impl FnOnce() -> bool,
     quiet: impl FnOnce() -> bool,
 ) -> Result<Strike> {
     let Shot {
@@ -77,18 +81,20 @@ pub(super) fn strike(
             _ => return Ok(Strike::Moved),
         }
     };
-    disturb()?;
+    disturb(Step::Write)?;
     if shot.dry_run {
         return Ok(Strike::Spared);
     }
     let wrote = devmem.write(pa, bytes);
     let written_ns = now_ns();
+    let back = disturb(Step::ReadBack).is_ok() && read_back();
     let still = look_up().is_ok_and(|now| now == Some(pfn));
     Ok(Strike::Made(Struck {
         look_up_ns,
         written_ns,
         seen_ns: now_ns(),
         wrote,
+        back,
         still,
         quiet: quiet(),
     }))

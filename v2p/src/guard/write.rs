@@ -190,7 +190,14 @@ impl Guard {
         };
         let (control, unended) = (self.programs.control(), self.unended);
         let quiet = || control.account.zapping.get() <= unended;
-        match strike(&shot, look_up, || disturb(Step::Write), quiet)? {
+        let (mut own, mut physical) = (vec![0; part.len], vec![0; part.len]);
+        let read_back = || {
+            self.memory.read(part.va, &mut own).is_ok()
+                && own == shot.bytes
+                && shot.devmem.read(one.pa(), &mut physical).is_ok()
+                && physical == shot.bytes
+        };
+        match strike(&shot, look_up, disturb, read_back, quiet)? {
             Strike::Moved => {
                 let drained = self.drain_all(&one, began_ns).await?;
                 self.moved(part, drained, report)

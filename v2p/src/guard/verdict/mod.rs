@@ -66,6 +66,8 @@ pub(super) struct Evidence {
     pub(super) lost: u64,
     /// Entries are still being taken out, of which no event has told.
     pub(super) zapping: bool,
+    /// The bytes were there right after the pwrite, by both routes.
+    pub(super) back_at_once: bool,
     /// The bytes are there, through the virtual address.
     pub(super) read_back_va: bool,
     /// The bytes are there, through /dev/mem at the frame of the look-up after it.
@@ -77,8 +79,8 @@ pub(super) struct Evidence {
 /// The verdict over a write that was made, and why where it is not plain.
 ///
 /// `Strayed` is said where it is known: the page had left the frame when the pwrite returned. `Landed` asks that both
-/// routes read the bytes back. What is left is `Unproven`: events were lost, the owner took the page or the bytes away before
-/// they could be read back, or did so at the very moment of the write, of which no event tells the order.
+/// routes read the bytes back, at once or afterwards. What is left is `Unproven`: events were lost, or the owner took the page or the bytes away
+/// within the microseconds before they could be read back, of which no event tells the order.
 pub(super) fn verdict(e: &Evidence) -> (Verdict, Option<&'static str>) {
     use Verdict::{Landed, Strayed, Unproven};
     let say = |verdict, why| (verdict, Some(why));
@@ -100,7 +102,7 @@ pub(super) fn verdict(e: &Evidence) -> (Verdict, Option<&'static str>) {
         Some("events were lost")
     } else if !e.hooked {
         Some("the hooks on migrations are not live")
-    } else if !e.read_back_va {
+    } else if !e.read_back_va && !e.back_at_once {
         Some(not_read_back(e))
     } else if !e.changed && !e.sees_removals {
         Some("the same bytes were there before, and not every hook is live that would see a move")
@@ -108,18 +110,30 @@ pub(super) fn verdict(e: &Evidence) -> (Verdict, Option<&'static str>) {
         Some("the page moved about when the write was made, and the same bytes were there before")
     } else if e.left == Left::Unclear && !e.by_event {
         Some(no_event(e))
-    } else if !e.read_back_pa {
+    } else if !e.read_back_pa && !e.back_at_once {
         Some("the bytes are there for the process, but not at the frame that the routes name")
     } else {
         None
     };
     match (unproven, e.left) {
         (Some(why), _) => say(Unproven, why),
+        (None, _) if !e.read_back_va => say(Landed, since(e)),
         (None, Left::Not) => (Landed, None),
         (None, _) => say(
             Landed,
             "the page moved after the write, and took the bytes along",
         ),
+    }
+}
+
+/// Why bytes are not in the page any more that were there right after the pwrite.
+const fn since(e: &Evidence) -> &'static str {
+    match (e.gone, e.left) {
+        (true, _) => {
+            "the page had the bytes; the process has ended, or executed another program, since"
+        }
+        (false, Left::Not) => "the page had the bytes; the process has written over them since",
+        (false, _) => "the page had the bytes; it was taken away or replaced since",
     }
 }
 

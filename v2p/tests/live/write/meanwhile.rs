@@ -83,7 +83,8 @@ fn another(deed: fn(&mut Target)) -> Done {
     for (at, verdict) in [
         (Step::LookUp, Verdict::Moved),
         (Step::Write, Verdict::Strayed),
-        (Step::Prove, Verdict::Unproven),
+        (Step::ReadBack, Verdict::Unproven),
+        (Step::Prove, Verdict::Landed),
     ] {
         let mut target = Target::start();
         target.tell("write", 0);
