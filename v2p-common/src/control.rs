@@ -73,6 +73,10 @@ pub struct DirectMap {
     pub levels: Word,
 }
 
+/// How exactly /proc tells when a process was started, in nanoseconds: in hundredths of a second (USER_HZ, nsec_to_clock_t, fs/proc/array.c, 6.1 to
+/// 7.3).
+pub const TICK_NS: u64 = 10_000_000;
+
 /// The address space that the hooks report on.
 #[repr(C)]
 #[derive(Default, Debug)]
@@ -85,6 +89,8 @@ pub struct Target {
     pub end: Word,
     /// Its process, as v2p's own PID namespace numbers it: the one whose exec is followed.
     pub pid: Word,
+    /// When that was started, within [`TICK_NS`]: CLOCK_BOOTTIME, nanoseconds. Its number may be another's later. 0: not known.
+    pub started: Word,
     /// 1: removals of pages are not told, so that it is looked what is there as a fault comes, also where the CPU's error code is had.
     pub blind: Word,
 }

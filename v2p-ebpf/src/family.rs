@@ -1,6 +1,9 @@
 //! Which address spaces are watched: the target's own, and those of its descendants where they are followed.
 
-use v2p_common::control::Control;
+use v2p_common::{
+    control::{Control, TICK_NS, Target},
+    layout::KernelLayout,
+};
 
 use crate::{atomic, kread, maps, task};
 
@@ -22,9 +25,13 @@ fn has(mm: u64) -> bool {
     unsafe { maps::FOLLOWED.get(mm) }.is_some()
 }
 
-/// Watches `mm` from now on. False: there is no place for it.
+/// Watches `mm`, a new one, from now on. False: there is no place for it.
 #[inline(always)]
 pub(crate) fn add(control: &Control, mm: u64) -> bool {
+    if has(mm) {
+        // One that was at the same address, of whose end no program was told.
+        remove(control, mm);
+    }
     let added = take_place(control, mm) && maps::FOLLOWED.insert(mm, 1, 0).is_ok();
     if !added {
         remove(control, mm);
@@ -55,12 +62,24 @@ fn take_place(control: &Control, mm: u64) -> bool {
 pub(crate) fn remove(control: &Control, mm: u64) {
     let _ = maps::FOLLOWED.remove(mm);
     for place in &control.family.places {
-        if place.mm.get() == mm {
-            place.mm.set(0);
+        // User space may be about it too.
+        if place.mm.get() == mm && atomic::replace(&place.mm, mm, 0) {
             atomic::decrement(&place.wanted);
             break;
         }
     }
+}
+
+/// Whether the running process, which has the target's number, was started when the target was: it is another else, and the target has ended. A
+/// thread that executes a program takes its leader's start over (de_thread, fs/exec.c, 6.1 to 7.3).
+#[inline(always)]
+pub(crate) fn is_target(target: &Target) -> bool {
+    let (known, offset) = (target.started.get(), maps::layout().task_boot_start);
+    if known == 0 || offset == KernelLayout::ABSENT {
+        return true;
+    }
+    let started = kread::word(task::current() + offset);
+    started.is_none_or(|started| started.wrapping_sub(known) < TICK_NS)
 }
 
 /// Enters a child, so that its execs and its end are seen. False: there is no room.

@@ -54,7 +54,7 @@ fn exec() -> Option<()> {
     let followed = control.target.pid.get();
     // By our own namespace's numbers, also of a process that lives in one further down.
     let pid = task::process_number(task::current());
-    if followed != 0 && u64::from(pid) == followed {
+    if followed != 0 && u64::from(pid) == followed && family::is_target(&control.target) {
         let before = control.target.mm.get();
         let mm = task::mm();
         // Somebody else may still have the old one: a child that shares it (vfork). User space may have found the new one before.

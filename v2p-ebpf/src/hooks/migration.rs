@@ -49,6 +49,9 @@ fn migration(ctx: &RawTracePointContext, kind: u32) -> Option<()> {
         return None;
     }
     debug!(ctx, "migration: entry {:x} at {:x}", entry, va);
+    // The target first: what an exec has it leave to others is among those before it is the target's no more.
+    let mm = control.target.mm.get();
+    migrated_in(Space { control, mm }, kind, va, entry);
     if family::follows() {
         let used = control.family.used.get();
         for (number, place) in control.family.places.iter().enumerate() {
@@ -59,8 +62,7 @@ fn migration(ctx: &RawTracePointContext, kind: u32) -> Option<()> {
             migrated_in(Space { control, mm }, kind, va, entry);
         }
     }
-    let mm = control.target.mm.get();
-    migrated_in(Space { control, mm }, kind, va, entry)
+    Some(())
 }
 
 /// Tells of it, where the table of `space` holds the entry. Relatives often have the same one at the same address: then it

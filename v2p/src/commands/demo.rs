@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result};
 use v2p_common::{PAGE_SIZE, Pfn, VirtAddr};
 
+use super::write::no_signal_ends_it;
 use crate::{
     carrier::Carrier,
     cli,
@@ -70,6 +71,7 @@ pub async fn run(args: &cli::Demo, output: &mut Output) -> Result<u8> {
         dry_run: false,
         force_readonly: false,
     };
+    no_signal_ends_it();
     let mut write = guard.write(&job, &mut disturb).await.context("demo")?;
     write.not_pinned = pinned.err();
     let after = String::from_utf8_lossy(&page.read(0, BEFORE.len())).into_owned();

@@ -89,7 +89,7 @@ fn tell(write: Write, output: &mut Output) -> Result<u8> {
 }
 
 /// From here on what was done to memory has to be said: it ends by itself, soon.
-fn no_signal_ends_it() {
+pub(super) fn no_signal_ends_it() {
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
         // SAFETY: ignoring a signal runs nothing.
         unsafe { libc::signal(signal, libc::SIG_IGN) };

@@ -11,6 +11,7 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open, test_kill_process},
 };
 use tokio::io::unix::AsyncFd;
+use v2p_common::control::TICK_NS;
 
 use crate::{
     exit::Failure,
@@ -73,13 +74,19 @@ impl Process {
     /// Whether it was started at this moment: CLOCK_BOOTTIME as the kernel has it, nanoseconds. Of two that had one number after the other only one
     /// was. `None`: it has ended.
     pub fn was_started_at(&self, started_ns: u64) -> Option<bool> {
-        // nsec_to_clock_t: /proc has hundredths of a second (USER_HZ, fs/proc/array.c, 6.1 to 7.3).
-        const TICK_NS: u64 = 10_000_000;
+        Some(started_ns.wrapping_sub(self.started_ns()?) < TICK_NS)
+    }
+
+    /// The same moment, no later, and by less than [`TICK_NS`] earlier. `None`: it has ended.
+    pub fn started_ns(&self) -> Option<u64> {
         let stat = procfs::process::Process::new(i32::try_from(self.pid).ok()?).ok()?;
         let ticks = stat.stat().ok()?.starttime;
         // What /proc says is of our time namespace (do_task_stat, fs/proc/array.c, 6.1 to 7.3).
-        let shown_ns = started_ns.saturating_add_signed(Offsets::ours().boottime);
-        (!self.has_ended()).then_some(ticks == shown_ns / TICK_NS)
+        let ours_ns = Offsets::ours().boottime;
+        let started_ns = ticks
+            .wrapping_mul(TICK_NS)
+            .wrapping_sub(ours_ns.cast_unsigned());
+        (!self.has_ended()).then_some(started_ns)
     }
 
     /// Faults that its main thread has taken so far. `None`: it has ended, and nobody has to learn how any more.

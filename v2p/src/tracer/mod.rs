@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use v2p_common::{
-    control::Control,
+    control::{Control, Word},
     event::{Event, Exec},
 };
 
@@ -143,6 +143,10 @@ impl Tracer {
         control.target.mm.set(target.mm);
         let followed = if target.follow_exec { process.pid } else { 0 };
         control.target.pid.set(u64::from(followed));
+        control
+            .target
+            .started
+            .set(process.started_ns().unwrap_or(0));
         let (ring, lanes) = (programs.take_ring()?, programs.take_lanes()?);
         let mut hooks = match wanted {
             Wanted::Migrations => Hooks::of_migrations(programs, process),
@@ -252,10 +256,7 @@ impl Tracer {
     }
 
     fn exchange(&self, before: u64, mm: u64) -> bool {
-        // SAFETY: an aligned word of the map, which the programs read and write whole.
-        let target = unsafe { AtomicU64::from_ptr(self.control.target.mm.as_ptr()) };
-        let (order, failed) = (Ordering::SeqCst, Ordering::SeqCst);
-        target.compare_exchange(before, mm, order, failed).is_ok()
+        exchange(&self.control.target.mm, before, mm)
     }
 
     /// Has the programs report of the address space `mm` no more, where it ended and they were not told.
@@ -263,8 +264,10 @@ impl Tracer {
         let Control { family, .. } = &**self.control;
         self.exchange(mm, 0);
         let place = || family.places.iter().find(|place| place.mm.get() == mm);
-        if let Some(place) = place() {
-            place.mm.set(0);
+        // A program may be about it too.
+        if let Some(place) = place()
+            && exchange(&place.mm, mm, 0)
+        {
             // SAFETY: an aligned word of the map, which all sides only add to atomically.
             unsafe { AtomicU64::from_ptr(place.wanted.as_ptr()) }.fetch_sub(1, Ordering::SeqCst);
         }
@@ -356,4 +359,11 @@ fn settle() {
     if !waited {
         std::thread::sleep(PAUSE);
     }
+}
+/// Puts `after` where `before` is. False: something else is there.
+fn exchange(word: &Word, before: u64, after: u64) -> bool {
+    // SAFETY: an aligned word of the map, which all sides read and write whole.
+    let word = unsafe { AtomicU64::from_ptr(word.as_ptr()) };
+    let (order, failed) = (Ordering::SeqCst, Ordering::SeqCst);
+    word.compare_exchange(before, after, order, failed).is_ok()
 }

@@ -99,7 +99,7 @@ pub async fn run(wish: &Wish<'_>, stop: Stop, listener: &mut dyn Listener) -> Re
     let before = mm;
     let (pagemap, mm) = match &command {
         Some(_) => (pagemap, mm),
-        None => by_now(&tracer, &mut carrier, pid, (pagemap, mm))?,
+        None => by_now(&tracer, &mut carrier, &process, (pagemap, mm))?,
     };
     if mm != before {
         // That exec may have taken them off, for other rights.
@@ -137,22 +137,29 @@ fn address_space(
             break;
         }
         pagemap = Pagemap::of(process.pid).context("watch")?;
+        if process.has_ended() {
+            break;
+        }
     }
     Err(AddressSpace::none(process)).context("watch")
 }
 
-/// The address space of process `pid`: another than the one that was found, where it has executed a program since. The hooks tell of an exec
+/// The address space of `process`: another than the one that was found, where it has executed a program since. The hooks tell of an exec
 /// from now on, but not of one before.
 fn by_now(
     tracer: &Tracer,
     carrier: &mut Carrier,
-    pid: u32,
+    process: &Process,
     found: (Pagemap, u64),
 ) -> Result<(Pagemap, u64)> {
     // Where it has ended, that is told as always.
-    let Ok(pagemap) = Pagemap::of(pid) else {
+    let Ok(pagemap) = Pagemap::of(process.pid) else {
         return Ok(found);
     };
+    if process.has_ended() {
+        // Its number may be another's.
+        return Ok(found);
+    }
     let Some(both) = Both::ask(carrier, &pagemap, VirtAddr(PAGE_SIZE))? else {
         return Ok(found);
     };

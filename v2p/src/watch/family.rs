@@ -35,7 +35,7 @@ pub(super) struct Member {
     found: u32,
 }
 
-/// All of them. Where nobody is followed: one member and one address space, whatever events say.
+/// All of them. Where nobody is followed: one member and one address space.
 pub(super) struct Family {
     follows: bool,
     pub(super) spaces: Vec<Space>,
@@ -95,7 +95,11 @@ impl Family {
     /// Where the address space is that an event is about.
     pub(super) fn find(&self, mm: u64) -> Option<usize> {
         match self.follows {
-            false => (!self.spaces.is_empty()).then_some(0),
+            false => self
+                .spaces
+                .first()
+                .filter(|space| [mm, space.mm].contains(&0) || space.mm == mm)
+                .map(|_| 0),
             // The newest: an older one at the same address has ended without a word.
             true => self.spaces.iter().rposition(|s| s.mm == mm && mm != 0),
         }

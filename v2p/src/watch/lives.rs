@@ -20,6 +20,10 @@ impl Session<'_> {
     /// A process has another address space.
     pub(super) fn executed(&mut self, exec: &Exec, state: &mut State<'_>) -> Result<()> {
         let Some(at) = state.family.executed(exec) else {
+            // Of somebody of whom nobody was told: the loss of that was, and nobody keeps a ledger.
+            if self.follow && exec.header.mm != 0 && state.family.find(exec.header.mm).is_none() {
+                self.tracer.leave(self.programs, exec.header.mm);
+            }
             return Ok(());
         };
         let is_told = |space: &Space| space.knows(exec);
@@ -184,7 +188,10 @@ impl Session<'_> {
                 let moves = match space.gone {
                     Some(_) => space.settle_gone(true),
                     None => {
-                        self.tracer.leave(self.programs, space.mm);
+                        // Another of them may have its address by now.
+                        if state.family.find(space.mm).is_none() {
+                            self.tracer.leave(self.programs, space.mm);
+                        }
                         space.ledger.end(now)
                     }
                 };

@@ -30,7 +30,7 @@ use v2p_common::{
 
 use self::{
     family::{Family, PATIENCE},
-    losses::missed,
+    losses::{lose, missed},
     names::Names,
     report::{Counts, Report},
     space::Space,
@@ -187,6 +187,8 @@ impl Session<'_> {
         let names = Names::new(pid, Vec::new());
         let mut target = Space::new((0, self.mm, pid), ledger, names);
         target.pagemap = self.pagemap.take();
+        // It may have come by an exec of which the event comes yet.
+        target.found = self.mm != 0;
         let mut scanner = Scanner::default();
         // Nobody else pays for the carrier while it is not needed.
         self.carrier.detach(self.programs)?;
@@ -260,6 +262,7 @@ impl Session<'_> {
     }
 
     fn tell(&mut self, events: &[Event], state: &mut State<'_>) -> Result<()> {
+        let mut unplaced = 0;
         for event in events {
             let seq = event.header().seq;
             // One between the last and this is missing: it was lost, or comes a moment later from another CPU. How many were lost
@@ -285,6 +288,7 @@ impl Session<'_> {
                 Event::Ended(end) => state.family.ended(end),
                 _ => match state.family.find(event.header().mm) {
                     Some(at) => self.apply(event, at, state)?,
+                    None if self.is_of_nobody(event) => unplaced += 1,
                     None => state.family.too_early(event),
                 },
             }
@@ -292,7 +296,13 @@ impl Session<'_> {
                 self.tell_gone(state, PATIENCE)?;
             }
         }
-        Ok(())
+        state.report.counts.events -= unplaced;
+        lose(unplaced, state)
+    }
+
+    /// Whether an event is about an address space to which an exec has led that was not told, and that is not found yet.
+    fn is_of_nobody(&self, event: &Event) -> bool {
+        !self.follow && self.tracer.traces(event.header().mm)
     }
 
     /// Tells what an event about the address space at `at` makes of it.

@@ -1,6 +1,7 @@
 //! What a watch delivers: all that happened or a count of what was lost, from the first instruction on.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader},
     process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
@@ -8,13 +9,14 @@ use std::{
 };
 
 use libtest_mimic::Trial;
+use object::{Object as _, ObjectSection as _};
 use serde_json::Value;
 
 use crate::{
     Done,
     harness::{self, address},
     machine::Setting,
-    target::{PAGES, Target, va},
+    target::{PAGE, PAGES, Target, va},
     trial,
     watch::watch,
 };
@@ -229,6 +231,19 @@ fn read_a_map_until(done: &AtomicBool) {
     unsafe { libc::close(i32::try_from(map).unwrap()) };
 }
 
+/// Where the first instruction of a program lies in its file's pages: its loader's, where it has one.
+fn first_instruction(program: &str) -> u64 {
+    let bytes = fs::read(program).unwrap();
+    let elf = object::File::parse(&*bytes).unwrap();
+    match elf.section_by_name(".interp") {
+        Some(loader) => {
+            let path = loader.data().unwrap();
+            first_instruction(str::from_utf8(path).unwrap().trim_end_matches('\0'))
+        }
+        None => elf.entry(),
+    }
+}
+
 fn a_command() -> Done {
     // Guests have no other program: itself, with an argument that it refuses.
     let program = harness::v2p().get_program().to_str().unwrap().to_owned();
@@ -253,6 +268,9 @@ fn a_command() -> Done {
         .find(|r| r["type"] == "fault")
         .expect("a fault");
     assert_eq!(first["tid"], start["pid"]);
+    let fetched = records.iter().find(|r| r["access"] == "exec");
+    let fetched = address(&fetched.expect("an instruction")["va"]);
+    assert_eq!(fetched % PAGE, first_instruction(&program) % PAGE);
     let nothing = harness::run(&["watch", "--", "/nowhere/at/all"]);
     assert_eq!(nothing.status.code(), Some(2));
     Done::Passed

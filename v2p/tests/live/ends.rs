@@ -1,15 +1,17 @@
 //! Ends that are none: of a thread, of an old address space.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     os::unix::fs::FileExt as _,
     panic::panic_any,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use libtest_mimic::Trial;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
@@ -34,6 +36,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial(
             "a_process_whose_main_thread_has_ended_is_watched",
             without_main_thread,
+        ),
+        trial(
+            "another_process_with_the_number_of_one_that_ended_is_not_told",
+            another_with_its_number,
         ),
     ]
 }
@@ -139,7 +145,7 @@ fn exec_inside() -> Done {
     let mut target = Target::start();
     target.must(libc::SYS_unshare, &[CLONE_NEWPID]);
     let inside = u32::try_from(target.order("start 1")).unwrap();
-    let status = std::fs::read_to_string(format!("/proc/{inside}/status")).unwrap();
+    let status = fs::read_to_string(format!("/proc/{inside}/status")).unwrap();
     assert!(
         status.contains(&format!("NSpid:\t{inside}\t1\n")),
         "{status}"
@@ -165,7 +171,7 @@ fn without_main_thread() -> Done {
     target.tell("leave", 0);
     let deadline = Instant::now() + PATIENCE;
     let maps = format!("/proc/{}/maps", target.pid());
-    while std::fs::read(&maps).is_ok_and(|mappings| !mappings.is_empty()) {
+    while fs::read(&maps).is_ok_and(|mappings| !mappings.is_empty()) {
         assert!(Instant::now() < deadline, "the main thread has not ended");
     }
     let pid = target.pid().to_string();
@@ -181,5 +187,48 @@ fn without_main_thread() -> Done {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!errors.contains("nothing mapped"), "{errors}");
     assert!(!output.stdout.is_empty());
+    Done::Passed
+}
+
+/// While v2p does nothing, the process that it watches ends and another one gets its number.
+fn another_with_its_number() -> Done {
+    const LAST: &str = "/proc/sys/kernel/ns_last_pid";
+    if !Path::new(LAST).exists() {
+        return Done::Skipped(format!("no {LAST} on this kernel"));
+    }
+    for more in [&[][..], &["--follow"]] {
+        let mut target = Target::start();
+        let number = target.pid();
+        let old = target.tell("write", 5);
+        let watching = watch(&target, &[&["--faults"], more].concat());
+        let v2p = Pid::from_raw(watching.pid().cast_signed()).unwrap();
+        kill_process(v2p, Signal::STOP).unwrap();
+        target.kill();
+        // Others may be started in between.
+        let again = || {
+            fs::write(LAST, (number - 1).to_string()).unwrap();
+            Some(Target::start()).filter(|target| target.pid() == number)
+        };
+        let stranger = (0..100).find_map(|_| again());
+        kill_process(v2p, Signal::CONT).unwrap();
+        let mut stranger = stranger.expect("its number");
+        let new = stranger.tell("write", 5);
+        let (records, status) = watching.finish();
+        assert_eq!(status.code(), Some(0));
+        assert_eq!(records.last().unwrap()["why"], "target-exited");
+        assert_eq!(stranger.frame(5), new);
+        let pages = records.iter().filter(|r| r["va"].is_string());
+        let story: Vec<_> = pages
+            .filter(|r| address(&r["va"]) == va(5))
+            .map(|r| (&r["cause"], &r["from"]["pfn"], &r["to"]["state"]))
+            .collect();
+        let end = (&"exit".into(), &old.into(), &"absent".into());
+        assert_eq!(story, [end], "{more:?}");
+        assert!(
+            records
+                .iter()
+                .all(|r| r["to"]["pfn"] != new && r["pfn"] != new)
+        );
+    }
     Done::Passed
 }

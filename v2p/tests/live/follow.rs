@@ -1,6 +1,7 @@
 //! `v2p watch --follow`: children, theirs, and what they execute.
 
 use libtest_mimic::Trial;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use v2p::{
     common::{VirtAddr, control::PLACES},
@@ -33,6 +34,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial(
             "follow_begins_with_its_exec_for_a_child_of_vfork",
             vfork_and_exec,
+        ),
+        trial(
+            "follow_finds_an_exec_of_a_child_that_found_no_room",
+            exec_without_room,
         ),
         trial(
             "follow_tells_a_child_that_ends_at_once_by_its_events",
@@ -223,6 +228,35 @@ fn fork_and_exec() -> Done {
     assert_eq!((moved.len(), moved[1].1), (2, new), "{moved:?}");
     assert_eq!(gone(&records), [u64::from(child)]);
     assert_eq!(moves_of(&records, target.pid(), 5), []);
+    Done::Passed
+}
+
+/// A full ring with an exec of a child after it: the loss is told, and what comes then is of the new program.
+fn exec_without_room() -> Done {
+    let mut target = Target::start();
+    let range = format!("{:#x}..{:#x}", va(0), va(PAGES));
+    let mut watching = watch(&target, &["--follow", "--faults", &range]);
+    let child = target.order("start 1");
+    let old = target.order("have-started 7");
+    let is_there = |pfn| move |r: &Value| r["type"] == "move" && r["to"]["pfn"] == pfn;
+    watching.wait_for(is_there(old));
+    let v2p = Pid::from_raw(watching.pid().cast_signed()).unwrap();
+    kill_process(v2p, Signal::STOP).unwrap();
+    // More than the ring has room for: each is an event in it, and nothing moves.
+    target.discard(va(0), 1, 200_000);
+    target.order("execute-started -");
+    kill_process(v2p, Signal::CONT).unwrap();
+    watching.wait_for(|r| r["cause"] == "exec" && address(&r["va"]) == va(7));
+    let new = target.order("have-started 7");
+    let brought = watching.wait_for(is_there(new));
+    assert_eq!(brought["pid"], child, "{brought:#}");
+    assert_eq!(address(&brought["va"]), va(7), "{brought:#}");
+    assert_eq!(brought["from"]["state"], "absent", "{brought:#}");
+    target.order("stop-started -");
+    let (records, status) = watching.interrupt_losing();
+    assert!(status.success());
+    let fault = |r: &&Value| r["type"] == "fault" && r["pfn"] == new && r["pid"] == child;
+    assert!(records.iter().any(|r| fault(&r)), "{new}");
     Done::Passed
 }
 

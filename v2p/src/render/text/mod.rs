@@ -13,11 +13,12 @@ use super::{
     words::{self, count},
 };
 use crate::{
+    kernel::now_ns,
     record::{Access, Comm, Hex, Record},
     state::PageState,
 };
 
-/// Tells time since the first record that had one.
+/// Tells time since the watch began; without its start, since the first record that has a time.
 #[derive(Default)]
 pub(super) struct Clock {
     start_ns: Option<u64>,
@@ -38,7 +39,10 @@ impl Clock {
                 kernel,
                 hooks,
                 missing,
-            } => start(*pid, kernel, hooks, missing, colour),
+            } => {
+                self.start_ns.get_or_insert_with(now_ns);
+                start(*pid, kernel, hooks, missing, colour)
+            }
             Record::Fault {
                 pid,
                 t_ns,
