@@ -169,7 +169,7 @@ pub(crate) const GUESTS: [Guest; 21] = [
             ..guest("built-6.12", "", "open")
         },
     ),
-    // Where functions cannot be hooked.
+    // Locked down: no /dev/mem. Hooks on functions load there, other than on the machine's own kernel.
     with_levels(
         "5",
         with_families(
@@ -267,7 +267,7 @@ pub(crate) const FOR_THE_MATRIX: [Guest; 12] = [
             ..guest("built-6.12", "no5lvl", "open")
         },
     ),
-    // How each mechanism is told where functions cannot be hooked.
+    // How each mechanism is told under lockdown.
     with_levels("5", locked_down("opened-6.12", OF_A_COLUMN)),
     with_levels("5", locked_down("opened-6.1", WHAT_IS_LEFT)),
     with_levels("5", locked_down("opened-7.3", WHAT_IS_LEFT)),

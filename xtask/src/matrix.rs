@@ -33,7 +33,7 @@ const NOT_MADE: [(&str, &str); 7] = [
     ),
     (
         "contiguous allocation",
-        "no kernel here has CMA, and none found a gigabyte that it could clear for a huge page (tried on 6.1, 6.12, 7.3)",
+        "no kernel here has an area for CMA or a device of virtio-mem, and none found a gigabyte that it could clear for a huge page (tried on 6.1, 6.12, 7.3)",
     ),
     (
         "DAX",

@@ -22,9 +22,9 @@ use crate::{
     leavings,
 };
 
-/// Where a place that is another file system has it: a folder that every kernel here has, and that no row needs otherwise.
-pub(super) const COVERED: &str = "/sys/kernel/btf";
-const COVERED_C: &CStr = c"/sys/kernel/btf";
+/// Where a place that has no room has it: a folder that every kernel here has, and that v2p does not look into.
+pub(super) const ROOM: &str = "/proc/tty";
+const ROOM_C: &CStr = c"/proc/tty";
 
 /// How a call ended.
 pub(super) struct Ran {
@@ -118,12 +118,20 @@ fn going(place: &str) -> Before {
     match place {
         "hidepid" => || cover(c"proc", c"/proc", MountFlags::empty(), Some(c"hidepid=2")),
         "noproc" => || cover(c"tmpfs", c"/proc", MountFlags::empty(), None),
-        "nobtf" => || cover(c"tmpfs", COVERED_C, MountFlags::empty(), None),
-        "disk" => || cover(c"tmpfs", COVERED_C, MountFlags::empty(), Some(c"size=4k")),
-        "readonly" => || cover(c"tmpfs", COVERED_C, MountFlags::RDONLY, None),
+        "nobtf" => || cover(c"tmpfs", c"/sys/kernel/btf", MountFlags::empty(), None),
+        "disk" => || cover(c"tmpfs", ROOM_C, MountFlags::empty(), Some(c"size=4k")),
+        "readonly" => || cover(c"tmpfs", ROOM_C, MountFlags::RDONLY, None),
+        "noout" => || close(1),
+        "noerr" => || close(2),
         "plain" | "closed" | "full" | "mute" | "fullmute" | "terminal" => || Ok(()),
         _ => panic!("{place:?}"),
     }
+}
+
+fn close(number: i32) -> io::Result<()> {
+    // SAFETY: between fork and exec, where nobody uses it any more.
+    unsafe { rustix::io::close(number) };
+    Ok(())
 }
 
 /// In a mount namespace of its own, another file system at `place`.

@@ -147,7 +147,7 @@ fn bad_input() -> Done {
         ("@ZOMBIE", zombie.pid().to_string()),
         ("@GONE", Target::start().pid().to_string()),
         ("@PAGE", format!("{:#x}", va(0))),
-        ("@OUT", format!("{}/out", case::COVERED)),
+        ("@OUT", format!("{}/out", case::ROOM)),
     ];
     let pins = leavings::pins();
     let lines = TABLES.iter().flat_map(|table| table.lines());

@@ -1,7 +1,7 @@
 //! What is done to a program's image: its stack's way to its place at exec, and a breakpoint put into its text.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::CString,
     fs, io,
     os::fd::{FromRawFd as _, OwnedFd},
@@ -51,11 +51,13 @@ fn exec_stack() -> Done {
     let (records, _) = watching.interrupt();
     let at_exec = records.iter().filter(|r| r["type"] == "move");
     let mut told: BTreeMap<u64, (Vec<&str>, u64)> = BTreeMap::new();
+    let mut proofs = BTreeSet::new();
     for one in at_exec {
         for i in 0..one["pages"].as_u64().unwrap() {
             let va = address(&one["va"]) + i * PAGE;
             if (stack.start..stack.end).contains(&va) && one["to"]["pfn"].is_u64() {
                 let page = told.entry(va).or_default();
+                proofs.insert(one["proof"].as_str().unwrap());
                 page.0.push(one["cause"].as_str().unwrap());
                 page.1 = one["to"]["pfn"].as_u64().unwrap() + i;
             }
@@ -75,7 +77,8 @@ fn exec_stack() -> Done {
         told.values().any(|(causes, _)| causes[0] == "exec"),
         "{told:?}"
     );
-    println!("matrix: exec, its stack: event");
+    let proofs: Vec<_> = proofs.into_iter().collect();
+    println!("matrix: exec, its stack: {}", proofs.join(", "));
     Done::Passed
 }
 
