@@ -49,13 +49,14 @@ impl WholeFile {
     /// Exit code 2, with the path and the kernel's reason.
     pub fn create(path: &Path) -> Result<Self, Failure> {
         let open = || {
-            let (place, file) = match fs::canonicalize(path) {
-                // A link stays one: what it leads to is replaced.
-                Ok(real) => match fs::metadata(&real)? {
-                    m if m.is_dir() => return Err(io::Error::from(io::ErrorKind::IsADirectory)),
-                    m if m.is_file() => beside(&real)?,
-                    _ => (Place::Direct, open(&real, OpenOptions::new().write(true))?),
+            // Asked of the path itself: the links of /proc/PID/fd, which /dev/stdout leads to, have no name of what they lead to.
+            let (place, file) = match fs::metadata(path) {
+                Ok(m) if m.is_dir() => return Err(io::Error::from(io::ErrorKind::IsADirectory)),
+                Ok(m) if m.is_file() => match real(path, &m)? {
+                    Some(real) => beside(&real)?,
+                    None => (Place::Direct, open(path, OpenOptions::new().write(true))?),
                 },
+                Ok(_) => (Place::Direct, open(path, OpenOptions::new().write(true))?),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => beside(path)?,
                 Err(e) => return Err(e),
             };
@@ -156,6 +157,19 @@ const fn is_harmless((major, minor): (u32, u32)) -> bool {
         // Virtual and serial ones, /dev/tty and the console, /dev/pts, by USB, of small serial chips, of hypervisors.
         4 | 5 | 136..=143 | 188 | 204 | 229 => true,
         _ => false,
+    }
+}
+
+/// The name of a file that is there: a link stays one, and what it leads to is replaced. `None`: it has none any more, or another is there.
+fn real(path: &Path, there: &Metadata) -> io::Result<Option<PathBuf>> {
+    let is_it = |real: &PathBuf| {
+        let found = fs::metadata(real);
+        found.is_ok_and(|found| (found.dev(), found.ino()) == (there.dev(), there.ino()))
+    };
+    match fs::canonicalize(path) {
+        Ok(real) => Ok(Some(real).filter(is_it)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
     }
 }
 
@@ -273,6 +287,33 @@ mod tests {
         let full = WholeFile::create(Path::new("/dev/full")).unwrap();
         let error = full.finish(b"x").unwrap_err();
         assert!(error.to_string().contains("No space left"), "{error}");
+    }
+
+    #[test]
+    fn what_a_link_of_proc_leads_to_is_written_to_and_the_link_stays() {
+        use std::io::Read as _;
+        let folder = folder("pipe");
+        let link = folder.join("stdout");
+        let (mut read, write) = io::pipe().unwrap();
+        let to = format!("/proc/self/fd/{}", write.as_raw_fd());
+        std::os::unix::fs::symlink(to, &link).unwrap();
+        WholeFile::create(&link).unwrap().finish(b"new").unwrap();
+        drop(write);
+        let mut said = String::new();
+        read.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        fs::remove_file(&link).unwrap();
+        // The same of a file that has no name any more.
+        let path = folder.join("a.svg");
+        let file = File::create_new(&path).unwrap();
+        let to = format!("/proc/self/fd/{}", file.as_raw_fd());
+        std::os::unix::fs::symlink(to, &link).unwrap();
+        fs::remove_file(&path).unwrap();
+        WholeFile::create(&link).unwrap().finish(b"new").unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 3);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "the link");
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -35,6 +35,11 @@ fn main() {
     let json = std::env::args().any(|a| a == "--json");
     let report = Report::begin(json);
     let (has_perf, has_bpftrace) = (has("perf"), has("bpftrace"));
+    for (program, is_there) in [("perf", has_perf), ("bpftrace", has_bpftrace)] {
+        if !is_there {
+            eprintln!("no {program} here: without its rows");
+        }
+    }
     let mut rows = Rows::default();
     let mut lives = Vec::new();
     for _ in 0..ROUNDS {
@@ -43,6 +48,7 @@ fn main() {
         bystanders(&mut rows, has_perf);
     }
     report.rows(&rows);
+    report.frames(tracers::with_frames());
     report.lives(&lives);
     report.burst(&burst::burst());
 }

@@ -5,6 +5,11 @@ use v2p::kernel;
 
 use crate::{ROUNDS, burst::Burst, workload::FAULTS};
 
+/// What a watch adds to a fault should not be above, of what perf adds.
+const ADDED_BAR: f64 = 1.0;
+/// How many milliseconds after its start a watch should have its hooks live.
+const LIVE_BAR_MS: f64 = 100.0;
+
 /// Where rows go.
 pub(crate) struct Report {
     json: bool,
@@ -33,8 +38,8 @@ impl Report {
         let perf = rows.iter().find(|row| row.name.starts_with("perf"));
         let perf_adds = perf.map(|row| row.added(base));
         self.table(&format!(
-            "{:<44} {:>9} {:>9} {:>9} {:>9} {:>7}",
-            "row", "median", "min", "max", "added", "ratio"
+            "{:<44} {:>9} {:>9} {:>9} {:>9} {:>7} {:>6}",
+            "row", "median", "min", "max", "added", "ratio", "bar"
         ));
         for row in rows {
             self.row(row, base, perf_adds);
@@ -43,16 +48,19 @@ impl Report {
 
     fn row(&self, row: &Row, base: f64, perf_adds: Option<f64>) {
         let (name, all, added) = (row.name, row.all(), row.added(base));
+        let bar = name.starts_with("v2p watch").then_some(ADDED_BAR);
         let (median, ratio) = (median(&all), perf_adds.map(|perf| added / perf));
         let (low, high) = extremes(&all);
         if self.json {
             let row = json!({"type": "row", "row": name, "kernel": kernel::release(), "unit": "ns", "median": median,
-                "min": low, "max": high, "added": added, "ratio": ratio});
+                "min": low, "max": high, "added": added, "ratio": ratio, "bar": bar});
             println!("{row}");
         }
-        let ratio = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+        let held = held(ratio, bar);
+        let [ratio, bar] =
+            [ratio, bar].map(|n| n.map_or_else(|| "-".to_owned(), |n| format!("{n:.2}")));
         self.table(&format!(
-            "{name:<44} {median:>6.0} ns {low:>6.0} ns {high:>6.0} ns {added:>6.0} ns {ratio:>7}"
+            "{name:<44} {median:>6.0} ns {low:>6.0} ns {high:>6.0} ns {added:>6.0} ns {ratio:>7} {bar:>6}{held}"
         ));
     }
 
@@ -61,11 +69,24 @@ impl Report {
         let (median, (low, high)) = (median(lives), extremes(lives));
         if self.json {
             let row = json!({"type": "row", "row": "hooks live", "kernel": kernel::release(), "unit": "ms",
-                "median": median, "min": low, "max": high});
+                "median": median, "min": low, "max": high, "bar": LIVE_BAR_MS});
+            println!("{row}");
+        }
+        let held = held(Some(median), Some(LIVE_BAR_MS));
+        self.table(&format!(
+            "hooks live after {median:.0} ms (median), {low:.0} at least, {high:.0} at most; bar {LIVE_BAR_MS:.0}{held}"
+        ));
+    }
+
+    /// How many faults of a round came with their frame, and none was lost.
+    pub(crate) fn frames(&self, told: usize) {
+        if self.json {
+            let row = json!({"type": "row", "row": "faults told with their frame", "kernel": kernel::release(), "unit": "faults",
+                "faults": FAULTS, "told": told, "lost": 0});
             println!("{row}");
         }
         self.table(&format!(
-            "hooks live after {median:.0} ms (median), {low:.0} at least, {high:.0} at most"
+            "{told} faults told with their frame in a round, 0 events lost"
         ));
     }
 
@@ -133,6 +154,14 @@ impl Row {
         let added = self.rounds.iter();
         let added = added.map(|round| round.ns - round.before.unwrap_or(base));
         median(&added.collect::<Vec<_>>())
+    }
+}
+
+/// What is said where a bar is not met.
+fn held(value: Option<f64>, bar: Option<f64>) -> &'static str {
+    match (value, bar) {
+        (Some(value), Some(bar)) if value > bar => "  above",
+        _ => "",
     }
 }
 

@@ -89,6 +89,26 @@ pub(crate) fn watched(told: &[&str]) -> (f64, f64) {
     (ns, live)
 }
 
+/// A round that nobody measures: every fault must come with its frame, and none be lost. Gives how many came.
+pub(crate) fn with_frames() -> usize {
+    let mut workload = Workload::start();
+    let (mut v2p, out, _) = watch(workload.child.id(), &FAULTS_TOLD);
+    let reader = std::thread::spawn(move || {
+        let lines = out.lines().map_while(Result::ok);
+        lines.fold((0, String::new()), |(told, _), line| {
+            let is_told = line.contains(r#""type":"fault""#) && !line.contains(r#""pfn":null"#);
+            (told + usize::from(is_told), line)
+        })
+    });
+    workload.round();
+    interrupt(&mut v2p);
+    let (told, end) = reader.join().unwrap();
+    let end: Value = serde_json::from_str(&end).unwrap();
+    assert_eq!(end["lost"], 0, "{end}");
+    assert!(told >= FAULTS, "{told} with a frame: {end}");
+    told
+}
+
 /// Reads as seldom as it can: there are two processors, and perf, which writes to /dev/null, has no reader at all.
 fn last_line(mut out: BufReader<ChildStdout>) -> String {
     const ROOM: usize = 1 << 20;

@@ -4,7 +4,6 @@ use std::io::Write as _;
 
 use aya::programs::ProgramError;
 
-use super::RING_BYTES;
 use crate::{
     exit::Failure,
     kernel::{limits::Limits, lockdown::Lockdown},
@@ -13,7 +12,7 @@ use crate::{
 /// As [`unsupported`], of maps: where a limit of ours was met, which, and what raises it.
 pub(super) fn no_maps(error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
     let what = "the eBPF maps could not be created";
-    let met = errno(error).and_then(|errno| Limits::read().met(errno, u64::from(RING_BYTES)));
+    let met = errno(error).and_then(|errno| Limits::read().met(errno));
     match met.filter(|_| Lockdown::against_bpf().is_none()) {
         Some(met) => {
             let what = format!("{what}: {}; {}", cause(error), met.evidence);

@@ -229,7 +229,7 @@ pub struct Who {
   landed                   it is where it should be, proven
   moved, refused, denied   nothing was written; of several pages, none from the one it names on
   strayed                  it went to a page that is no longer the process's
-  unproven                 cannot tell: events were lost, or the page went
+  unproven                 cannot tell: events were lost, or the page went at that moment
   allowed                  it would be written: of a dry run
 Only `landed` and `allowed` exit 0. One write takes 1 MiB at most.
 

@@ -62,7 +62,13 @@ pub async fn run(args: &cli::Demo, output: &mut Output) -> Result<u8> {
     text.routes(&found.routes, guard.direct_map().paging.levels)?;
 
     let mut disturb = |step| match (args.inject_move, step) {
-        (true, Step::LookUp) => text.injected(inject::move_page(pid, page.va())?),
+        (inject, Step::LookUp) => {
+            if inject {
+                text.injected(inject::move_page(pid, page.va())?)?;
+            }
+            no_signal_ends_it();
+            Ok(())
+        }
         _ => Ok(()),
     };
     let job = Job {
@@ -71,7 +77,6 @@ pub async fn run(args: &cli::Demo, output: &mut Output) -> Result<u8> {
         dry_run: false,
         force_readonly: false,
     };
-    no_signal_ends_it();
     let mut write = guard.write(&job, &mut disturb).await.context("demo")?;
     write.not_pinned = pinned.err();
     let after = String::from_utf8_lossy(&page.read(0, BEFORE.len())).into_owned();

@@ -57,16 +57,19 @@ fn map(args: &cli::Map, output: &mut Output) -> Result<u8> {
     let earlier = args.diff.as_deref().map(read_earlier).transpose()?;
 
     let process = Process::open(args.pid)?;
-    let AddressSpace { pagemap, mappings } = AddressSpace::of(&process)?;
+    let space = AddressSpace::of(&process)?;
+    let AddressSpace {
+        pagemap, mappings, ..
+    } = &space;
     let Some(end) = pagemap.end()? else {
         return Err(AddressSpace::gone(&process).into());
     };
     let mut translator = Translator::new(args.route)?;
-    let mut selected = maps::select(&mappings, &args.asked, end)?;
+    let mut selected = maps::select(mappings, &args.asked, end)?;
     let left_out = translator.take_untold(&mut selected, args.asked.is_empty())?;
     let selected = maps::apart(selected);
     let mut taken = Taken::new(earlier)?;
-    if !taken.all(&selected, &pagemap, &mut translator, output)? {
+    if !taken.all(&selected, pagemap, &mut translator, output)? || !space.is_of(&process) {
         return Err(AddressSpace::gone(&process).into());
     }
     taken.close(&selected, args.asked.is_empty())?;

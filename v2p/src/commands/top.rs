@@ -53,7 +53,7 @@ pub async fn run(args: &cli::Top, output: &mut Output) -> Result<u8> {
         faults: true,
         access: false,
     };
-    let stop = Stop::new(args.duration)?.or_hangup()?;
+    let stop = Stop::new(args.duration)?.or_whatever_asks()?;
     let mut top = Top::new(
         App::new(subject, output.is_coloured()),
         Sampler::new(process).context("top")?,

@@ -37,11 +37,14 @@ pub fn run(args: &cli::Translate, output: &mut Output) -> Result<u8> {
 
 fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
     let process = Process::open(args.pid)?;
-    let AddressSpace { pagemap, mappings } = AddressSpace::of(&process)?;
+    let space = AddressSpace::of(&process)?;
+    let AddressSpace {
+        pagemap, mappings, ..
+    } = &space;
     let Some(end) = pagemap.end()? else {
         return Err(AddressSpace::gone(&process).into());
     };
-    let mut selected = maps::select(&mappings, &args.asked, end)?;
+    let mut selected = maps::select(mappings, &args.asked, end)?;
     // Levels are those of a walk: where there is none, its own error says why.
     let route = match (args.levels, args.route) {
         (true, Route::Auto) => Route::Both,
@@ -53,7 +56,7 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
     }
     if args.levels {
         let va = one_address(&args.asked)?;
-        if !levels(&mut translator, &pagemap, va, output)? {
+        if !levels(&mut translator, pagemap, va, output)? {
             return Err(AddressSpace::gone(&process).into());
         }
     }
@@ -74,7 +77,7 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
     output.progress(pages);
     for mapping in &selected {
         said.mapping = std::slice::from_ref(mapping);
-        let alive = translator.mapping(&pagemap, mapping, &mut |page: Page, pages| {
+        let alive = translator.mapping(pagemap, mapping, &mut |page: Page, pages| {
             said.page(page, pages, output)
         })?;
         said.close(output)?;
@@ -82,6 +85,10 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
             output.flush()?;
             return Err(AddressSpace::gone(&process).into());
         }
+    }
+    if !space.is_of(&process) {
+        output.flush()?;
+        return Err(AddressSpace::gone(&process).into());
     }
     // What is hidden has no flags anyway, and what is not there needs none.
     let wants_flags = said.totals.hidden == 0 && said.totals.present + said.totals.migrating > 0;

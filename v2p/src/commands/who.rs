@@ -97,20 +97,24 @@ impl Search {
     /// Looks at one process. Kernel threads have no pages, and one that ends, or executes another program, before all of it was
     /// looked at has left those that it had: nothing is said of them. What we may not read is counted.
     fn process(&mut self, pid: u32, output: &mut Output) -> Result<()> {
-        let space = Process::open(pid)
-            .and_then(|process| Ok((AddressSpace::of(&process)?, process.name())));
-        let (AddressSpace { pagemap, mappings }, comm) = match space {
-            Ok(space) => space,
+        let space =
+            Process::open(pid).and_then(|process| Ok((AddressSpace::of(&process)?, process)));
+        let (space, process) = match space {
+            Ok(found) => found,
             Err(e) if exit::code(&e) == exit::NO => return Ok(()),
             Err(_) => {
                 self.unread += 1;
                 return Ok(());
             }
         };
+        let AddressSpace {
+            pagemap, mappings, ..
+        } = &space;
+        let comm = process.name();
         let (mut found, mut pages, mut whole) = (Vec::new(), 0, true);
-        for mapping in &mappings {
+        for mapping in mappings {
             let mut finder = Finder::new(&self.wanted);
-            let alive = match self.translator.mapping(&pagemap, mapping, &mut finder) {
+            let alive = match self.translator.mapping(pagemap, mapping, &mut finder) {
                 Ok(alive) => alive,
                 Err(e) if exit::code(&e) == exit::UNSUPPORTED => return Err(e),
                 // Others are none the worse for it, and what was found is so.
@@ -130,6 +134,10 @@ impl Search {
             if !alive {
                 return Ok(());
             }
+        }
+        // The name too.
+        if !space.is_of(&process) {
+            return Ok(());
         }
         match whole {
             true => self.processes += 1,

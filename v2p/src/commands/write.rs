@@ -47,23 +47,27 @@ pub async fn run(args: &cli::Write, output: &mut Output) -> Result<u8> {
         return tell(refused, output);
     }
     let mut guard = Guard::new(process, args.va.page().0..end, Wanted::All).context("write")?;
-    // Held until the verdict is there.
-    let stopped = match args.stop {
-        true => Some(Stopped::stop(guard.process()).context("write")?),
-        false => None,
-    };
-    let pinned = guard.pin(args.va, bytes.len());
-
     let text = WriteText::new(output);
     text.start(pid, args.va, &bytes)?;
     text.hooks(guard.tracer(), "")?;
-    let mut disturb = |step: Step| match args.inject_move {
-        Some(at) if step == at.into() => text.injected(inject::move_page(pid, args.va)?),
-        _ => Ok(()),
+    // Held until the verdict is there; nothing is said meanwhile, which might have to wait for who reads it.
+    let stopped = match args.stop {
+        true => {
+            no_signal_stops_it();
+            Some(Stopped::stop(guard.process()).context("write")?)
+        }
+        false => None,
     };
-    if !args.dry_run {
-        no_signal_ends_it();
-    }
+    let pinned = guard.pin(args.va, bytes.len());
+    let mut disturb = |step: Step| {
+        if args.inject_move.is_some_and(|at| step == at.into()) {
+            text.injected(inject::move_page(pid, args.va)?)?;
+        }
+        if step == Step::LookUp && !args.dry_run {
+            no_signal_ends_it();
+        }
+        Ok(())
+    };
     let mut write = guard.write(&job, &mut disturb).await.context("write")?;
     drop(stopped);
     write.stopped = args.stop;
@@ -90,9 +94,18 @@ fn tell(write: Write, output: &mut Output) -> Result<u8> {
 
 /// From here on what was done to memory has to be said: it ends by itself, soon.
 pub(super) fn no_signal_ends_it() {
-    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+    ignore(&[libc::SIGHUP, libc::SIGINT, libc::SIGTERM]);
+}
+
+/// While v2p stands still, who is held by it would too.
+fn no_signal_stops_it() {
+    ignore(&[libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU]);
+}
+
+fn ignore(signals: &[libc::c_int]) {
+    for signal in signals {
         // SAFETY: ignoring a signal runs nothing.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
+        unsafe { libc::signal(*signal, libc::SIG_IGN) };
     }
 }
 

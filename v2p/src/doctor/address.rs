@@ -279,7 +279,7 @@ fn not_direct_mapped(target: &Target, kind: &Kind<'_>) -> Check {
 }
 
 /// phys_mem_access_prot_allowed, arch/x86/mm/pat/memtype.c: without STRICT_DEVMEM and with PAT, 6.1 and 6.12 refuse RAM;
-/// 7.x, whose /dev/mem has no mmap_mem any more, was seen to allow it in its source only.
+/// later ones were seen to allow it in their source only.
 fn pat(facts: &Facts, target: &Target, kind: &Kind<'_>) -> Check {
     let id = Id::Pat;
     let about = "concerns mmap(2) alone, which v2p does not use";
@@ -290,7 +290,7 @@ fn pat(facts: &Facts, target: &Target, kind: &Kind<'_>) -> Check {
         return Check::ok(id, "below 1 MiB mmap(2) of RAM is not refused", about);
     }
     let strict = setting(facts, "CONFIG_STRICT_DEVMEM");
-    match (kind, strict, facts.has_pat, facts.has_mmap_mem) {
+    match (kind, strict, facts.has_pat, facts.pat_asks) {
         (Kind::Other(_), ..) => Check::ok(id, "no RAM, which is all that it is about", about),
         (_, Some((Setting::On, line)), ..) => {
             Check::ok(id, "strict-devmem decides before it", line)

@@ -155,7 +155,7 @@ fn cannot_tell(what: String, evidence: String) -> Check {
 
 /// range_is_allowed, arch/x86/mm/pat/memtype.c, which is there without STRICT_DEVMEM alone (6.1 and 6.12).
 fn without_strict_devmem(facts: &Facts, resource: &Resource) -> Check {
-    let asks_pat = facts.has_mmap_mem != Some(false)
+    let asks_pat = facts.pat_asks != Some(false)
         && facts.has_pat != Some(false)
         && !facts.is_booted_with("nopat");
     if !asks_pat {

@@ -86,16 +86,16 @@ pub struct Facts {
     pub container: Vec<String>,
     /// What the kernel was built with.
     pub config: Option<Config>,
-    /// The kernel's command line.
+    /// The kernel's command line; empty where /proc does not show it.
     pub cmdline: String,
     /// How far it is locked down.
     pub lockdown: Option<Lockdown>,
     /// What lies at /dev/mem.
     pub node: Node,
-    /// Whether the kernel has these functions, from its BTF: `read_mem`, then `mmap_mem`.
+    /// Whether the kernel has this function, from its BTF.
     pub has_read_mem: Option<bool>,
-    /// As `has_read_mem`.
-    pub has_mmap_mem: Option<bool>,
+    /// Whether PAT keeps mmap(2) from RAM where the kernel was built without STRICT_DEVMEM: [`pat_asks`].
+    pub pat_asks: Option<bool>,
     /// The physical address space; none where it is hidden or cannot be read.
     pub iomem: Option<Iomem>,
     /// Bits of a physical address that the processor has.
@@ -117,10 +117,11 @@ impl Facts {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let learnt = layout::with_types(|btf| {
             let has = |name| btf.arguments_of_function(name).is_some();
-            (has("read_mem"), has("mmap_mem"), layout::learn_of(btf))
+            let asks = pat_asks(has("mmap_mem"), has("pfnmap_setup_cachemode"));
+            (has("read_mem"), asks, layout::learn_of(btf))
         });
-        let (has_read_mem, has_mmap_mem, learnt) = match learnt {
-            Ok((read, mmap, learnt)) => (Some(read), Some(mmap), learnt),
+        let (has_read_mem, pat_asks, learnt) = match learnt {
+            Ok((read, asks, learnt)) => (Some(read), asks, learnt),
             Err(e) => (None, None, Err(e)),
         };
         let config = Config::of_this_kernel();
@@ -133,7 +134,7 @@ impl Facts {
             config,
             node: node(Path::new(DEVMEM)),
             has_read_mem,
-            has_mmap_mem,
+            pat_asks,
             iomem: Iomem::read().ok().flatten(),
             physical_bits: physical_bits(&cpuinfo),
             has_pat: has_pat(&cpuinfo),
@@ -176,6 +177,16 @@ pub struct Target {
     pub direct_mapped: Option<DirectMapped>,
     /// Whether a page of our own could be read through /dev/mem, where that was tried before.
     pub own_page_was_read: bool,
+}
+
+/// Whether PAT asks for more than STRICT_DEVMEM does before it lets mmap(2) have RAM (range_is_allowed, arch/x86/mm/pat/memtype.c, 6.1 and 6.12): by
+/// commit 1b3f2bd04d90, of May 2025, it does no more. No function tells that one apart, but one that came about then (in the BTF of 6.18, not of 6.12):
+/// where both are there it is not known. From 7.x on /dev/mem has no mmap_mem at all.
+const fn pat_asks(has_mmap_mem: bool, has_setup_cachemode: bool) -> Option<bool> {
+    match (has_mmap_mem, has_setup_cachemode) {
+        (true, true) => None,
+        (has_mmap_mem, _) => Some(has_mmap_mem),
+    }
 }
 
 fn errno(error: RawErrno) -> Errno {

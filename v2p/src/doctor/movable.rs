@@ -32,7 +32,7 @@ pub(crate) struct Switch {
 }
 
 /// All of them.
-pub(crate) const SWITCHES: [Switch; 14] = [
+pub(crate) const SWITCHES: [Switch; 15] = [
     Switch {
         name: "compaction",
         path: "/proc/sys/vm/compact_unevictable_allowed",
@@ -84,6 +84,14 @@ pub(crate) const SWITCHES: [Switch; 14] = [
         may: |text| Some(!text.contains("[never]") && !text.contains("[deny]")),
         what: "collapses small pages of shared memory into huge ones (advise: only where asked for)",
         mend: "echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled",
+    },
+    // Counts whatever the switch of all sizes says, but for `deny` (shmem_hpage_pmd_enabled, mm/shmem.c, 6.14 and later; 6.12 has the file).
+    Switch {
+        name: "khugepaged, shmem, 2 MiB",
+        path: "/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/shmem_enabled",
+        may: |text| Some(!text.contains("[never]") && !text.contains("[inherit]")),
+        what: "collapses small pages of shared memory into huge ones, where this is not inherit or never",
+        mend: "echo never > /sys/kernel/mm/transparent_hugepage/hugepages-2048kB/shmem_enabled",
     },
     Switch {
         name: "file reclaim",
@@ -149,11 +157,20 @@ fn field(text: &str, name: &str) -> Option<u64> {
 
 impl Switch {
     fn read(&self) -> Mover {
-        // A switch that is not there is one that the kernel lacks, but only where the kernel shows its switches.
-        for (place, shown) in [("/proc/", "/proc/self"), ("/sys/", "/sys/kernel")] {
-            if self.path.starts_with(place) && !Path::new(shown).exists() {
-                return self.mover(None, format!("{}: {place} is not mounted", self.path));
-            }
+        // A switch that is not there is one that the kernel lacks, but only where the kernel shows its switches: /proc may be mounted for processes
+        // alone (subset=pid).
+        let places = [
+            ("/proc/sys/", "/proc/sys/vm"),
+            ("/proc/", "/proc/meminfo"),
+            ("/sys/", "/sys/kernel"),
+        ];
+        let place = places
+            .iter()
+            .find(|(place, _)| self.path.starts_with(place));
+        if let Some((place, shown)) = place
+            && !Path::new(shown).exists()
+        {
+            return self.mover(None, format!("{}: {place} is not shown here", self.path));
         }
         let text = fs::read_to_string(self.path).map(|text| text.trim().to_owned());
         self.judge(text.as_deref().map_err(|e| e.kind()))

@@ -15,7 +15,8 @@ use crate::kernel::{
 };
 
 const AS_ROOT: &str = "run it as root: sudo v2p ...";
-const ON_THE_HOST: &str = "run it as root on the host, outside containers and user namespaces";
+pub(super) const ON_THE_HOST: &str =
+    "run it as root on the host, outside containers and user namespaces";
 
 /// All of them, in the kernel's order; but where there is no node, why there is none comes first. Something else in its
 /// place v2p does not open at all; and a nodev mount is asked before the file mode (may_open, fs/namei.c, 6.1 to 7.3).

@@ -21,9 +21,10 @@ pub struct PageFacts {
     pub holds: Vec<&'static str>,
 }
 
-/// Whether a mapping of this name is memory of memfd_secret(2): files of a mount that nobody else reaches (mm/secretmem.c, 6.1 to 7.3).
+/// Whether a mapping of this name is memory of memfd_secret(2): files of a mount that nobody else reaches, and that have no name there (mm/secretmem.c,
+/// 6.1 to 7.3).
 pub(super) fn is_secret(mapping: &str) -> bool {
-    mapping.starts_with("/secretmem")
+    mapping == "/secretmem (deleted)"
 }
 
 fn name<S: Serializer>(state: &PageState, serializer: S) -> Result<S::Ok, S::Error> {

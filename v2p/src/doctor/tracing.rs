@@ -9,6 +9,7 @@ use super::{
     check::{Check, Errno, Id, Status},
     facts::{Facts, User},
     losses::{Lost, losses},
+    open::ON_THE_HOST,
 };
 use crate::{
     bpf::{FaultKind, Kind, Programs, Refusal, Trial, Watched},
@@ -167,18 +168,21 @@ fn cap_bpf(user: &User) -> Check {
         return Check::unknown(id, "cannot tell our capabilities", "no /proc/self/status")
             .mend(MOUNT_PROC);
     };
-    let mend = "run it as root: sudo v2p ...";
     let evidence = privileges.evidence();
     let has = |capability| privileges.has(capability);
     if let Some(ns) = user.inner_namespace() {
         let what = "no eBPF that traces from inside a user namespace";
-        return Check::denies(id, what, ns.evidence()).mend(mend);
+        return Check::denies(id, what, ns.evidence()).mend(ON_THE_HOST);
     }
     // bpf_capable() and perfmon_capable(), include/linux/capability.h.
     if has(Capability::SysAdmin) || has(Capability::Bpf) && has(Capability::Perfmon) {
         return Check::ok(id, "may load eBPF programs that trace", evidence);
     }
     let what = "neither CAP_SYS_ADMIN nor CAP_BPF with CAP_PERFMON: no eBPF programs";
+    let mend = match rustix::process::geteuid().is_root() {
+        true => ON_THE_HOST,
+        false => "run it as root: sudo v2p ...",
+    };
     Check::denies(id, what, format!("bits 21, 38, 39 of {evidence}")).mend(mend)
 }
 
@@ -362,6 +366,9 @@ fn mend_functions(mut check: Check, errno: Option<i32>, config: Option<&Config>)
     check.mend(match (is_built, forbids) {
         (true, true) => {
             "the kernel was built for it, and forbids it: a security module does, or a change of the vendor's; use another kernel".to_owned()
+        }
+        (false, true) if config.is_none() => {
+            format!("the kernel forbids it: a security module does, or a change of the vendor's; else it was built without {option}=y, which cannot be read here")
         }
         _ => format!("use a kernel with {option}=y"),
     })

@@ -222,6 +222,7 @@ const fn returned(function: Function, register: u64) -> i64 {
 
 /// Watches our calls, where functions take programs.
 pub struct Witness {
+    /// The programs, which the walk is one of, and the functions that are live.
     watched: Option<(Programs, Vec<Function>)>,
     /// All that was said, in our order and the kernel's.
     pub said: Vec<Said>,
@@ -230,11 +231,8 @@ pub struct Witness {
 impl Witness {
     /// With the programs that are live.
     pub fn new(programs: Option<Programs>, watched: Watched) -> Self {
-        let live = watched.live;
         let mut witness = Self {
-            watched: programs
-                .filter(|_| !live.is_empty())
-                .map(|programs| (programs, live)),
+            watched: programs.map(|programs| (programs, watched.live)),
             said: Vec::new(),
         };
         witness.forget();
@@ -242,8 +240,9 @@ impl Witness {
     }
 
     /// Whether anything is watched.
-    pub const fn is_live(&self) -> bool {
-        self.watched.is_some()
+    pub fn is_live(&self) -> bool {
+        let watched = self.watched.as_ref();
+        watched.is_some_and(|(_, live)| !live.is_empty())
     }
 
     /// What was said, and by which of those that were heard.

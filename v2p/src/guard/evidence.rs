@@ -13,7 +13,7 @@ use super::{
     inspect::{Checked, Sight},
     moves::{Begun, add_reasons, moves},
     strike::Struck,
-    verdict::{Evidence, left, verdict},
+    verdict::{Evidence, first, left, verdict},
 };
 use crate::{kernel::now_ns, ledger::Ledger, process::frame_mapcount, record::Verdict};
 
@@ -66,16 +66,17 @@ impl Guard {
         let drained = self.drain(one, began_ns, stayed).await?;
         let began: Vec<_> = drained.moves.iter().map(|m| m.began).collect();
         let (left, by_event) = left(struck, &began, stayed);
+        let copied = first(struck.look_up_ns, &began).is_some_and(|first| first.copied_before);
         let (verdict, why) = verdict(&Evidence {
             left,
             by_event,
             gone: matches!(back.sight, Sight::Gone),
-            changed: one.before != bytes,
+            telling: one.before != bytes && bytes.iter().any(|byte| *byte != 0),
             hooked: self.tracer.watches_migration(),
             sees_removals: self.sees_removals,
             lost: drained.lost,
             zapping: drained.zapping,
-            back_at_once: struck.back,
+            back_at_once: struck.back && !copied,
             read_back_va: back.by_va,
             read_back_pa: back.by_pa,
             as_before: back.hit_as_before,
@@ -93,8 +94,9 @@ impl Guard {
         let Sight::At(place) = back.sight else {
             return Ok(None);
         };
-        // Where nothing moved, only this can have changed.
-        let alone = place.word.is_exclusive() && frame_mapcount(one.pfn)? == 1;
+        // Where nothing moved, only this can have changed; and a clean page may have been given up.
+        let alone =
+            place.word.is_exclusive() && place.entry.is_dirty() && frame_mapcount(one.pfn)? == 1;
         if drained.moves.is_empty() && alone {
             return Ok(None);
         }

@@ -9,7 +9,7 @@ use anyhow::Result;
 use v2p_common::{Pfn, PhysAddr, VirtAddr, pagemap::PagemapWord, pte::Entry};
 
 use super::{
-    Guard, Job,
+    Guard, Job, lru,
     parts::Part,
     refusal::{self, Frame, Refusal},
 };
@@ -79,6 +79,18 @@ impl Sight {
     }
 }
 
+/// What was found at a physical and at a virtual address.
+pub(super) enum Compared {
+    /// Both have this.
+    Same(Vec<u8>),
+    /// They have not the same, again and again.
+    Differ,
+    /// The process's memory cannot be read there.
+    Unread(io::Error),
+    /// The physical address cannot be read.
+    Denied(io::Error),
+}
+
 /// A part that may be written, as far as is known.
 pub(super) struct Checked {
     pub(super) part: Part,
@@ -119,7 +131,10 @@ impl Guard {
                 Sight::Disagree {
                     pagemap,
                     walk: both.walk.pfn(va),
-                    settled: (settled.verdict != Verdict::Disagree).then_some(settled.state),
+                    settled: Some(settled.state).filter(|state| {
+                        let is_page = matches!(state, PageState::Present { .. });
+                        settled.verdict != Verdict::Disagree && !is_page
+                    }),
                 }
             }
             (_, None) => Sight::Disagree {
@@ -182,17 +197,27 @@ impl Guard {
         let pfn = place.pfn;
         // The first of the 2 MiB that the frame lies in, if it is inside a huge page.
         let head = Pfn(pfn.0 & !511);
-        Ok(refusal::of_frame(&Frame {
+        let flags_of_head = || frame_flags(head).unwrap_or(FrameFlags(0));
+        let mut frame = Frame {
             pfn,
             flags: frame_flags(pfn)?,
-            head: frame_flags(head).unwrap_or(FrameFlags(0)),
+            head: flags_of_head(),
             mapcount: frame_mapcount(pfn)?,
             exclusive: place.word.is_exclusive(),
             entry: place.entry,
             direct_map: self.in_direct_map(pfn)?,
             // Not whether the process was merged itself: what it has of a fork counts for its parent.
             merging: ksm_flag_tells() || process::has_merged(),
-        }))
+        };
+        let refusal = refusal::of_frame(&frame);
+        if refusal.is_some() || !refusal::may_be_given_up(&frame) {
+            return Ok(refusal);
+        }
+        if !lru::drain(self.source.address()) {
+            return Ok(Some(refusal::given_up_perhaps()));
+        }
+        (frame.flags, frame.head) = (frame_flags(pfn)?, flags_of_head());
+        Ok(refusal::of_frame(&frame))
     }
 
     /// The kernel's own entry for the frame; `None`: it has none.
@@ -204,22 +229,22 @@ impl Guard {
         }
     }
 
-    /// What the part holds, by the physical and the virtual address; `Ok(None)`: not the same, again and again.
-    pub(super) fn compare(&self, pfn: Pfn, part: Part) -> Result<io::Result<Option<Vec<u8>>>> {
+    /// What the part holds, by the physical and the virtual address.
+    pub(super) fn compare(&self, pfn: Pfn, part: Part) -> Result<Compared> {
         let Some(devmem) = &self.devmem else {
             anyhow::bail!("/dev/mem is not open");
         };
         let (mut physical, mut own) = (vec![0; part.len], vec![0; part.len]);
+        let mut unread = None;
         for _ in 0..COMPARISONS {
             if let Err(e) = devmem.read(pfn.at(part.va.page_offset()), &mut physical) {
-                return Ok(Err(e));
+                return Ok(Compared::Denied(e));
             }
             match self.memory.read(part.va, &mut own) {
-                Ok(()) if own == physical => return Ok(Ok(Some(physical))),
-                // What cannot be read so was not compared.
-                Ok(()) | Err(_) => {}
+                Ok(()) if own == physical => return Ok(Compared::Same(physical)),
+                read => unread = read.err(),
             }
         }
-        Ok(Ok(None))
+        Ok(unread.map_or(Compared::Differ, Compared::Unread))
     }
 }

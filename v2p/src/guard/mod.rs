@@ -8,6 +8,7 @@ mod attempt;
 pub mod devmem;
 mod evidence;
 mod inspect;
+mod lru;
 mod moves;
 mod parts;
 mod pin;

@@ -8,6 +8,7 @@ use crate::{
     kernel::reason::Reasons,
     ledger::Ledger,
     record::{Cause, Move},
+    state::PageState,
 };
 
 /// Since when a page was no longer what it had been.
@@ -19,6 +20,8 @@ pub(super) struct Began {
     /// then written out: shrink_folio_list, mm/vmscan.c, 6.1 to 7.3). All other events come when the deed is done (fexit):
     /// what was written a moment before may have come too late.
     pub(super) copied_later: bool,
+    /// Another page came in its place within the deed, a copy of it that may have been made before: on write, by KSM, of a collapse.
+    pub(super) copied_before: bool,
 }
 
 /// A move, and its beginning.
@@ -42,13 +45,18 @@ pub(super) fn moves(ledger: &mut Ledger, events: &[Event]) -> Vec<Begun> {
             _ => {}
         }
         let begun = ledger.apply(event).into_iter();
-        moves.extend(begun.map(|one| Begun {
-            began: Began {
-                // What the ledger tells late has its own time.
-                at_ns: entered.unwrap_or(one.t_ns),
-                copied_later: entered.is_some() || one.cause == Cause::SwapOut,
-            },
-            one,
+        moves.extend(begun.map(|one| {
+            let copied_later = entered.is_some() || one.cause == Cause::SwapOut;
+            let is_there = |state| matches!(state, PageState::Present { .. });
+            Begun {
+                began: Began {
+                    // What the ledger tells late has its own time.
+                    at_ns: entered.unwrap_or(one.t_ns),
+                    copied_later,
+                    copied_before: !copied_later && is_there(one.from) && is_there(one.to),
+                },
+                one,
+            }
         }));
     }
     moves
@@ -73,7 +81,11 @@ pub(super) fn add_reasons(moves: &mut [Begun], events: &[Event], reasons: &Reaso
 mod tests {
     use super::*;
     use crate::page::ZeroFrames;
-    use v2p_common::{VirtAddr, event, pagemap::PagemapWord, pte::Paging};
+    use v2p_common::{
+        VirtAddr, event,
+        pagemap::PagemapWord,
+        pte::{Level, Paging},
+    };
 
     const PAGE: u64 = 0x7f00_0000_0000;
 
@@ -103,7 +115,7 @@ mod tests {
         migration(event::kind::MIGRATION_REMOVE, t_ns, va, pfn << 12 | 0x67)
     }
 
-    fn shape(events: &[Event]) -> Vec<(u64, bool, u64)> {
+    fn ledger() -> Ledger {
         let paging = Paging {
             levels: 4,
             physical_mask: (1 << 52) - 1,
@@ -112,7 +124,11 @@ mod tests {
         for (va, pfn) in [(PAGE, 7), (PAGE + 4096, 70)] {
             ledger.seed(VirtAddr(va), PagemapWord(1 << 63 | pfn), false);
         }
-        let moves = moves(&mut ledger, events);
+        ledger
+    }
+
+    fn shape(events: &[Event]) -> Vec<(u64, bool, u64)> {
+        let moves = moves(&mut ledger(), events);
         let shape = |m: &Begun| (m.began.at_ns, m.began.copied_later, m.one.t_ns);
         moves.iter().map(shape).collect()
     }
@@ -127,6 +143,31 @@ mod tests {
             remove(120, PAGE, 9),
         ];
         assert_eq!(shape(&events), [(100, true, 110), (120, false, 120)]);
+    }
+
+    #[test]
+    fn what_comes_in_place_of_a_page_may_be_a_copy_made_before_and_what_takes_it_away_is_none() {
+        let fault = |t_ns, entry| {
+            Event::Fault(event::Fault {
+                header: event::Header {
+                    kind: event::kind::FAULT,
+                    t_ns,
+                    ..Default::default()
+                },
+                va: PAGE,
+                entry,
+                level: Level::Pte as u32,
+                flags: event::fault::PROTECTION,
+            })
+        };
+        let events = [
+            set(10, PAGE, 7),
+            remove(20, PAGE, 8),
+            fault(30, 9 << 12 | 0x67),
+        ];
+        let moves = moves(&mut ledger(), &events);
+        let copied = moves.iter().map(|m| (m.one.cause, m.began.copied_before));
+        assert!(copied.eq([(Cause::Migration, false), (Cause::Cow, true)]));
     }
 
     #[test]

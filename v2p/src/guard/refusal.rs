@@ -145,17 +145,35 @@ pub(super) fn of_own_page(pfn: Pfn, flags: FrameFlags, mapcount: u64) -> Option<
     of_frame(&frame).map(|refusal| refusal.what)
 }
 
+/// Whether the frame may have been given to be freed (MADV_FREE), and its flags do not say so yet: that makes an entry clean at once, and the frame
+/// what it then is where a processor's batch of such is full (folio_mark_lazyfree, mm/swap.c, 6.1 to 7.3).
+pub(super) fn may_be_given_up(frame: &Frame) -> bool {
+    let flags = of_folio(frame.flags, frame.head);
+    let told = flags.has(FrameFlags::HUGE) || flags.has(FrameFlags::SWAPCACHE);
+    !told && is_clean(flags, frame.entry)
+}
+
+/// Where nobody can say whether it was.
+pub(super) fn given_up_perhaps() -> Refusal {
+    let what = "the page is clean: the process may have given it to be freed (MADV_FREE), which this kernel does not show at once; a write of the process's own makes it dirty";
+    no("lazily-freed", what)
+}
+
+/// Whether the kernel knows of nothing in the page that it would have to keep.
+fn is_clean(flags: FrameFlags, entry: Entry) -> bool {
+    !entry.is_dirty() && !flags.has(KPF_DIRTY)
+}
+
 /// Pages that the kernel may throw away as they are: what keeps them is a dirty entry, and our write makes none.
 fn may_be_dropped(flags: FrameFlags, entry: Entry) -> Option<Refusal> {
     if !flags.has(FrameFlags::HUGE) && !flags.has(FrameFlags::SWAPBACKED) {
         let what = "the process gave it to be freed (MADV_FREE): the kernel may drop it, and the write with it";
         return Some(no("lazily-freed", what));
     }
-    let clean = !entry.is_dirty() && !flags.has(KPF_DIRTY);
     if !flags.has(FrameFlags::SWAPCACHE) {
         return None;
     }
-    if clean {
+    if is_clean(flags, entry) {
         let what =
             "the page is clean and swap has a copy: the kernel may drop it, and the write with it";
         return Some(no("clean-in-swap", what));
@@ -333,6 +351,19 @@ mod tests {
         assert_eq!(id(page(0, 0x27)), Some("clean-in-swap"));
         assert_eq!(id(page(0, 0x67)), None);
         assert_eq!(id(page(KPF_DIRTY.0, 0x27)), None);
+    }
+
+    #[test]
+    fn a_clean_page_may_have_been_given_up_unless_its_flags_tell_what_it_is() {
+        let page = |flags, entry| Frame {
+            entry: Entry(entry),
+            ..frame(USER | flags)
+        };
+        assert!(may_be_given_up(&page(0, 0x27)));
+        assert!(!may_be_given_up(&page(0, 0x67)));
+        for told in [KPF_DIRTY, FrameFlags::SWAPCACHE, FrameFlags::HUGE] {
+            assert!(!may_be_given_up(&page(told.0, 0x27)), "{told:?}");
+        }
     }
 
     #[test]

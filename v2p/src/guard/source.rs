@@ -2,6 +2,7 @@
 //! *target* with zeros (copy_from_user, include/linux/uaccess.h, 6.1 to 7.3).
 
 use anyhow::{Context as _, Result};
+use v2p_common::VirtAddr;
 
 use crate::page::PAGE_LEN;
 
@@ -23,6 +24,11 @@ impl Source {
         place.context("more than a page")?.copy_from_slice(bytes);
         self.len = bytes.len();
         Ok(())
+    }
+
+    /// Where it lies: a page that is resident.
+    pub(super) fn address(&self) -> VirtAddr {
+        VirtAddr(self.room.as_ptr() as u64)
     }
 
     /// The copy.

@@ -89,6 +89,8 @@ pub(super) fn strike(
     let written_ns = now_ns();
     let back = disturb(Step::ReadBack).is_ok() && read_back();
     let still = look_up().is_ok_and(|now| now == Some(pfn));
+    // In this order: what has ended by the time is stamped earlier.
+    let quiet = quiet();
     Ok(Strike::Made(Struck {
         look_up_ns,
         written_ns,
@@ -96,6 +98,6 @@ pub(super) fn strike(
         wrote,
         back,
         still,
-        quiet: quiet(),
+        quiet,
     }))
 }

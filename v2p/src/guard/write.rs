@@ -8,7 +8,7 @@ use super::{
     Guard, Job, Step,
     devmem::DevMem,
     evidence::Drained,
-    inspect::{Checked, Place, Sight},
+    inspect::{Checked, Compared, Place, Sight},
     parts::{Part, parts},
     refusal::Refusal,
     report::{self, denied_or_error, deny, refuse, told},
@@ -117,31 +117,36 @@ impl Guard {
     /// What one part holds, by both routes; `None` where that is not the same, or cannot be read, which `report` then says.
     fn check_bytes(&self, part: Part, place: Place, report: &mut Write) -> Result<Option<Checked>> {
         let Place { pfn, word, .. } = place;
-        let before = match self.compare(pfn, part)? {
-            Ok(Some(before)) => before,
-            Ok(None) => {
-                let what = "the bytes at the physical address are not those at the virtual one";
-                let refusal = Refusal {
-                    id: "not-the-same-bytes",
-                    what: what.to_owned(),
-                };
-                refuse(report, part, &refusal);
-                return Ok(None);
+        let refusal = match self.compare(pfn, part)? {
+            Compared::Same(before) => {
+                if part.from == 0 {
+                    report.before = Some(HexBytes(before.clone()));
+                }
+                return Ok(Some(Checked {
+                    part,
+                    pfn,
+                    word,
+                    before,
+                }));
             }
-            Err(e) => {
+            Compared::Denied(e) => {
                 denied_or_error(report, "pread", pfn, e)?;
                 return Ok(None);
             }
+            Compared::Differ => Refusal {
+                id: "not-the-same-bytes",
+                what: "the bytes at the physical address are not those at the virtual one; where the process goes on changing them, --stop holds it still"
+                    .to_owned(),
+            },
+            // Who may read what the process itself may not is the kernel's choice: from 6.12 on perhaps who traces it alone (proc_mem_foll_force,
+            // fs/proc/base.c).
+            Compared::Unread(e) => Refusal {
+                id: "not-readable",
+                what: format!("the process's memory cannot be read there, to compare it ({e}); with --stop it may be"),
+            },
         };
-        if part.from == 0 {
-            report.before = Some(HexBytes(before.clone()));
-        }
-        Ok(Some(Checked {
-            part,
-            pfn,
-            word,
-            before,
-        }))
+        refuse(report, part, &refusal);
+        Ok(None)
     }
 
     /// One part: checked again, looked up again, written, proven.

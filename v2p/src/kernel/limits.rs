@@ -90,27 +90,14 @@ impl Limits {
         }
     }
 
-    /// Which limit it is, where the kernel gave no memory for maps of `needed` bytes, with that error. `None`: none of these.
-    pub fn met(&self, errno: i32, needed: u64) -> Option<Short> {
-        match errno {
-            libc::ENOMEM => {
-                let group = self.memory.as_ref().filter(|group| group.room() < ROOM)?;
-                Some(Short {
-                    evidence: format!("memory cgroup: {}", group.evidence()),
-                    mend: group.raise(),
-                })
-            }
-            libc::EPERM => {
-                let bytes = self.locked.filter(|bytes| *bytes < needed)?;
-                Some(Short {
-                    evidence: format!(
-                        "RLIMIT_MEMLOCK {bytes} bytes, by which kernels before 5.11 count maps"
-                    ),
-                    mend: "ulimit -l unlimited, as root".to_owned(),
-                })
-            }
-            _ => None,
-        }
+    /// Which limit it is, where the kernel made no maps, with that error. `None`: none of these.
+    pub fn met(&self, errno: i32) -> Option<Short> {
+        let group = self.memory.as_ref();
+        let group = group.filter(|group| errno == libc::ENOMEM && group.room() < ROOM)?;
+        Some(Short {
+            evidence: format!("memory cgroup: {}", group.evidence()),
+            mend: group.raise(),
+        })
     }
 }
 
@@ -187,16 +174,14 @@ mod tests {
             open_files: 0,
         };
         let both = limits(Some(8 << 20), Some((20 << 20, 10 << 20)));
-        let met = |limits: &Limits, errno| limits.met(errno, 16 << 20);
-        let group = met(&both, libc::ENOMEM).unwrap();
+        let group = both.met(libc::ENOMEM).unwrap();
         assert!(group.evidence.starts_with("memory cgroup: 20971520"));
         assert!(group.mend.contains("memory.max"));
-        let locked = met(&both, libc::EPERM).unwrap();
-        assert!(locked.evidence.contains("RLIMIT_MEMLOCK 8388608"));
-        assert_eq!(met(&both, libc::EINVAL), None);
+        // No kernel that has what v2p needs counts maps by RLIMIT_MEMLOCK (5.11).
+        assert_eq!(both.met(libc::EPERM), None);
+        assert_eq!(both.met(libc::EINVAL), None);
         let roomy = limits(None, Some((1 << 30, 0)));
-        assert_eq!(met(&roomy, libc::ENOMEM), None);
-        assert_eq!(met(&roomy, libc::EPERM), None);
+        assert_eq!(roomy.met(libc::ENOMEM), None);
     }
 
     #[test]

@@ -111,21 +111,26 @@ pub fn mappings(pid: u32) -> Result<Vec<Mapping>> {
     Ok(mappings)
 }
 
-/// The mappings that the file `maps` of a process tells, by address. None where it has no address space.
+/// The mappings that the file `maps` of a process tells, by address. None where it has no address space. Between two read(2)s of it a mapping may grow
+/// over the next one's place, and is then told again, from its beginning (m_start, fs/proc/task_mmu.c, 6.1 to 7.3): each address counts once.
 ///
 /// # Errors
 /// Those of the kernel.
 pub(super) fn read(path: &Path) -> io::Result<Vec<Mapping>> {
-    let bytes = fs::read(path)?;
+    of_lines(&fs::read(path)?)
+}
+
+fn of_lines(bytes: &[u8]) -> io::Result<Vec<Mapping>> {
     let lines = bytes.split(|byte| *byte == b'\n');
-    lines
+    let mappings: io::Result<_> = lines
         .filter(|line| !line.is_empty())
         .map(|line| {
             parse(line).ok_or_else(|| {
                 io::Error::other(format!("not understood: {}", String::from_utf8_lossy(line)))
             })
         })
-        .collect()
+        .collect();
+    mappings.map(apart)
 }
 
 /// One line: `START-END PERMS OFFSET DEV INODE`, then blanks and the name, which may have any bytes but a newline, which
@@ -231,6 +236,18 @@ fn covered(mappings: &[Mapping], range: Range) -> Vec<Mapping> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mapping_that_is_told_twice_because_it_grew_counts_once() {
+        let text = b"10000-20000 rw-p 00000000 00:00 0 \n10000-30000 rw-p 00000000 00:00 0 \n30000-31000 r--p 00000000 00:00 0 [x]\n";
+        let found = of_lines(text).unwrap();
+        let ends: Vec<_> = found.iter().map(|m| (m.start, m.end)).collect();
+        assert_eq!(
+            ends,
+            [(0x10000, 0x20000), (0x20000, 0x30000), (0x30000, 0x31000)]
+        );
+        assert!(of_lines(b"10000\n").is_err());
+    }
 
     fn mapping(start: u64, end: u64, name: &str) -> Mapping {
         Mapping {

@@ -21,6 +21,8 @@ pub struct AddressSpace {
     pub pagemap: Pagemap,
     /// What it has mapped, by address, also what of it lies in the kernel's half (`[vsyscall]`).
     pub mappings: Vec<Mapping>,
+    /// What the program was as they were opened.
+    layout: Option<[u64; 4]>,
 }
 
 impl AddressSpace {
@@ -34,16 +36,19 @@ impl AddressSpace {
                 // What the program is, before and after: pagemap stays with the address space that there was when it was
                 // opened, and the mappings of another program would be mixed with it.
                 let before = layout(&root);
-                let found = open(&root).map_err(|e| (e, process));
-                let Self { pagemap, mappings } = match found {
+                let (pagemap, mappings) = match open(&root) {
                     Ok(found) => found,
                     // A thread that has ended has no memory, but another may.
-                    Err((e, _)) if e.raw_os_error() == Some(libc::ESRCH) => continue,
-                    Err((e, process)) => return Err(explain(&e, process).into()),
+                    Err(e) if e.raw_os_error() == Some(libc::ESRCH) => continue,
+                    Err(e) => return Err(explain(&e, process).into()),
                 };
-                // Also that the number was not another's meanwhile.
-                if !mappings.is_empty() && before == layout(&root) && !process.has_ended() {
-                    return Ok(Self { pagemap, mappings });
+                let found = Self {
+                    pagemap,
+                    mappings,
+                    layout: before,
+                };
+                if !found.mappings.is_empty() && found.is_of(process) {
+                    return Ok(found);
                 }
             }
             if process.has_ended() || is_kernel_thread(process.pid) {
@@ -51,6 +56,14 @@ impl AddressSpace {
             }
         }
         Err(Self::none(process).into())
+    }
+
+    /// Whether it is still that of `process`, whose number is not another's: what was read of it until now was its own. Its pagemap alone would not
+    /// tell, as long as somebody else has the address space too (vfork).
+    pub fn is_of(&self, process: &Process) -> bool {
+        // A thread that has ended tells nothing any more.
+        let is_same = |root: PathBuf| self.layout == layout(&root);
+        roots(process.pid).any(is_same) && !process.has_ended()
     }
 
     /// Why `process` has none.
@@ -93,10 +106,10 @@ pub(super) fn roots(pid: u32) -> impl Iterator<Item = PathBuf> {
     std::iter::once(main).chain(others.map(move |tid| tasks.join(tid.to_string())))
 }
 
-fn open(root: &std::path::Path) -> io::Result<AddressSpace> {
+fn open(root: &std::path::Path) -> io::Result<(Pagemap, Vec<Mapping>)> {
     let pagemap = Pagemap::open(&root.join("pagemap"))?;
     let mappings = maps::read(&root.join("maps"))?;
-    Ok(AddressSpace { pagemap, mappings })
+    Ok((pagemap, mappings))
 }
 
 /// Where the program of the process, its arguments and its stack lie: an exec changes it.

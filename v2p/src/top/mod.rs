@@ -1,7 +1,8 @@
 //! A live view of a watch: its records -> [`app`] (what there is to show, and what keys do) -> [`view`] (lines), with how much each
-//! mapping has, read now and then by [`sample`]. [`screen`] has the terminal and its keys.
+//! mapping has, read now and then by [`sample`]. [`screen`] has the terminal, `keys` what is pressed.
 
 pub mod app;
+mod keys;
 mod mappings;
 pub mod sample;
 pub mod screen;

@@ -90,7 +90,10 @@ impl Sampler {
     /// # Errors
     /// Those of the reading.
     pub fn sample(&mut self) -> Result<Option<Vec<Sampled>>> {
-        let Ok(AddressSpace { pagemap, mappings }) = AddressSpace::of(&self.process) else {
+        let Ok(AddressSpace {
+            pagemap, mappings, ..
+        }) = AddressSpace::of(&self.process)
+        else {
             return Ok(None);
         };
         let mut sampled = Vec::with_capacity(mappings.len());

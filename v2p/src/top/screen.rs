@@ -3,14 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use ratatui::{
-    DefaultTerminal,
-    crossterm::event::{self, Event},
-};
+use ratatui::{DefaultTerminal, crossterm::event::Event};
 
 use super::{
     App,
     app::{Mode, Wish},
+    keys::Keys,
     sample::Sampler,
     view,
 };
@@ -26,7 +24,7 @@ const REST: u32 = 20;
 pub struct Top {
     app: App,
     sampler: Sampler,
-    screen: Option<DefaultTerminal>,
+    screen: Option<(DefaultTerminal, Keys)>,
     drawn: Option<Instant>,
     /// When the last second was over.
     second: Instant,
@@ -59,13 +57,15 @@ impl Top {
 
     fn enter(&mut self) -> Result<()> {
         // It also has a panic give the terminal back before it says anything.
-        self.screen = Some(ratatui::try_init().context("the terminal")?);
+        let screen = ratatui::try_init().context("the terminal")?;
+        let keys = Keys::listen().inspect_err(|_| _ = ratatui::try_restore());
+        self.screen = Some((screen, keys.context("the terminal's keys")?));
         self.second = Instant::now();
         Ok(())
     }
 
     fn leave(&mut self) {
-        if let Some(mut screen) = self.screen.take() {
+        if let Some((mut screen, _)) = self.screen.take() {
             // It may be gone.
             let _ = screen.show_cursor();
             let _ = ratatui::try_restore();
@@ -75,11 +75,11 @@ impl Top {
     /// Reads the keys that there are; gives whether there was any, or the wish to end.
     fn keys(&mut self) -> Result<Option<bool>> {
         let mut any = false;
-        while event::poll(Duration::ZERO).context("the terminal's keys")? {
+        while let Some((_, keys)) = &self.screen
+            && let Some(event) = keys.next().context("the terminal's keys")?
+        {
             any = true;
-            let Event::Key(key) = event::read().context("the terminal's keys")? else {
-                continue;
-            };
+            let Event::Key(key) = event else { continue };
             match self.app.key(key) {
                 Wish::Quit => return Ok(None),
                 Wish::Pages => self.sample_pages()?,
@@ -141,7 +141,7 @@ impl Listener for Top {
             self.sample()?;
         }
         let is_due = self.drawn.is_none_or(|drawn| drawn.elapsed() >= REDRAW);
-        if let Some(screen) = &mut self.screen
+        if let Some((screen, _)) = &mut self.screen
             && (touched || is_due)
         {
             let app = &self.app;

@@ -177,7 +177,9 @@ fn ranges(wish: &Wish<'_>, process: &Process) -> Result<Vec<Range>> {
         return Ok(Vec::new());
     }
     if wish.command.is_empty() {
-        let AddressSpace { pagemap, mappings } = AddressSpace::of(process)?;
+        let AddressSpace {
+            pagemap, mappings, ..
+        } = AddressSpace::of(process)?;
         let end = pagemap.end()?.ok_or_else(|| AddressSpace::none(process))?;
         let pieces = maps::select(&mappings, wish.asked, end)?;
         if let Some(piece) = pieces.iter().find(|piece| piece.is_kernels()) {

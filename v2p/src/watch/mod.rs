@@ -147,7 +147,11 @@ impl Session<'_> {
                 self.resolve_doubts(&mut state)?;
                 next_reading = Instant::now() + READ_EVERY;
             }
-            match stopped.or(state.report.turn()?) {
+            let why = match stopped {
+                None => state.report.turn()?,
+                told => told,
+            };
+            match why {
                 Some(why) => break why,
                 None if self.follow && state.family.is_empty() => break "target-exited",
                 None => {}

@@ -1,6 +1,6 @@
 //! When a watch ends.
 
-use std::time::Duration;
+use std::{future::poll_fn, task::Poll, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -14,7 +14,8 @@ use super::signals;
 pub struct Stop {
     interrupt: Signal,
     terminate: Signal,
-    hangup: Option<Signal>,
+    /// Others that end it.
+    others: Vec<Signal>,
     /// A signal came.
     told: bool,
     duration: Option<Duration>,
@@ -30,19 +31,27 @@ impl Stop {
         Ok(Self {
             interrupt: caught(SignalKind::interrupt())?,
             terminate: caught(SignalKind::terminate())?,
-            hangup: None,
+            others: Vec::new(),
             told: false,
             duration,
             deadline: None,
         })
     }
 
-    /// Also at SIGHUP, which `nohup` would keep from us: for what shows something on a terminal alone.
+    /// Also at SIGHUP, which `nohup` would keep from us, and at whatever else asks a process to end: for what shows something on a terminal alone,
+    /// which is to have it back.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn or_hangup(mut self) -> Result<Self> {
-        self.hangup = Some(caught(SignalKind::hangup())?);
+    pub fn or_whatever_asks(mut self) -> Result<Self> {
+        let kinds = [
+            SignalKind::hangup(),
+            SignalKind::quit(),
+            SignalKind::alarm(),
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+        ];
+        self.others = kinds.into_iter().map(caught).collect::<Result<_>>()?;
         Ok(self)
     }
 
@@ -69,16 +78,17 @@ impl Stop {
             return "signal";
         }
         let far = Instant::now() + Duration::from_secs(86_400 * 365);
-        let hangup = async {
-            match &mut self.hangup {
-                Some(hangup) => hangup.recv().await,
-                None => std::future::pending().await,
+        let other = poll_fn(|context| {
+            let mut others = self.others.iter_mut();
+            match others.any(|other| other.poll_recv(context).is_ready()) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
             }
-        };
+        });
         tokio::select! {
             _ = self.interrupt.recv() => "signal",
             _ = self.terminate.recv() => "signal",
-            _ = hangup => "signal",
+            () = other => "signal",
             () = tokio::time::sleep_until(self.deadline.unwrap_or(far)), if self.deadline.is_some() => "duration",
         }
     }

@@ -207,7 +207,7 @@ impl Drop for Watching {
 /// A terminal: the side of the person who looks at it, and that of the program. Or why there is none.
 pub(crate) fn terminal() -> Result<(OwnedFd, File), String> {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-    let opened = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)
+    let opened = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
         .and_then(|master| grantpt(&master).map(|()| master))
         .and_then(|master| unlockpt(&master).map(|()| master))
         .and_then(|master| Ok((ptsname(&master, Vec::new())?, master)));

@@ -42,6 +42,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             "a_panic_gives_the_terminal_back_before_it_speaks",
             gives_it_back_on_panic,
         ),
+        trial("top_ends_where_its_terminal_goes_away", terminal_goes),
         trial("top_fills_a_terminal_of_another_size", resized),
         trial("top_ends_with_its_process", ends_with_its_process),
         trial(
@@ -252,7 +253,7 @@ fn shows_faults() -> Done {
 
 fn gives_the_terminal_back() -> Done {
     let target = Target::start();
-    for end in ["q", "\u{3}", "TERM", "INT", "HUP"] {
+    for end in ["q", "\u{3}", "TERM", "INT", "HUP", "QUIT", "ALRM", "USR1"] {
         let mut showing = match of_target(&target) {
             Ok(showing) => showing,
             Err(skipped) => return skipped,
@@ -263,16 +264,56 @@ fn gives_the_terminal_back() -> Done {
             "TERM" => Signal::TERM,
             "INT" => Signal::INT,
             "HUP" => Signal::HUP,
+            "QUIT" => Signal::QUIT,
+            "ALRM" => Signal::ALARM,
+            "USR1" => Signal::USR1,
             keys => {
                 showing.type_keys(keys);
                 showing.finish(0);
                 continue;
             }
         };
+        // Half a key, of which the rest is waited for.
+        showing.type_keys("\u{1b}[1");
         let pid = Pid::from_raw(i32::try_from(showing.child.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
         let shown = showing.finish(0);
         assert!(shown.contains("end (signal)"), "{end}: {shown:?}");
+    }
+    Done::Passed
+}
+
+/// A window that is closed, a line that is cut: there may be no signal.
+fn terminal_goes() -> Done {
+    let target = Target::start();
+    let (master, terminal) = match harness::terminal() {
+        Ok(both) => both,
+        Err(why) => return Done::Skipped(why),
+    };
+    tcsetwinsize(&terminal, size(80, 24)).unwrap();
+    let mut v2p = {
+        let side = || Stdio::from(terminal.try_clone().unwrap());
+        let mut command = harness::v2p();
+        command.args(["top", "--pid", &target.pid().to_string()]);
+        command.stdin(side()).stdout(side()).stderr(side());
+        command.spawn().unwrap()
+    };
+    drop(terminal);
+    let (mut person, mut shown) = (File::from(master), String::new());
+    while !shown.contains(ENTER) {
+        let mut bytes = [0; 4096];
+        let n = person.read(&mut bytes).expect("it shows something");
+        shown.push_str(&String::from_utf8_lossy(&bytes[..n]));
+    }
+    drop(person);
+    let deadline = Instant::now() + PATIENCE;
+    while v2p.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            v2p.kill().unwrap();
+            v2p.wait().unwrap();
+            panic!("it goes on without a terminal");
+        }
+        thread::sleep(std::time::Duration::from_millis(10));
     }
     Done::Passed
 }

@@ -240,7 +240,7 @@ fn kcore(facts: &Facts) -> Check {
         .as_ref()
         .is_some_and(Lockdown::is_confidential);
     let mend = match (what.kind(), is_confidential) {
-        (io::ErrorKind::NotFound, _) if !Path::new("/proc/self").exists() => MOUNT_PROC,
+        (io::ErrorKind::NotFound, _) if !Path::new("/proc/meminfo").exists() => MOUNT_PROC,
         (io::ErrorKind::Other, _) => "run it on the host: a container masks it",
         (io::ErrorKind::NotFound, _) => "use a kernel with CONFIG_PROC_KCORE=y",
         (_, true) => "boot without lockdown=confidentiality",

@@ -22,7 +22,7 @@ fn an_opened_kernel_reads_and_writes_and_pat_refuses_the_map() {
     };
     assert_all(&nopat, &own_page(), Answer::Allowed);
     let newer = Facts {
-        has_mmap_mem: Some(false),
+        pat_asks: Some(false),
         ..opened()
     };
     assert_eq!(answers_of(&newer)[2], Answer::Unknown(Id::Pat));

@@ -68,7 +68,7 @@ pub(in crate::doctor) fn root() -> Facts {
             write: Ok(()),
         }),
         has_read_mem: Some(true),
-        has_mmap_mem: Some(true),
+        pat_asks: Some(true),
         iomem: Iomem::for_test(IOMEM),
         physical_bits: Some(40),
         has_pat: Some(true),

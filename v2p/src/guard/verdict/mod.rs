@@ -30,9 +30,7 @@ pub(super) fn left(struck: &Struck, moves: &[Began], there: bool) -> (Left, bool
         quiet,
         ..
     } = *struck;
-    let since = moves.iter().filter(|m| m.at_ns >= look_up_ns);
-    // Their order is that of the events, which come when the deeds are done.
-    let Some(first) = since.min_by_key(|m| m.at_ns) else {
+    let Some(first) = first(look_up_ns, moves) else {
         return match (there, still && quiet) {
             (true, _) => (Left::Not, false),
             (false, true) => (Left::After, false),
@@ -48,6 +46,12 @@ pub(super) fn left(struck: &Struck, moves: &[Began], there: bool) -> (Left, bool
     (left, true)
 }
 
+/// The first move since the last look-up. Their order is that of the events, which come when the deeds are done.
+pub(super) fn first(look_up_ns: u64, moves: &[Began]) -> Option<&Began> {
+    let since = moves.iter().filter(|m| m.at_ns >= look_up_ns);
+    since.min_by_key(|m| m.at_ns)
+}
+
 /// What is known after the write.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Evidence {
@@ -56,8 +60,8 @@ pub(super) struct Evidence {
     pub(super) by_event: bool,
     /// The process, or its program, is gone.
     pub(super) gone: bool,
-    /// Other bytes were there before: that they are ours now shows that they arrived.
-    pub(super) changed: bool,
+    /// Other bytes were there before, and a fresh page does not have these: that they are there shows that they arrived.
+    pub(super) telling: bool,
     /// The hooks on migrations are live.
     pub(super) hooked: bool,
     /// So are those on all that takes a page away, or nobody but we can do that.
@@ -66,7 +70,8 @@ pub(super) struct Evidence {
     pub(super) lost: u64,
     /// Entries are still being taken out, of which no event has told.
     pub(super) zapping: bool,
-    /// The bytes were there right after the pwrite, by both routes.
+    /// The bytes were there right after the pwrite, by both routes; and what came in place of the page then, if anything did, is no copy of it: one may
+    /// have been begun before the pwrite, and have come without the bytes.
     pub(super) back_at_once: bool,
     /// The bytes are there, through the virtual address.
     pub(super) read_back_va: bool,
@@ -104,10 +109,14 @@ pub(super) fn verdict(e: &Evidence) -> (Verdict, Option<&'static str>) {
         Some("the hooks on migrations are not live")
     } else if !e.read_back_va && !e.back_at_once {
         Some(not_read_back(e))
-    } else if !e.changed && !e.sees_removals {
-        Some("the same bytes were there before, and not every hook is live that would see a move")
-    } else if !e.changed && e.left != Left::Not {
-        Some("the page moved about when the write was made, and the same bytes were there before")
+    } else if !e.telling && !e.sees_removals {
+        Some(
+            "such bytes were there before, or would be in a fresh page (zeros), and not every hook is live that would see a move",
+        )
+    } else if !e.telling && e.left != Left::Not {
+        Some(
+            "the page moved about when the write was made, and such bytes were there before, or would be in a fresh page (zeros)",
+        )
     } else if e.left == Left::Unclear && !e.by_event {
         Some(no_event(e))
     } else if !e.read_back_pa && !e.back_at_once {

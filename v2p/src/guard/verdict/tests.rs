@@ -7,7 +7,7 @@ const LANDED: Evidence = Evidence {
     left: Left::Not,
     by_event: false,
     gone: false,
-    changed: true,
+    telling: true,
     hooked: true,
     sees_removals: true,
     lost: 0,
@@ -26,7 +26,7 @@ fn all() -> impl Iterator<Item = Evidence> {
             left,
             by_event: bit(0),
             gone: bit(1),
-            changed: bit(2),
+            telling: bit(2),
             hooked: bit(3),
             lost: u64::from(bit(4)),
             read_back_va: bit(5),
@@ -59,6 +59,7 @@ fn while_zapping(zapping: bool, still: bool, there: bool, moves: &[(u64, bool)])
     let began = |(at_ns, copied_later): &(u64, bool)| Began {
         at_ns: *at_ns,
         copied_later: *copied_later,
+        copied_before: false,
     };
     let moves: Vec<_> = moves.iter().map(began).collect();
     left(&struck, &moves, there)
@@ -143,7 +144,7 @@ fn nothing_is_called_landed_that_is_not_there_by_both_routes() {
         let by_both = e.read_back_va && e.read_back_pa;
         assert!(e.back_at_once || by_both, "{e:?}");
         assert!(e.left != Left::Before && e.hooked && e.lost == 0, "{e:?}");
-        assert!(e.changed || e.sees_removals && e.left == Left::Not, "{e:?}");
+        assert!(e.telling || e.sees_removals && e.left == Left::Not, "{e:?}");
     }
 }
 
@@ -156,7 +157,7 @@ fn what_is_known_to_have_left_before_is_a_stray_whatever_else_is_said_and_nothin
 
 #[test]
 fn with_every_hook_and_nothing_lost_bytes_that_are_there_are_never_unproven() {
-    let known = |e: &Evidence| e.hooked && e.lost == 0 && e.changed;
+    let known = |e: &Evidence| e.hooked && e.lost == 0 && e.telling;
     let told = |e: &Evidence| e.by_event || e.left != Left::Unclear;
     let there = |e: &Evidence| e.back_at_once || e.read_back_pa && e.read_back_va;
     for e in all().filter(|e| known(e) && told(e) && there(e)) {

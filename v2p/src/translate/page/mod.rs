@@ -212,6 +212,10 @@ impl Decoder {
     pub fn settle(&self, page: Page, word: PagemapWord, walked: (Level, Entry)) -> Page {
         let (by_walk, page_size) = self.entry(walked.0, walked.1, page.va);
         let state = match (self.word(word), by_walk) {
+            // A base page of a device has a special entry: this one is a private copy in such a mapping.
+            (PageState::Absent, PageState::Present { pfn }) if walked.0 == Level::Pte => {
+                PageState::Present { pfn }
+            }
             (PageState::Absent, PageState::Present { pfn }) => PageState::Device { pfn },
             (
                 PageState::Absent,

@@ -156,15 +156,25 @@ fn of_a_huge_entry_the_first_frame_tells() {
 }
 
 #[test]
-fn what_only_the_walk_shows_is_a_devices() {
-    let walked = (Level::Pte, Entry(0xfe00_0000 | 0x67));
-    let page = DECODER.page(VA, Some(PagemapWord(0)), Some(walked));
-    assert_eq!(page.verdict, Verdict::Disagree);
-    let settled = DECODER.settle(page, PagemapWord(0), walked);
+fn what_only_the_walk_shows_is_a_devices_or_a_private_copy_in_its_mapping() {
+    let settled = |level, entry| {
+        let walked = (level, Entry(entry));
+        let page = DECODER.page(VA, Some(PagemapWord(0)), Some(walked));
+        assert_eq!(page.verdict, Verdict::Disagree);
+        let settled = DECODER.settle(page, PagemapWord(0), walked);
+        assert_eq!(settled.verdict, Verdict::Single);
+        settled.state
+    };
+    let device = |pfn| PageState::Device { pfn: Pfn(pfn) };
+    assert_eq!(settled(Level::Pte, 0xfe00_0000 | 0x267), device(0xf_e000));
+    let inside = VA.page_number() & 511;
     assert_eq!(
-        (settled.state, settled.verdict),
-        (PageState::Device { pfn: Pfn(0xf_e000) }, Verdict::Single)
+        settled(Level::Pmd, 0xfe00_0000 | 0xe7),
+        device(0xf_e000 + inside)
     );
+    // Of a device every entry of a base page is special: of a copy none is.
+    let copy = PageState::Present { pfn: Pfn(0xf_e000) };
+    assert_eq!(settled(Level::Pte, 0xfe00_0000 | 0x67), copy);
 }
 
 #[test]
