@@ -281,4 +281,15 @@ fn same_bytes(scene: &mut Scene, target: &mut Target) {
         Ok(())
     });
     assert_eq!(said.verdict, Verdict::Strayed, "{said:#?}");
+    // Nor do zeros, which any fresh page has.
+    target.tell("write", 20);
+    let said = scene.write(inside(20), &NEW);
+    assert_eq!(said.verdict, Verdict::Landed, "{said:#?}");
+    let said = scene.write_disturbed(inside(20), &same, &mut |step| {
+        if step == Step::ReadBack {
+            discard(target, 20);
+        }
+        Ok(())
+    });
+    assert_eq!(said.verdict, Verdict::Unproven, "{said:#?}");
 }
