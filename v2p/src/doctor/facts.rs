@@ -94,7 +94,7 @@ pub struct Facts {
     pub node: Node,
     /// Whether the kernel has this function, from its BTF.
     pub has_read_mem: Option<bool>,
-    /// Whether PAT keeps mmap(2) from RAM where the kernel was built without STRICT_DEVMEM: [`pat_asks`].
+    /// Whether PAT keeps mmap(2) from RAM where the kernel was built without STRICT_DEVMEM.
     pub pat_asks: Option<bool>,
     /// The physical address space; none where it is hidden or cannot be read.
     pub iomem: Option<Iomem>,
