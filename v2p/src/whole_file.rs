@@ -33,13 +33,20 @@ enum Place {
     Unnamed(PathBuf),
     /// A file by the first name, to be given the second.
     Named(PathBuf, PathBuf),
-    /// A pipe or a device, which nothing may take the place of.
+    /// A pipe or a device, which nothing may take the place of; or a file that has no name any more.
     Direct,
 }
 
 /// Whether something is there that is no file and no folder: a pipe, a terminal, a device, whose name says nothing of what it is for.
 pub fn is_stream(path: &Path) -> bool {
     path.exists() && !path.is_file() && !path.is_dir()
+}
+
+/// Whether it is what our stdout goes to: what is said there would lie in the middle of it.
+pub fn is_stdout(path: &Path) -> bool {
+    let named = fs::metadata(path).map(|there| (there.dev(), there.ino()));
+    let ours = rustix::fs::fstat(io::stdout()).map(|ours| (ours.st_dev, ours.st_ino));
+    matches!((named, ours), (Ok(named), Ok(ours)) if named == ours)
 }
 
 impl WholeFile {
@@ -78,6 +85,9 @@ impl WholeFile {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if matches!(self.place, Place::Direct) && self.file.metadata()?.is_file() {
+            self.file.set_len(0)?;
+        }
         self.file.write_all(bytes)?;
         match &self.place {
             Place::Direct => Ok(()),
@@ -306,7 +316,8 @@ mod tests {
         fs::remove_file(&link).unwrap();
         // The same of a file that has no name any more.
         let path = folder.join("a.svg");
-        let file = File::create_new(&path).unwrap();
+        let mut file = File::create_new(&path).unwrap();
+        file.write_all(b"older").unwrap();
         let to = format!("/proc/self/fd/{}", file.as_raw_fd());
         std::os::unix::fs::symlink(to, &link).unwrap();
         fs::remove_file(&path).unwrap();

@@ -17,7 +17,7 @@ use crate::{
     },
     render::{Output, bytes, grouped, printable},
     translate::{Page, Totals, Translator, run::Runs},
-    whole_file::{WholeFile, is_stream},
+    whole_file::{WholeFile, is_stdout, is_stream},
 };
 
 /// The command's record.
@@ -53,6 +53,11 @@ fn map(args: &cli::Map, output: &mut Output) -> Result<u8> {
     privileges::keep_to_looking(true)?;
     // What cannot be written or read is known before the work.
     let form = form(&args.output)?;
+    let aside = is_stdout(&args.output);
+    if aside && output.is_json() {
+        let what = format!("{}: --json says there what is drawn", args.output.display());
+        return Err(Failure::failed(what).hint("name a file with -o").into());
+    }
     let file = WholeFile::create(&args.output)?;
     let earlier = args.diff.as_deref().map(read_earlier).transpose()?;
 
@@ -103,7 +108,10 @@ fn map(args: &cli::Map, output: &mut Output) -> Result<u8> {
     )?;
     file.finish(&bytes)?;
     output.json(&record)?;
-    output.text(&line(args, &record))?;
+    match aside {
+        true => output.say(&line(args, &record)),
+        false => output.text(&line(args, &record))?,
+    }
     Ok(code(args, &record.totals))
 }
 

@@ -13,7 +13,7 @@ use super::{
     inspect::{Checked, Sight},
     moves::{Begun, add_reasons, moves},
     strike::Struck,
-    verdict::{Evidence, first, left, verdict},
+    verdict::{Evidence, Left, first, left, verdict},
 };
 use crate::{kernel::now_ns, ledger::Ledger, process::frame_mapcount, record::Verdict};
 
@@ -66,17 +66,21 @@ impl Guard {
         let drained = self.drain(one, began_ns, stayed).await?;
         let began: Vec<_> = drained.moves.iter().map(|m| m.began).collect();
         let (left, by_event) = left(struck, &began, stayed);
+        // What a fresh page holds tells nothing, unless the page is known to have been the old one as it was read back.
+        let is_fresh = bytes.iter().all(|byte| *byte == 0);
+        let may_be_fresh = !(struck.back && left == Left::After && self.sees_removals);
         let copied = first(struck.look_up_ns, &began).is_some_and(|first| first.copied_before);
         let (verdict, why) = verdict(&Evidence {
             left,
             by_event,
             gone: matches!(back.sight, Sight::Gone),
-            telling: one.before != bytes && bytes.iter().any(|byte| *byte != 0),
+            telling: one.before != bytes && !(is_fresh && may_be_fresh),
             hooked: self.tracer.watches_migration(),
             sees_removals: self.sees_removals,
             lost: drained.lost,
             zapping: drained.zapping,
-            back_at_once: struck.back && !copied,
+            back_at_once: struck.back,
+            copied,
             read_back_va: back.by_va,
             read_back_pa: back.by_pa,
             as_before: back.hit_as_before,

@@ -146,7 +146,7 @@ pub(super) fn of_own_page(pfn: Pfn, flags: FrameFlags, mapcount: u64) -> Option<
 }
 
 /// Whether the frame may have been given to be freed (MADV_FREE), and its flags do not say so yet: that makes an entry clean at once, and the frame
-/// what it then is where a processor's batch of such is full (folio_mark_lazyfree, mm/swap.c, 6.1 to 7.3).
+/// what it then is where a processor's batch of such is full (mark_page_lazyfree, later folio_mark_lazyfree, mm/swap.c, 6.1 to 7.3).
 pub(super) fn may_be_given_up(frame: &Frame) -> bool {
     let flags = of_folio(frame.flags, frame.head);
     let told = flags.has(FrameFlags::HUGE) || flags.has(FrameFlags::SWAPCACHE);

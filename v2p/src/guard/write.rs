@@ -1,6 +1,6 @@
 //! The protocol: all parts are checked, then each is checked again, written and proven.
 
-use std::ops::Range;
+use std::{io, ops::Range};
 
 use anyhow::{Context as _, Result};
 
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     doctor,
+    process::AddressSpace,
     record::{self, Hex, HexBytes, Verdict, Write},
     translate::Both,
 };
@@ -140,10 +141,15 @@ impl Guard {
             },
             // Who may read what the process itself may not is the kernel's choice: from 6.12 on perhaps who traces it alone (proc_mem_foll_force,
             // fs/proc/base.c).
-            Compared::Unread(e) => Refusal {
-                id: "not-readable",
-                what: format!("the process's memory cannot be read there, to compare it ({e}); with --stop it may be"),
-            },
+            Compared::Unread(e) => {
+                if e.kind() == io::ErrorKind::UnexpectedEof {
+                    return Err(AddressSpace::none(&self.process).into());
+                }
+                Refusal {
+                    id: "not-readable",
+                    what: format!("the process's memory cannot be read there, to compare it ({e}); who traces it may (--stop)"),
+                }
+            }
         };
         refuse(report, part, &refusal);
         Ok(None)
@@ -241,7 +247,7 @@ impl Guard {
             ),
             // A refusal by permission comes before any byte is copied.
             Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
-                let same = std::io::Error::from_raw_os_error(libc::EPERM);
+                let same = io::Error::from_raw_os_error(libc::EPERM);
                 denied_or_error(report, "pwrite", one.pfn, same)?;
                 Ok(false)
             }

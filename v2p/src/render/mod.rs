@@ -27,7 +27,7 @@ pub use self::{
 };
 pub use crate::printable::printable;
 
-use crate::record::Record;
+use crate::{kernel::now_ns, record::Record};
 
 /// Bytes that are gathered before they are written.
 const BUFFER: usize = 1 << 16;
@@ -64,7 +64,7 @@ impl Output {
             stands: false,
             json_line: Vec::new(),
             stdout: BufWriter::with_capacity(BUFFER, io::stdout().lock()),
-            clock: Clock::default(),
+            clock: Clock::from(now_ns()),
             moves: Moves::default(),
             progress: Progress::default(),
         }

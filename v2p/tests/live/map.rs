@@ -20,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_map_of_what_is_absent_is_an_answer_of_no", absent),
         trial("a_map_since_an_earlier_moment_tells_what_moved", since),
         trial("a_map_is_written_whole_or_not_at_all", whole),
+        trial("a_map_on_stdout_is_the_picture_alone", on_stdout),
         trial("a_map_since_nonsense_says_so", since_nonsense),
     ]
 }
@@ -51,6 +52,18 @@ fn map(target: &Target, place: &Place, more: &[&str]) -> (Value, Option<i32>) {
     let output = harness::run(&[&arguments, more].concat());
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     (harness::last_json(&output), output.status.code())
+}
+
+fn on_stdout() -> Done {
+    let target = Target::start();
+    let pid = target.pid().to_string();
+    let output = harness::run(&["map", "--pid", &pid, "-o", "/proc/self/fd/1"]);
+    assert!(output.status.success(), "{output:?}");
+    let picture = String::from_utf8(output.stdout).unwrap();
+    roxmltree::Document::parse(&picture).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("resident"), "{said}");
+    Done::Passed
 }
 
 /// Of every page that is present, its frame.

@@ -70,9 +70,10 @@ pub(super) struct Evidence {
     pub(super) lost: u64,
     /// Entries are still being taken out, of which no event has told.
     pub(super) zapping: bool,
-    /// The bytes were there right after the pwrite, by both routes; and what came in place of the page then, if anything did, is no copy of it: one may
-    /// have been begun before the pwrite, and have come without the bytes.
+    /// The bytes were there right after the pwrite, by both routes.
     pub(super) back_at_once: bool,
+    /// What came in place of the page then is a copy, which may have been begun before the pwrite, and have come without the bytes.
+    pub(super) copied: bool,
     /// The bytes are there, through the virtual address.
     pub(super) read_back_va: bool,
     /// The bytes are there, through /dev/mem at the frame of the look-up after it.
@@ -103,11 +104,12 @@ pub(super) fn verdict(e: &Evidence) -> (Verdict, Option<&'static str>) {
             },
         );
     }
+    let was_back = e.back_at_once && !e.copied;
     let unproven = if e.lost > 0 {
         Some("events were lost")
     } else if !e.hooked {
         Some("the hooks on migrations are not live")
-    } else if !e.read_back_va && !e.back_at_once {
+    } else if !e.read_back_va && !was_back {
         Some(not_read_back(e))
     } else if !e.telling && !e.sees_removals {
         Some(
@@ -119,7 +121,7 @@ pub(super) fn verdict(e: &Evidence) -> (Verdict, Option<&'static str>) {
         )
     } else if e.left == Left::Unclear && !e.by_event {
         Some(no_event(e))
-    } else if !e.read_back_pa && !e.back_at_once {
+    } else if !e.read_back_pa && !was_back {
         Some("the bytes are there for the process, but not at the frame that the routes name")
     } else {
         None
@@ -149,6 +151,9 @@ const fn since(e: &Evidence) -> &'static str {
 /// Why the bytes are not in the page, though no event says that it had left before the pwrite returned.
 const fn not_read_back(e: &Evidence) -> &'static str {
     match (e.left, e.gone) {
+        _ if e.back_at_once => {
+            "they were read back; then a copy came in the page's place, which may have been begun before the write, and is without them"
+        }
         (Left::After, true) => {
             "the page had the bytes, but the process has ended, or executed another program, before they could be read back"
         }

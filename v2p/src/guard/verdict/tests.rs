@@ -13,6 +13,7 @@ const LANDED: Evidence = Evidence {
     lost: 0,
     zapping: false,
     back_at_once: true,
+    copied: false,
     read_back_va: true,
     read_back_pa: true,
     as_before: false,
@@ -20,7 +21,7 @@ const LANDED: Evidence = Evidence {
 
 /// Every evidence that there can be.
 fn all() -> impl Iterator<Item = Evidence> {
-    (0u32..1 << 11).flat_map(|bits| {
+    (0u32..1 << 12).flat_map(|bits| {
         let bit = |n: u32| bits >> n & 1 != 0;
         let evidence = move |left| Evidence {
             left,
@@ -35,6 +36,7 @@ fn all() -> impl Iterator<Item = Evidence> {
             sees_removals: bit(8),
             zapping: bit(9),
             back_at_once: bit(10),
+            copied: bit(11),
         };
         [Left::Not, Left::Before, Left::Unclear, Left::After].map(evidence)
     })
@@ -142,7 +144,7 @@ fn a_write_lands_when_nothing_moved_and_both_read_backs_are_equal() {
 fn nothing_is_called_landed_that_is_not_there_by_both_routes() {
     for e in all().filter(|e| verdict(e).0 == Landed) {
         let by_both = e.read_back_va && e.read_back_pa;
-        assert!(e.back_at_once || by_both, "{e:?}");
+        assert!(e.back_at_once && !e.copied || by_both, "{e:?}");
         assert!(e.left != Left::Before && e.hooked && e.lost == 0, "{e:?}");
         assert!(e.telling || e.sees_removals && e.left == Left::Not, "{e:?}");
     }
@@ -159,7 +161,8 @@ fn what_is_known_to_have_left_before_is_a_stray_whatever_else_is_said_and_nothin
 fn with_every_hook_and_nothing_lost_bytes_that_are_there_are_never_unproven() {
     let known = |e: &Evidence| e.hooked && e.lost == 0 && e.telling;
     let told = |e: &Evidence| e.by_event || e.left != Left::Unclear;
-    let there = |e: &Evidence| e.back_at_once || e.read_back_pa && e.read_back_va;
+    let at_once = |e: &Evidence| e.back_at_once && !e.copied;
+    let there = |e: &Evidence| at_once(e) || e.read_back_pa && e.read_back_va;
     for e in all().filter(|e| known(e) && told(e) && there(e)) {
         assert_ne!(verdict(&e).0, Unproven, "{e:?}");
     }
@@ -222,6 +225,27 @@ fn what_was_read_back_at_once_landed_whatever_became_of_it_since() {
         assert!(since(left, true).contains("has ended"));
     }
     assert!(since(Left::Not, false).contains("written over them since"));
+}
+
+#[test]
+fn a_copy_that_came_without_the_bytes_may_be_older_than_the_write() {
+    let e = Evidence {
+        left: Left::After,
+        by_event: true,
+        copied: true,
+        read_back_va: false,
+        read_back_pa: false,
+        ..LANDED
+    };
+    let (said, why) = verdict(&e);
+    assert_eq!(said, Unproven);
+    assert!(why.unwrap().contains("a copy came"));
+    let with_them = Evidence {
+        read_back_va: true,
+        read_back_pa: true,
+        ..e
+    };
+    assert_eq!(verdict(&with_them).0, Landed);
 }
 
 #[test]

@@ -13,18 +13,24 @@ use super::{
     words::{self, count},
 };
 use crate::{
-    kernel::now_ns,
     record::{Access, Comm, Hex, Record},
     state::PageState,
 };
 
-/// Tells time since the watch began; without its start, since the first record that has a time.
+/// Tells time since it was made for that moment, else since the first record that has a time.
 #[derive(Default)]
 pub(super) struct Clock {
     start_ns: Option<u64>,
 }
 
 impl Clock {
+    /// From that time on: CLOCK_MONOTONIC in nanoseconds.
+    pub(super) const fn from(start_ns: u64) -> Self {
+        Self {
+            start_ns: Some(start_ns),
+        }
+    }
+
     pub(super) fn since_start(&mut self, t_ns: u64) -> String {
         let start = *self.start_ns.get_or_insert(t_ns);
         let us = t_ns.saturating_sub(start) / 1000;
@@ -39,10 +45,7 @@ impl Clock {
                 kernel,
                 hooks,
                 missing,
-            } => {
-                self.start_ns.get_or_insert_with(now_ns);
-                start(*pid, kernel, hooks, missing, colour)
-            }
+            } => start(*pid, kernel, hooks, missing, colour),
             Record::Fault {
                 pid,
                 t_ns,
