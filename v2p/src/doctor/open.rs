@@ -14,7 +14,7 @@ use crate::kernel::{
     privileges::{Capability, MOUNT_PROC},
 };
 
-const AS_ROOT: &str = "run it as root: sudo v2p ...";
+pub(super) const AS_ROOT: &str = "run it as root: sudo v2p ...";
 pub(super) const ON_THE_HOST: &str =
     "run it as root on the host, outside containers and user namespaces";
 

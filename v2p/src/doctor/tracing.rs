@@ -9,7 +9,7 @@ use super::{
     check::{Check, Errno, Id, Status},
     facts::{Facts, User},
     losses::{Lost, losses},
-    open::ON_THE_HOST,
+    open::{AS_ROOT, ON_THE_HOST},
 };
 use crate::{
     bpf::{FaultKind, Kind, Programs, Refusal, Trial, Watched},
@@ -181,7 +181,7 @@ fn cap_bpf(user: &User) -> Check {
     let what = "neither CAP_SYS_ADMIN nor CAP_BPF with CAP_PERFMON: no eBPF programs";
     let mend = match rustix::process::geteuid().is_root() {
         true => ON_THE_HOST,
-        false => "run it as root: sudo v2p ...",
+        false => AS_ROOT,
     };
     Check::denies(id, what, format!("bits 21, 38, 39 of {evidence}")).mend(mend)
 }

@@ -252,17 +252,14 @@ impl Tracer {
     /// Has the programs report of `mm` as the target's in the place of `before`, or where that has ended: the process had executed another program
     /// before the hooks were live, or no event told of it. False: they report of another by now.
     pub fn overtake(&self, before: u64, mm: u64) -> bool {
-        self.exchange(before, mm) || self.exchange(0, mm)
-    }
-
-    fn exchange(&self, before: u64, mm: u64) -> bool {
-        exchange(&self.control.target.mm, before, mm)
+        let target = &self.control.target.mm;
+        exchange(target, before, mm) || exchange(target, 0, mm)
     }
 
     /// Has the programs report of the address space `mm` no more, where it ended and they were not told.
     pub fn leave(&self, programs: &mut Programs, mm: u64) {
-        let Control { family, .. } = &**self.control;
-        self.exchange(mm, 0);
+        let Control { target, family, .. } = &**self.control;
+        exchange(&target.mm, mm, 0);
         let place = || family.places.iter().find(|place| place.mm.get() == mm);
         // A program may be about it too.
         if let Some(place) = place()
@@ -360,6 +357,7 @@ fn settle() {
         std::thread::sleep(PAUSE);
     }
 }
+
 /// Puts `after` where `before` is. False: something else is there.
 fn exchange(word: &Word, before: u64, after: u64) -> bool {
     // SAFETY: an aligned word of the map, which all sides read and write whole.
