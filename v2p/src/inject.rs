@@ -12,12 +12,11 @@ use v2p_common::{Pfn, VirtAddr};
 use crate::{
     exit::Failure,
     page::{OwnPage, PAGE_LEN},
-    process::Pagemap,
+    process::{Pagemap, move_page as to_node},
 };
 
 /// How long compaction may try.
 const PATIENCE: Duration = Duration::from_secs(30);
-const MPOL_MF_MOVE: libc::c_int = 1 << 1;
 const COMPACT: &str = "/proc/sys/vm/compact_memory";
 
 /// A page that compaction will move, as long as the ballast lives.
@@ -58,7 +57,7 @@ pub fn move_page(pid: u32, va: VirtAddr) -> Result<&'static str> {
     let pagemap = Pagemap::of(pid)?;
     let before = pfn_of(&pagemap, va)?;
     if let Some(node) = another_node(pid, va)? {
-        move_pages(pid, va, Some(node))?;
+        to_node(pid, va, Some(node)).context("move_pages")?;
         if pfn_of(&pagemap, va)? != before {
             return Ok("move_pages to another node");
         }
@@ -109,29 +108,6 @@ fn pfn_of(pagemap: &Pagemap, va: VirtAddr) -> Result<Pfn> {
     )
 }
 
-/// The node of the page at `va` of process `pid`, or moves it to `node`: move_pages(2) of one page.
-fn move_pages(pid: u32, va: VirtAddr, node: Option<libc::c_int>) -> Result<libc::c_int> {
-    let pages = [va.0];
-    let nodes = node.map(|n| [n]);
-    let mut status: [libc::c_int; 1] = [-1];
-    // SAFETY: the arrays have one element each, as the count says, and outlive the call.
-    let r = unsafe {
-        libc::syscall(
-            libc::SYS_move_pages,
-            pid,
-            1usize,
-            pages.as_ptr(),
-            nodes.as_ref().map_or(ptr::null(), |n| n.as_ptr()),
-            status.as_mut_ptr(),
-            MPOL_MF_MOVE,
-        )
-    };
-    if r < 0 {
-        return Err(std::io::Error::last_os_error()).context("move_pages");
-    }
-    Ok(status[0])
-}
-
 /// A node with memory other than that of the page; `None` where there is one node, or no NUMA at all.
 fn another_node(pid: u32, va: VirtAddr) -> Result<Option<libc::c_int>> {
     let Ok(list) = fs::read_to_string("/sys/devices/system/node/has_memory") else {
@@ -141,7 +117,7 @@ fn another_node(pid: u32, va: VirtAddr) -> Result<Option<libc::c_int>> {
     if nodes.len() < 2 {
         return Ok(None);
     }
-    let here = move_pages(pid, va, None)?;
+    let here = to_node(pid, va, None).context("move_pages")?;
     Ok(nodes.into_iter().find(|n| *n != here))
 }
 
