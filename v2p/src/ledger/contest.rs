@@ -18,6 +18,8 @@ const OVER_AFTER: u8 = 10;
 struct Contest {
     tid: u32,
     seq: u64,
+    /// Whether what the fault brought was read since.
+    stayed: bool,
     readings: u8,
 }
 
@@ -50,10 +52,28 @@ impl Contests {
             let contest = Contest {
                 tid: fault.tid,
                 seq: fault.seq,
+                stayed: false,
                 readings: 0,
             };
             self.pages.insert(page, contest);
         }
+    }
+
+    /// `page` was there after its fault, with nobody at taking it away as that ended.
+    pub(super) fn decided(&mut self, page: u64) {
+        self.pages.remove(&page);
+    }
+
+    /// `page` was read since its fault, and was there: only a removal that is to be told yet can have taken it.
+    pub(super) fn stayed(&mut self, page: u64) {
+        if let Some(contest) = self.pages.get_mut(&page) {
+            contest.stayed = true;
+        }
+    }
+
+    /// Whether what was told before the fault on `page` may have taken away what that fault brought: it saw it, and got its number later.
+    pub(super) fn may_have_gone(&self, page: u64) -> bool {
+        self.pages.get(&page).is_some_and(|contest| !contest.stayed)
     }
 
     /// Whether a fault of another thread on `page` came before the end of the `removal`, and not before its beginning, as far as

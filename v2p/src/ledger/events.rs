@@ -4,7 +4,6 @@ use std::ops::Range as Span;
 
 use v2p_common::{
     PAGE_SHIFT, PAGE_SIZE, PageSize, VirtAddr,
-    control::BLOCK_PAGES,
     event::{self, fault, how, remap, zap},
     pte::{Entry, EntryState, Level},
 };
@@ -15,9 +14,6 @@ use super::{
     moves::{Change, Moves},
 };
 use crate::{record::Cause, state::PageState};
-
-/// Base pages in a huge page of 2 MiB.
-const HUGE: u64 = BLOCK_PAGES as u64;
 
 /// The pages under the leaf that holds `va` at `level`.
 pub(super) fn under_leaf(va: u64, level: Level) -> Span<u64> {
@@ -80,6 +76,7 @@ impl Ledger {
             && !self.contests.has_rivals();
         // One after the other, so that each run stays whole.
         let (mut gone, mut come) = (Moves::default(), Moves::default());
+        let mut collapsed = false;
         for page in pages.clone() {
             self.in_transit.remove(&page);
             self.told(page);
@@ -102,9 +99,7 @@ impl Ledger {
                 from = PageState::Absent;
             }
             if is_as_before {
-                if contested {
-                    self.contests.add(page, &fault.header);
-                }
+                self.weigh(page, &fault.header, contested);
                 continue;
             }
             if self.weighs && from != to && is_away(to) {
@@ -117,23 +112,21 @@ impl Ledger {
                 // Nothing puts a huge page in the place of base pages within a fault: they were collapsed, and this is
                 // the fault that finds it.
                 Some(Cause::Cow) if level == Level::Pmd && !was_huge => {
-                    let known = self.known_collapse(page, from, to, merged);
-                    // It was hardly the one who came too late for it.
-                    let by = known.unwrap_or(Change { by: None, ..change });
-                    self.change(page, from, to, Cause::Collapse, &by, &mut come);
+                    collapsed = true;
                     continue;
                 }
                 filled => self.cause_of_fault(fault, page, from, filled, contested),
             };
             self.change(page, from, to, cause, &change, &mut come);
-            if contested {
-                self.contests.add(page, &fault.header);
-            }
+            self.weigh(page, &fault.header, contested);
         }
         moves.0.extend(gone.0);
         moves.0.extend(come.0);
         if level == Level::Pte {
             self.doubts.touch(pages.start);
+        }
+        if collapsed {
+            self.found_collapsed(pages.start, state, &change, moves);
         }
     }
 
@@ -151,7 +144,7 @@ impl Ledger {
         match filled {
             // It also looks like this where the page was taken away without a word.
             Some(Cause::Cow | Cause::KsmBreak)
-                if !there && (contested || !self.knows_removals()) =>
+                if !there && (contested || !self.was_there_until_now(page)) =>
             {
                 Cause::Unknown
             }
@@ -165,20 +158,6 @@ impl Ledger {
         }
     }
 
-    /// Who put a huge page in the place of the base pages around `page`, and when, where that is known.
-    fn known_collapse(
-        &self,
-        page: u64,
-        from: PageState,
-        to: PageState,
-        merged: bool,
-    ) -> Option<Change> {
-        let known = self.doubts.explain(page, from, to, (merged, true));
-        known
-            .filter(|(cause, _)| *cause == Cause::Collapse)
-            .map(|(_, change)| *change)
-    }
-
     /// Whether entries may have been taken out while the fault was served, by an event that is to come: the programs say so, and where
     /// they do not see removals, any other thread of which an event came may be at one.
     fn is_contested(&mut self, fault: &event::Fault) -> bool {
@@ -188,30 +167,18 @@ impl Ledger {
         self.weighs && may_be
     }
 
-    /// Whether a page was there until now, unless something told that it was taken away.
-    fn knows_removals(&self) -> bool {
-        self.sees_removals && self.missed == super::Missed::Nothing
+    /// Whether `page` was there until now, where nothing told since that it was taken away.
+    fn was_there_until_now(&self, page: u64) -> bool {
+        let knows_removals = self.sees_removals && self.missed == super::Missed::Nothing;
+        knows_removals && !self.contests.may_have_gone(page)
     }
 
-    /// Whether these pages lay in one huge page, as far as those of them say that are asked about.
-    fn is_huge(&self, pages: &Span<u64>) -> bool {
-        self.are_one(pages, |page| self.pages.get(page))
-    }
-
-    /// The same, by what `state` says.
-    pub(super) fn are_one(&self, pages: &Span<u64>, state: impl Fn(u64) -> PageState) -> bool {
-        let mut first = None;
-        for page in pages.clone().filter(|page| self.is_asked(*page)) {
-            let PageState::Present { pfn } = state(page) else {
-                return false;
-            };
-            let base = pfn.0.wrapping_sub(page - pages.start);
-            if pfn.0 % HUGE != page % HUGE || first.is_some_and(|first| first != base) {
-                return false;
-            }
-            first = Some(base);
+    /// A fault on `page` ended, and the page was there.
+    fn weigh(&mut self, page: u64, fault: &event::Header, contested: bool) {
+        match contested {
+            true => self.contests.add(page, fault),
+            false => self.contests.decided(page),
         }
-        first.is_some()
     }
 
     pub(super) fn look(&mut self, look: &event::Look, moves: &mut Moves) {
@@ -292,7 +259,7 @@ impl Ledger {
             (Deed::Fill, Cause::Cow | Cause::KsmBreak) => {
                 match self.known_collapse(page, from, to, merged) {
                     Some(change) => (Cause::Collapse, change),
-                    None if !self.knows_removals() => (Cause::Unknown, *change),
+                    None if !self.was_there_until_now(page) => (Cause::Unknown, *change),
                     None => (cause, *change),
                 }
             }

@@ -3,6 +3,7 @@
 
 mod cause;
 mod child;
+mod collapse;
 mod contest;
 mod doubt;
 mod events;
@@ -30,6 +31,7 @@ use v2p_common::{
 use self::{
     cause::Deed,
     child::Young,
+    collapse::Collapsed,
     contest::Contests,
     doubt::Doubts,
     moves::{Change, Moves},
@@ -76,6 +78,7 @@ pub struct Ledger {
     merged: HashSet<u64>,
     doubts: Doubts,
     contests: Contests,
+    collapsed: Option<Collapsed>,
     /// Whether there are readings to come, that decide them.
     weighs: bool,
     seedings: Seedings,
@@ -113,6 +116,7 @@ impl Ledger {
             merged: HashSet::new(),
             doubts: Doubts::default(),
             contests: Contests::default(),
+            collapsed: None,
             weighs: false,
             seedings: Seedings::default(),
             young: None,
@@ -194,6 +198,10 @@ impl Ledger {
     pub fn apply(&mut self, event: &Event) -> Vec<Move> {
         self.seedings.forget(event.header().t_ns);
         let mut moves = Moves::default();
+        let ends_collapse = self.ends_collapse(event);
+        if !ends_collapse {
+            self.tell_collapsed(&mut moves);
+        }
         match event {
             Event::Fault(fault) => self.fault(fault, &mut moves),
             Event::Look(look) => self.look(look, &mut moves),
@@ -222,6 +230,9 @@ impl Ledger {
             | Event::Crowded(_)
             | Event::Marker(_) => {}
         }
+        if ends_collapse {
+            self.tell_collapsed(&mut moves);
+        }
         moves.0
     }
 
@@ -233,6 +244,7 @@ impl Ledger {
     /// The address space has ended, and no event told it; gives the moves that this makes.
     pub fn end(&mut self, t_ns: u64) -> Vec<Move> {
         let mut moves = Moves::default();
+        self.tell_collapsed(&mut moves);
         self.clear(Cause::Exit, &Change::reconciled(t_ns), &mut moves);
         moves.0
     }
@@ -241,6 +253,7 @@ impl Ledger {
     /// moves that this makes.
     pub fn left_by_exec(&mut self, t_ns: u64) -> Vec<Move> {
         let mut moves = Moves::default();
+        self.tell_collapsed(&mut moves);
         self.clear(Cause::Exec, &Change::reconciled(t_ns), &mut moves);
         moves.0
     }

@@ -82,6 +82,9 @@ impl Ledger {
             // In transit from the frame that is known: nothing has moved yet.
             let under_way = matches!(state, PageState::Migrating { .. });
             let is_known = state == known || is_same_frame(known, state);
+            if is_known {
+                self.contests.stayed(*page);
+            }
             if !is_known && !under_way && self.is_asked(*page) {
                 self.doubts.found(*page, state);
             }
@@ -106,6 +109,7 @@ impl Ledger {
     pub fn confirm(&mut self, t_ns: u64, mapped: impl Fn(u64) -> bool) -> Vec<Move> {
         // One after the other, so that each run stays whole.
         let (mut gone, mut moves) = (Moves::default(), Moves::default());
+        self.tell_collapsed(&mut gone);
         self.contests.was_read();
         let young = self.grow_up();
         let found = self.doubts.take_found();

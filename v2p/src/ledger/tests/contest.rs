@@ -66,6 +66,71 @@ fn what_was_replaced_while_it_may_have_been_taken_has_no_cause() {
     assert_eq!(moves[0].cause, Cause::Cow);
 }
 
+/// The fault saw its page, which was taken away before that had its number.
+#[test]
+fn what_replaces_a_page_that_may_have_gone_already_is_no_copy() {
+    let plain = |seq, pfn| of(TOUCHES, seq, fault(VA, pte(pfn), 0));
+    for (read, cause) in [(false, Cause::Unknown), (true, Cause::Cow)] {
+        let mut ledger = weighing().seeing_removals(true);
+        assert!(ledger.apply(&taken(TAKES, 1)).is_empty());
+        assert_eq!(ledger.apply(&touched(2, 1))[0].cause, Cause::FirstTouch);
+        if read {
+            assert!(reread(&mut ledger, &[word(0, 1)]).is_empty());
+        }
+        let moves = ledger.apply(&plain(3, 2));
+        let replaced = (present(1), present(2), cause, Some(TOUCHES));
+        assert_eq!(story(&moves), [replaced]);
+        // Nobody was at taking it away as this fault ended.
+        assert_eq!(ledger.apply(&plain(4, 3))[0].cause, Cause::Cow);
+        let moves = ledger.apply(&taken(TAKES, 5));
+        let gone = (present(3), PageState::Absent, Cause::Discard, Some(TAKES));
+        assert_eq!(story(&moves), [gone]);
+    }
+}
+
+#[test]
+fn who_collapsed_what_a_fault_finds_huge_tells_so_next_or_nobody_does() {
+    let huge = || {
+        let mut ledger = weighing().seeing_removals(true);
+        for i in 0..512 {
+            let va = VirtAddr(VA.0 + i * PAGE_SIZE);
+            ledger.seed(va, PagemapWord(1 << 63 | (7 + 3 * i)), false);
+        }
+        let found = of(TOUCHES, 1, fault(VA, pte(512 * 9) | 1 << 7, 1));
+        assert!(ledger.apply(&found).is_empty());
+        ledger
+    };
+    let is_told = |moves: &[Move], by| {
+        let there = |m: &&Move| m.to != PageState::Absent;
+        let of_it = moves.iter().filter(there);
+        assert_eq!(of_it.clone().map(|m| m.pages).sum::<u64>(), 512);
+        for m in of_it {
+            let told = (m.cause, m.proof, m.by.map(|by| by.tid));
+            assert_eq!(told, (Cause::Collapse, Proof::Event, by));
+        }
+    };
+    let end = event::Look {
+        entry: pte(512 * 9) | 1 << 7,
+        level: 1,
+        ..look(how::COLLAPSE, 512, 0)
+    };
+    is_told(&huge().apply(&of(TAKES, 2, Event::Look(end))), Some(TAKES));
+    // It could not say where.
+    let somewhere = Event::Look(look(how::COLLAPSE, 512, 0));
+    is_told(&huge().apply(&of(TAKES, 2, somewhere)), Some(TAKES));
+    let mut ledger = huge();
+    let moves = ledger.apply(&of(
+        TAKES,
+        2,
+        Event::Look(look(how::ZAP, 512, zap::WHOLE | 28)),
+    ));
+    is_told(&moves, None);
+    assert_eq!(moves.last().unwrap().from, present(512 * 9));
+    let whole: Vec<_> = (0..512).map(|i| word(i, 512 * 9 + i)).collect();
+    is_told(&reread(&mut huge(), &whole), None);
+    is_told(&huge().end(3), None);
+}
+
 #[test]
 fn a_page_that_kept_its_frame_while_it_was_taken_is_read() {
     let mut ledger = seeing(1);
