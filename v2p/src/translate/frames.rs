@@ -6,7 +6,10 @@ use anyhow::{Result, anyhow};
 use v2p_common::Pfn;
 
 use super::page::Page;
-use crate::process::{FrameFile, FrameFlags, Nodes};
+use crate::{
+    process::{FrameFile, FrameFlags, Nodes},
+    state::PageState,
+};
 
 /// So many frames are worth a thread.
 const MANY: usize = 4096;
@@ -83,10 +86,11 @@ impl Frames {
                 page.add_frame(word.map_or(FrameFlags::NOPAGE, FrameFlags));
             };
             ask(flags, asked, order, found, pages, add)?;
+            tell_bad_leaves(flags, pages)?;
         }
         if let Some(counts) = counts {
             let add = |page: &mut Page, word: Option<u64>| {
-                if matches!(page.state, crate::state::PageState::Present { .. }) {
+                if matches!(page.state, PageState::Present { .. }) {
                     page.mapped = word.and_then(|word| u32::try_from(word).ok());
                 }
             };
@@ -105,6 +109,33 @@ impl Frames {
         order.sort_unstable();
         asked.extend(order.iter().map(|(pfn, _)| *pfn));
     }
+}
+
+/// The entry of a huge page that is not present stays where some of it is bad. The mark of that goes from its first frame to the bad one as the
+/// page is given up (folio_clear_hugetlb_hwpoison, mm/memory-failure.c, 6.1 to 7.3): all are asked, once a leaf.
+fn tell_bad_leaves(file: &FrameFile, pages: &mut [Page]) -> Result<()> {
+    let mut last = None;
+    for page in pages {
+        let Some((first, frames)) = page.leaf_in_doubt().filter(|(_, frames)| *frames > 1) else {
+            continue;
+        };
+        let is_bad = match last {
+            Some((known, answer)) if known == first => answer,
+            _ => {
+                let mut answer = false;
+                let all: Vec<Pfn> = (first.0..first.0 + frames).map(Pfn).collect();
+                file.of(&all, |_, word| {
+                    answer |= FrameFlags(word).has(FrameFlags::HWPOISON);
+                })?;
+                answer
+            }
+        };
+        last = Some((first, is_bad));
+        if is_bad {
+            page.state = PageState::Poisoned;
+        }
+    }
+    Ok(())
 }
 
 /// Hands each frame's word to its page by `add`.

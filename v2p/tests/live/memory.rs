@@ -68,7 +68,7 @@ pub(crate) fn make(what: &str, i: u64) -> u64 {
         "thp-split" => split(),
         "hugetlb" => huge(MapFlags::HUGETLB),
         "gigantic" => gigantic(),
-        "poison-huge" => poison(HUGE_BASE as *mut u8),
+        "poison-huge" => poison((HUGE_BASE + i * PAGE) as *mut u8),
         "device" => device(),
         "file" => file(),
         "reserve" => reserve(i),

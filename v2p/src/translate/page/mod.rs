@@ -270,19 +270,25 @@ impl Page {
     }
 
     /// The frame whose flags say more of the page.
-    pub const fn frame_to_ask(&self) -> Option<Pfn> {
+    pub fn frame_to_ask(&self) -> Option<Pfn> {
         match self.state {
             PageState::Present { pfn } => Some(pfn),
             // Of a huge one the first has the flags (folio_set_hugetlb_hwpoison, mm/memory-failure.c, 6.1 to 7.3).
-            PageState::Migrating { pfn: Pfn(pfn) } => {
-                let pages = match self.page_size {
-                    Some(bytes) => bytes >> PAGE_SHIFT,
-                    None => 1,
-                };
-                Some(Pfn(pfn & !(pages - 1)))
-            }
+            PageState::Migrating { .. } => self.leaf_in_doubt().map(|(first, _)| first),
             _ => None,
         }
+    }
+
+    /// Of what looks like a migration: the first frame of its leaf, and how many there are.
+    pub(super) const fn leaf_in_doubt(&self) -> Option<(Pfn, u64)> {
+        let PageState::Migrating { pfn: Pfn(pfn) } = self.state else {
+            return None;
+        };
+        let pages = match self.page_size {
+            Some(bytes) => bytes >> PAGE_SHIFT,
+            None => 1,
+        };
+        Some((Pfn(pfn & !(pages - 1)), pages))
     }
 
     /// Takes what /proc/kpageflags says of [`Self::frame_to_ask`].
