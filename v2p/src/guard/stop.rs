@@ -3,7 +3,12 @@
 //! dies (exit_ptrace, kernel/ptrace.c): nothing has to be undone.
 
 use std::{
-    fs, io, ptr, thread,
+    fs, io, ptr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -13,6 +18,12 @@ use crate::{exit::Failure, process::Process};
 
 /// How long a thread may take to stop: one in an uninterruptible sleep does not, and one may have to wait for its turn.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Between two looks at whether one stands.
+const A_MOMENT: Duration = Duration::from_micros(200);
+
+/// How long a thread that died while it was held waits for its burial.
+const BURIED_EVERY: Duration = Duration::from_millis(5);
 
 /// A thread that is stopped, and a signal that it was about to take.
 struct Thread {
@@ -33,42 +44,70 @@ impl Stopped {
         if process.is_own() {
             return Err(Failure::failed("--stop: v2p cannot stop itself").into());
         }
-        let mut stopped = Self(Vec::new());
-        loop {
-            let new: Vec<libc::pid_t> = process
-                .threads()
-                .into_iter()
-                .filter_map(|tid| libc::pid_t::try_from(tid).ok())
-                .filter(|tid| stopped.0.iter().all(|thread| thread.tid != *tid))
-                .collect();
-            let mut found = false;
-            for tid in new {
-                found |= stopped.add(tid)?;
+        let deadline = Instant::now() + PATIENCE;
+        let stopped = Undertaker::beside(|undertaker| {
+            let (mut stopped, mut calm) = (Self(Vec::new()), 0);
+            loop {
+                // Who executed another program is the first thread now, and was not held.
+                stopped.0.retain(|thread| is_held(thread.tid));
+                let new: Vec<libc::pid_t> = process
+                    .threads()
+                    .into_iter()
+                    .filter_map(|tid| libc::pid_t::try_from(tid).ok())
+                    .filter(|tid| stopped.0.iter().all(|thread| thread.tid != *tid))
+                    .filter(|tid| !is_dead(*tid))
+                    .collect();
+                // While one executes a program it may not be in the list, nor may its process have a thread that lives.
+                calm = if new.is_empty() { calm + 1 } else { 0 };
+                let is_over = process.has_ended() || Instant::now() > deadline;
+                if calm > 1 && (!stopped.0.is_empty() || is_over) {
+                    return anyhow::Ok(stopped);
+                }
+                if calm > 0 {
+                    thread::sleep(A_MOMENT);
+                }
+                for tid in new {
+                    let is_first = tid.cast_unsigned() == process.pid;
+                    stopped.add(tid, (!is_first).then_some(undertaker))?;
+                }
             }
-            if !found {
-                break;
-            }
-        }
+        })?;
         if stopped.0.is_empty() {
             let pid = process.pid;
-            return Err(Failure::no(format!("process {pid} has ended")).into());
+            return Err(match process.has_ended() {
+                true => Failure::no(format!("process {pid} has ended")),
+                false => {
+                    Failure::failed(format!("--stop: /proc/{pid}/task has no thread that lives"))
+                }
+            }
+            .into());
         }
         Ok(stopped)
     }
 
-    /// Stops one thread. False: it has ended.
-    fn add(&mut self, tid: libc::pid_t) -> Result<bool> {
-        match ptrace(libc::PTRACE_SEIZE, tid, 0) {
+    /// Stops one thread, unless it has ended.
+    fn add(&mut self, tid: libc::pid_t, undertaker: Option<&Undertaker>) -> Result<()> {
+        let mut seized = ptrace(libc::PTRACE_SEIZE, tid, 0);
+        if seized.is_err() && tracer_of(tid).is_none() {
+            // Who executed a program meanwhile has the number of the thread that was found, and was not asked.
+            seized = ptrace(libc::PTRACE_SEIZE, tid, 0);
+        }
+        match seized {
             Ok(()) => {}
-            Err(e) if has_ended(tid, &e) => return Ok(false),
+            // It had another number when it was seized, and executed a program since.
+            Err(_) if tracer_of(tid) == Some(own_tid()) => {}
+            Err(e) if has_ended(tid, &e) => return Ok(()),
             Err(e) => return Err(refused(tid, &e).into()),
+        }
+        if let Some(undertaker) = undertaker {
+            undertaker.mind(tid);
         }
         // From here on it is let go when this is dropped.
         self.0.push(Thread { tid, signal: 0 });
         if let Err(e) = ptrace(libc::PTRACE_INTERRUPT, tid, 0) {
             self.0.pop();
             return match has_ended(tid, &e) {
-                true => Ok(false),
+                true => Ok(()),
                 false => Err(e).with_context(|| format!("PTRACE_INTERRUPT of thread {tid}")),
             };
         }
@@ -77,11 +116,11 @@ impl Stopped {
                 if let Some(last) = self.0.last_mut() {
                     last.signal = signal;
                 }
-                Ok(true)
+                Ok(())
             }
             None => {
                 self.0.pop();
-                Ok(false)
+                Ok(())
             }
         }
     }
@@ -96,6 +135,107 @@ impl Drop for Stopped {
     }
 }
 
+/// Buries threads that die while they are held. A thread that executes a program waits for the others to be gone, and with that waits who wants to
+/// trace it (ptrace_attach takes cred_guard_mutex, kernel/ptrace.c; de_thread, fs/exec.c; 6.1 to 7.3): without burial for ever.
+struct Undertaker {
+    held: Mutex<Vec<libc::pid_t>>,
+    is_over: AtomicBool,
+}
+
+impl Undertaker {
+    /// Runs `deed` with one beside it.
+    fn beside<T>(deed: impl FnOnce(&Self) -> T) -> T {
+        let undertaker = Self {
+            held: Mutex::new(Vec::new()),
+            is_over: AtomicBool::new(false),
+        };
+        thread::scope(|scope| {
+            let work = || {
+                while !undertaker.is_over.load(Ordering::Acquire) {
+                    undertaker.bury();
+                    thread::park_timeout(BURIED_EVERY);
+                }
+            };
+            // Where there is no thread to be had, it is done without.
+            let beside = thread::Builder::new().spawn_scoped(scope, work);
+            let done = deed(&undertaker);
+            undertaker.is_over.store(true, Ordering::Release);
+            if let Ok(beside) = beside {
+                beside.thread().unpark();
+            }
+            done
+        })
+    }
+
+    /// This thread is traced from now on. The first of a process is not to be minded: nobody waits for its burial.
+    fn mind(&self, tid: libc::pid_t) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.push(tid);
+    }
+
+    fn bury(&self) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|tid| match end_of(*tid, libc::WNOWAIT) {
+            // The stops, which are shown whether asked for or not, are for who waits for them.
+            Ok(Some(libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED)) => {
+                _ = end_of(*tid, 0);
+                false
+            }
+            Ok(_) => true,
+            Err(()) => false,
+        });
+    }
+}
+
+/// What waitid(2) has of the thread, a `CLD_` value, which it forgets then without WNOWAIT in `flags`. None: nothing.
+///
+/// # Errors
+/// It is not ours to wait for.
+fn end_of(tid: libc::pid_t, flags: libc::c_int) -> Result<Option<libc::c_int>, ()> {
+    let flags = flags | libc::WEXITED | libc::WNOHANG | libc::__WALL;
+    // SAFETY: numbers and addresses, for which zeros are values.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is a valid place.
+    let r = unsafe { libc::waitid(libc::P_PID, tid.cast_unsigned(), &raw mut info, flags) };
+    match r {
+        0 => Ok(Some(info.si_code).filter(|code| *code != 0)),
+        _ => Err(()),
+    }
+}
+
+/// Whether the thread stands where its tracer holds it.
+fn is_held(tid: libc::pid_t) -> bool {
+    state_of(tid) == Some(b't')
+}
+
+fn is_dead(tid: libc::pid_t) -> bool {
+    matches!(state_of(tid), None | Some(b'Z' | b'X' | b'x'))
+}
+
+/// The letter of its state in /proc/TID/stat. `None`: there is no such thread.
+fn state_of(tid: libc::pid_t) -> Option<u8> {
+    let stat = fs::read(format!("/proc/{tid}/stat")).ok()?;
+    let name_ends = stat.windows(2).rposition(|two| two == b") ")?;
+    stat.get(name_ends + 2).copied()
+}
+
+/// The running thread, which is the tracer of those that it holds.
+fn own_tid() -> u32 {
+    rustix::thread::gettid()
+        .as_raw_nonzero()
+        .get()
+        .cast_unsigned()
+}
+
+/// The thread that traces this one.
+fn tracer_of(tid: libc::pid_t) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let tracer = status
+        .lines()
+        .find_map(|line| line.strip_prefix("TracerPid:"))?;
+    tracer.trim().parse().ok().filter(|tracer| *tracer != 0)
+}
+
 /// Waits until the thread stands; gives the signal that it was about to take, 0 for none. `None`: it has ended.
 fn wait(tid: libc::pid_t) -> Result<Option<libc::c_int>> {
     let deadline = Instant::now() + PATIENCE;
@@ -104,7 +244,9 @@ fn wait(tid: libc::pid_t) -> Result<Option<libc::c_int>> {
         // SAFETY: `status` is a valid place.
         let r = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
         match r {
-            0 if Instant::now() < deadline => thread::sleep(Duration::from_micros(200)),
+            // The first thread has gone, and who executed a program has its number.
+            0 if tracer_of(tid) != Some(own_tid()) => return Ok(None),
+            0 if Instant::now() < deadline => thread::sleep(A_MOMENT),
             0 => {
                 let what = format!("--stop: thread {tid} did not stop in {PATIENCE:?}");
                 return Err(Failure::failed(what)
@@ -132,26 +274,12 @@ fn wait(tid: libc::pid_t) -> Result<Option<libc::c_int>> {
 
 /// ESRCH, or a thread that is dead but not gone yet, which may not be traced any more.
 fn has_ended(tid: libc::pid_t, error: &io::Error) -> bool {
-    let is_dead = || {
-        let stat = fs::read_to_string(format!("/proc/{tid}/stat")).unwrap_or_default();
-        let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes());
-        matches!(
-            state.and_then(<[u8]>::first),
-            None | Some(b'Z' | b'X' | b'x')
-        )
-    };
-    error.raw_os_error() == Some(libc::ESRCH) || is_dead()
+    error.raw_os_error() == Some(libc::ESRCH) || is_dead(tid)
 }
 
 fn refused(tid: libc::pid_t, error: &io::Error) -> Failure {
     let what = format!("--stop: thread {tid} may not be traced: {error}");
-    let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
-    let tracer = status
-        .lines()
-        .find_map(|line| line.strip_prefix("TracerPid:"))
-        .map(str::trim)
-        .filter(|tracer| *tracer != "0");
-    Failure::unsupported(what).hint(match tracer {
+    Failure::unsupported(what).hint(match tracer_of(tid) {
         Some(tracer) => format!("process {tracer} traces it already"),
         None => "it needs ptrace rights on the process: run as root; a security module may deny it"
             .to_owned(),

@@ -79,12 +79,31 @@ pub(crate) fn obey(command: &str, rest: &str) -> Option<u64> {
         ("page-out", [va]) => until_gone(*va),
         ("spin", [va, pfn, seconds]) => spin(*va, *pfn, *seconds),
         ("scuffle", [va, pages, seconds]) => scuffle(*va, *pages, *seconds),
+        ("crowd", [threads, micros]) => crowd(*threads, *micros),
         ("fork", _) => fork(false),
         ("fork-twice", _) => fork(true),
         ("bury", _) => bury(),
         ("child", [va]) => have_child_write(*va),
         (command, words) => return kin::obey(command, words),
     })
+}
+
+/// So many threads that do nothing, and one that executes this program anew after so many microseconds.
+fn crowd(threads: u64, micros: u64) -> u64 {
+    use std::os::unix::process::CommandExt as _;
+    for _ in 0..threads {
+        thread::spawn(|| {
+            loop {
+                thread::park();
+            }
+        });
+    }
+    thread::spawn(move || {
+        thread::sleep(Duration::from_micros(micros));
+        let error = std::process::Command::new(std::env::current_exe().unwrap()).exec();
+        panic!("exec: {error}");
+    });
+    threads
 }
 
 fn call(number: u64, arguments: &[u64]) -> u64 {

@@ -362,6 +362,11 @@ impl Target {
         Ok(pfn(&Pagemap::of(self.pid()).unwrap(), i))
     }
 
+    /// Has it execute itself anew so many microseconds later, in one of so many threads.
+    pub(crate) fn execute_in_a_crowd(&mut self, threads: u64, micros: u64) {
+        self.order(&format!("crowd {threads} {micros}"));
+    }
+
     /// Has it execute itself anew.
     pub(crate) fn execute(&mut self) {
         writeln!(self.commands.as_mut().expect("not ended yet"), "exec 0").unwrap();

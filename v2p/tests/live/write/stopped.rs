@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     process::{Command, Stdio},
+    sync::mpsc::channel,
     thread,
     time::{Duration, Instant},
 };
@@ -26,6 +27,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("a_stopped_process_runs_on_when_v2p_is_killed", killed),
         trial("write_to_a_stopped_process_lands_and_it_runs_on", lands),
+        trial(
+            "a_process_that_executes_a_program_is_stopped_too",
+            amid_exec,
+        ),
         trial("a_process_that_is_traced_already_is_not_stopped", traced),
     ]
 }
@@ -45,15 +50,15 @@ pub(crate) fn stop_and_wait() {
     thread::sleep(PATIENCE);
 }
 
-/// The states of its threads.
+/// The states of its threads; of those that end meanwhile, none.
 fn states(target: &Target) -> String {
     let threads = fs::read_dir(format!("/proc/{}/task", target.pid())).unwrap();
     let state = |path: std::path::PathBuf| {
-        let stat = fs::read_to_string(path.join("stat")).unwrap();
-        stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
+        let stat = fs::read_to_string(path.join("stat")).ok()?;
+        stat.rsplit_once(") ").unwrap().1.chars().next()
     };
     threads
-        .map(|thread| state(thread.unwrap().path()))
+        .filter_map(|thread| state(thread.unwrap().path()))
         .collect()
 }
 
@@ -115,6 +120,27 @@ fn lands() -> Done {
     assert!(!states(&target).contains('t'));
     assert_eq!(target.peek(inside(0)), 0x0807_0605_0403_0201);
     target.end();
+    Done::Passed
+}
+
+/// The exec waits for the threads that are held, and who holds them for the exec.
+fn amid_exec() -> Done {
+    for round in 0..16 {
+        let mut target = Target::start();
+        let process = Process::open(target.pid()).unwrap();
+        target.execute_in_a_crowd(100, round * 600);
+        let (sender, stopped) = channel();
+        let held = thread::spawn(move || {
+            let held = Stopped::stop(&process).map(|_held| ());
+            sender.send(held.map_err(|e| format!("{e:#}"))).unwrap();
+        });
+        let said = stopped.recv_timeout(PATIENCE / 2);
+        let said = said.unwrap_or_else(|e| panic!("round {round}: {e}: {}", states(&target)));
+        assert_eq!(said, Ok(()), "round {round}");
+        held.join().unwrap();
+        assert!(!states(&target).contains('t'));
+        target.kill();
+    }
     Done::Passed
 }
 
