@@ -3,7 +3,7 @@
 //! dies (exit_ptrace, kernel/ptrace.c): nothing has to be undone.
 
 use std::{
-    fs, io, ptr,
+    io, ptr,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +14,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{exit::Failure, process::Process};
+use crate::{
+    exit::Failure,
+    process::{Process, tracer_of},
+};
 
 /// How long a thread may take to stop: one in an uninterruptible sleep does not, and one may have to wait for its turn.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,7 +30,7 @@ const BURIED_EVERY: Duration = Duration::from_millis(5);
 
 /// A thread that is stopped, and a signal that it was about to take.
 struct Thread {
-    tid: libc::pid_t,
+    tid: u32,
     signal: libc::c_int,
 }
 
@@ -44,49 +47,51 @@ impl Stopped {
         if process.is_own() {
             return Err(Failure::failed("--stop: v2p cannot stop itself").into());
         }
-        let deadline = Instant::now() + PATIENCE;
-        let stopped = Undertaker::beside(|undertaker| {
-            let (mut stopped, mut calm) = (Self(Vec::new()), 0);
-            loop {
-                // Who executed another program is the first thread now, and was not held.
-                stopped.0.retain(|thread| is_held(thread.tid));
-                let new: Vec<libc::pid_t> = process
-                    .threads()
-                    .into_iter()
-                    .filter_map(|tid| libc::pid_t::try_from(tid).ok())
-                    .filter(|tid| stopped.0.iter().all(|thread| thread.tid != *tid))
-                    .filter(|tid| !is_dead(*tid))
-                    .collect();
-                // While one executes a program it may not be in the list, nor may its process have a thread that lives.
-                calm = if new.is_empty() { calm + 1 } else { 0 };
-                let is_over = process.has_ended() || Instant::now() > deadline;
-                if calm > 1 && (!stopped.0.is_empty() || is_over) {
-                    return anyhow::Ok(stopped);
-                }
-                if calm > 0 {
-                    thread::sleep(A_MOMENT);
-                }
-                for tid in new {
-                    let is_first = tid.cast_unsigned() == process.pid;
-                    stopped.add(tid, (!is_first).then_some(undertaker))?;
-                }
-            }
-        })?;
+        let stopped = Undertaker::beside(|undertaker| Self::stop_all(process, undertaker))?;
         if stopped.0.is_empty() {
             let pid = process.pid;
-            return Err(match process.has_ended() {
-                true => Failure::no(format!("process {pid} has ended")),
-                false => {
-                    Failure::failed(format!("--stop: /proc/{pid}/task has no thread that lives"))
-                }
-            }
-            .into());
+            return Err(Failure::no(format!("process {pid} has ended")).into());
         }
         Ok(stopped)
     }
 
+    fn stop_all(process: &Process, undertaker: &Undertaker) -> Result<Self> {
+        let deadline = Instant::now() + PATIENCE;
+        let (mut stopped, mut calm) = (Self(Vec::new()), 0);
+        while Instant::now() < deadline {
+            // Who executed another program is the first thread now, and was not held.
+            let is_held = |tid| process.thread_state(tid) == Some('t');
+            stopped.0.retain(|thread| is_held(thread.tid));
+            let new: Vec<u32> = process
+                .threads()
+                .into_iter()
+                .filter(|tid| stopped.0.iter().all(|thread| thread.tid != *tid))
+                .filter(|tid| process.has_live_thread(*tid))
+                .collect();
+            // While one executes a program it may not be in the list, nor may its process have a thread that lives.
+            calm = if new.is_empty() { calm + 1 } else { 0 };
+            if calm > 1 && (!stopped.0.is_empty() || process.has_ended()) {
+                return Ok(stopped);
+            }
+            if calm > 0 {
+                thread::sleep(A_MOMENT);
+            }
+            for tid in new {
+                let is_first = tid == process.pid;
+                stopped.add(process, tid, (!is_first).then_some(undertaker))?;
+            }
+        }
+        let what = format!(
+            "--stop: process {} did not stop in {PATIENCE:?}",
+            process.pid
+        );
+        Err(Failure::failed(what)
+            .hint("its threads come and go, or are not shown: write without --stop")
+            .into())
+    }
+
     /// Stops one thread, unless it has ended.
-    fn add(&mut self, tid: libc::pid_t, undertaker: Option<&Undertaker>) -> Result<()> {
+    fn add(&mut self, process: &Process, tid: u32, undertaker: Option<&Undertaker>) -> Result<()> {
         let mut seized = ptrace(libc::PTRACE_SEIZE, tid, 0);
         if seized.is_err() && tracer_of(tid).is_none() {
             // Who executed a program meanwhile has the number of the thread that was found, and was not asked.
@@ -96,7 +101,7 @@ impl Stopped {
             Ok(()) => {}
             // It had another number when it was seized, and executed a program since.
             Err(_) if tracer_of(tid) == Some(own_tid()) => {}
-            Err(e) if has_ended(tid, &e) => return Ok(()),
+            Err(e) if has_ended(process, tid, &e) => return Ok(()),
             Err(e) => return Err(refused(tid, &e).into()),
         }
         if let Some(undertaker) = undertaker {
@@ -106,7 +111,7 @@ impl Stopped {
         self.0.push(Thread { tid, signal: 0 });
         if let Err(e) = ptrace(libc::PTRACE_INTERRUPT, tid, 0) {
             self.0.pop();
-            return match has_ended(tid, &e) {
+            return match has_ended(process, tid, &e) {
                 true => Ok(()),
                 false => Err(e).with_context(|| format!("PTRACE_INTERRUPT of thread {tid}")),
             };
@@ -138,7 +143,7 @@ impl Drop for Stopped {
 /// Buries threads that die while they are held. A thread that executes a program waits for the others to be gone, and with that waits who wants to
 /// trace it (ptrace_attach takes cred_guard_mutex, kernel/ptrace.c; de_thread, fs/exec.c; 6.1 to 7.3): without burial for ever.
 struct Undertaker {
-    held: Mutex<Vec<libc::pid_t>>,
+    held: Mutex<Vec<u32>>,
     is_over: AtomicBool,
 }
 
@@ -168,7 +173,7 @@ impl Undertaker {
     }
 
     /// This thread is traced from now on. The first of a process is not to be minded: nobody waits for its burial.
-    fn mind(&self, tid: libc::pid_t) {
+    fn mind(&self, tid: u32) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.push(tid);
     }
@@ -191,32 +196,16 @@ impl Undertaker {
 ///
 /// # Errors
 /// It is not ours to wait for.
-fn end_of(tid: libc::pid_t, flags: libc::c_int) -> Result<Option<libc::c_int>, ()> {
+fn end_of(tid: u32, flags: libc::c_int) -> Result<Option<libc::c_int>, ()> {
     let flags = flags | libc::WEXITED | libc::WNOHANG | libc::__WALL;
     // SAFETY: numbers and addresses, for which zeros are values.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: `info` is a valid place.
-    let r = unsafe { libc::waitid(libc::P_PID, tid.cast_unsigned(), &raw mut info, flags) };
+    let r = unsafe { libc::waitid(libc::P_PID, tid, &raw mut info, flags) };
     match r {
         0 => Ok(Some(info.si_code).filter(|code| *code != 0)),
         _ => Err(()),
     }
-}
-
-/// Whether the thread stands where its tracer holds it.
-fn is_held(tid: libc::pid_t) -> bool {
-    state_of(tid) == Some(b't')
-}
-
-fn is_dead(tid: libc::pid_t) -> bool {
-    matches!(state_of(tid), None | Some(b'Z' | b'X' | b'x'))
-}
-
-/// The letter of its state in /proc/TID/stat. `None`: there is no such thread.
-fn state_of(tid: libc::pid_t) -> Option<u8> {
-    let stat = fs::read(format!("/proc/{tid}/stat")).ok()?;
-    let name_ends = stat.windows(2).rposition(|two| two == b") ")?;
-    stat.get(name_ends + 2).copied()
 }
 
 /// The running thread, which is the tracer of those that it holds.
@@ -227,22 +216,19 @@ fn own_tid() -> u32 {
         .cast_unsigned()
 }
 
-/// The thread that traces this one.
-fn tracer_of(tid: libc::pid_t) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    let tracer = status
-        .lines()
-        .find_map(|line| line.strip_prefix("TracerPid:"))?;
-    tracer.trim().parse().ok().filter(|tracer| *tracer != 0)
-}
-
 /// Waits until the thread stands; gives the signal that it was about to take, 0 for none. `None`: it has ended.
-fn wait(tid: libc::pid_t) -> Result<Option<libc::c_int>> {
+fn wait(tid: u32) -> Result<Option<libc::c_int>> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut status = 0;
         // SAFETY: `status` is a valid place.
-        let r = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
+        let r = unsafe {
+            libc::waitpid(
+                tid.cast_signed(),
+                &raw mut status,
+                libc::__WALL | libc::WNOHANG,
+            )
+        };
         match r {
             // The first thread has gone, and who executed a program has its number.
             0 if tracer_of(tid) != Some(own_tid()) => return Ok(None),
@@ -273,11 +259,11 @@ fn wait(tid: libc::pid_t) -> Result<Option<libc::c_int>> {
 }
 
 /// ESRCH, or a thread that is dead but not gone yet, which may not be traced any more.
-fn has_ended(tid: libc::pid_t, error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ESRCH) || is_dead(tid)
+fn has_ended(process: &Process, tid: u32, error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ESRCH) || !process.has_live_thread(tid)
 }
 
-fn refused(tid: libc::pid_t, error: &io::Error) -> Failure {
+fn refused(tid: u32, error: &io::Error) -> Failure {
     let what = format!("--stop: thread {tid} may not be traced: {error}");
     Failure::unsupported(what).hint(match tracer_of(tid) {
         Some(tracer) => format!("process {tracer} traces it already"),
@@ -286,10 +272,17 @@ fn refused(tid: libc::pid_t, error: &io::Error) -> Failure {
     })
 }
 
-fn ptrace(request: libc::c_uint, tid: libc::pid_t, data: libc::c_int) -> io::Result<()> {
+fn ptrace(request: libc::c_uint, tid: u32, data: libc::c_int) -> io::Result<()> {
     let nothing = ptr::null_mut::<libc::c_void>();
     // SAFETY: these requests take numbers and no memory of ours.
-    let r = unsafe { libc::ptrace(request, tid, nothing, libc::c_long::from(data)) };
+    let r = unsafe {
+        libc::ptrace(
+            request,
+            tid.cast_signed(),
+            nothing,
+            libc::c_long::from(data),
+        )
+    };
     match r {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

@@ -16,7 +16,7 @@ use super::{
 use crate::{record::Cause, state::PageState};
 
 /// Base pages in a huge page of 2 MiB.
-pub(super) const HUGE: u64 = BLOCK_PAGES as u64;
+const HUGE: u64 = BLOCK_PAGES as u64;
 
 /// A huge page that a fault found in the place of base pages, and that is not told yet.
 pub(super) struct Collapsed {

@@ -78,6 +78,7 @@ pub struct Ledger {
     merged: HashSet<u64>,
     doubts: Doubts,
     contests: Contests,
+    /// A collapse that a fault found, and who made it has not told yet.
     collapsed: Option<Collapsed>,
     /// Whether there are readings to come, that decide them.
     weighs: bool,

@@ -102,7 +102,13 @@ impl Process {
 
     /// Whether thread `tid` is one of its that has not ended. A main thread that has stays in the list as long as others live.
     pub fn has_live_thread(&self, tid: u32) -> bool {
-        thread(self.pid, tid).is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x'))
+        let state = self.thread_state(tid);
+        state.is_some_and(|state| !matches!(state, 'Z' | 'X' | 'x'))
+    }
+
+    /// The letter of the state of its thread `tid` (proc_pid_stat(5)). `None`: it is none of its.
+    pub fn thread_state(&self, tid: u32) -> Option<char> {
+        Some(thread(self.pid, tid).ok()?.state)
     }
 
     /// Whether the process has ended, if not been reaped yet.
@@ -142,12 +148,22 @@ fn exists(pid: Pid) -> bool {
     !matches!(test_kill_process(pid), Err(Errno::SRCH))
 }
 
+/// The thread that traces thread `tid`. `None`: none does, or it has ended.
+pub fn tracer_of(tid: u32) -> Option<u32> {
+    let tracer = status_word(tid, "TracerPid:")?.parse().ok();
+    tracer.filter(|tracer| *tracer != 0)
+}
+
+/// What stands behind `key` in /proc/TID/status. A name there may have any bytes.
+fn status_word(tid: u32, key: &str) -> Option<String> {
+    let status = fs::read(format!("/proc/{tid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let mut words = status.lines().filter_map(|line| line.strip_prefix(key));
+    Some(words.next()?.trim().to_owned())
+}
+
 fn a_thread(tid: u32) -> Failure {
-    let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
-    let process = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Tgid:"))
-        .map(str::trim);
+    let process = status_word(tid, "Tgid:");
     match process {
         Some(process) => Failure::failed(format!("{tid} is a thread of process {process}")).hint(
             format!("all threads of a process share its memory: --pid {process}"),

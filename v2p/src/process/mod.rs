@@ -19,7 +19,7 @@ mod pagemap;
 mod space;
 
 pub use copied::copied_by_fork;
-pub use identity::Process;
+pub use identity::{Process, tracer_of};
 pub use kpage::{FrameFile, FrameFlags, frame_flags, frame_mapcount};
 pub use memory::Memory;
 pub use move_page::move_page;

@@ -31,6 +31,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             "a_process_that_executes_a_program_is_stopped_too",
             amid_exec,
         ),
+        trial(
+            "a_process_that_a_signal_stopped_is_held_and_stays_so",
+            suspended,
+        ),
         trial("a_process_that_is_traced_already_is_not_stopped", traced),
     ]
 }
@@ -141,6 +145,29 @@ fn amid_exec() -> Done {
         assert!(!states(&target).contains('t'));
         target.kill();
     }
+    Done::Passed
+}
+
+fn suspended() -> Done {
+    let target = Target::start();
+    let pid = libc::pid_t::try_from(target.pid()).unwrap();
+    // SAFETY: signals to our own child.
+    let signal = |number| assert_eq!(unsafe { libc::kill(pid, number) }, 0);
+    let are_all = |state| {
+        let start = Instant::now();
+        while !states(&target).chars().all(|c| c == state) && start.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(10));
+        }
+        states(&target).chars().all(|c| c == state)
+    };
+    signal(libc::SIGSTOP);
+    assert!(are_all('T'), "{}", states(&target));
+    let held = Stopped::stop(&Process::open(target.pid()).unwrap()).unwrap();
+    assert!(are_all('t'), "{}", states(&target));
+    drop(held);
+    assert!(are_all('T'), "{}", states(&target));
+    signal(libc::SIGCONT);
+    target.end();
     Done::Passed
 }
 
