@@ -11,7 +11,7 @@ use libtest_mimic::Trial;
 use rustix::{
     fs::{CWD, FileType, Mode, makedev, mknodat},
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
-    process::{Pid, Signal, kill_process},
+    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid},
     thread::{CapabilitySet, UnshareFlags, remove_capability_from_bounding_set, unshare_unsafe},
 };
 use serde_json::Value;
@@ -50,30 +50,43 @@ fn told_to_stop() -> Done {
         return Done::Skipped("/dev/mem is denied on this kernel".to_owned());
     }
     let mut target = Target::start();
-    target.fill(va(0), PAGES);
     let file = format!("/tmp/v2p-write-{}", std::process::id());
     let bytes = b"8 bytes!".repeat(usize::try_from(PAGES).unwrap() * 512);
     fs::write(&file, &bytes).unwrap();
-    let (pid, place) = (target.pid().to_string(), format!("{:#x}", va(0)));
-    let mut writer = harness::v2p()
-        .args(["write", "--json", "--pid", &pid, &place, "--file", &file])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    while target.peek(va(0)) != word(NEW) && writer.try_wait().unwrap().is_none() {}
-    let process = Pid::from_child(&writer);
-    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
-        // It may have ended, and is not waited for yet.
-        kill_process(process, signal).unwrap();
-    }
-    let output = writer.wait_with_output().unwrap();
+    // A command may end before it is met.
+    let output = (0..50).find_map(|_| met_in_the_midst(&mut target, &file));
     fs::remove_file(&file).unwrap();
+    let output = output.expect("no command was met between its first word and its end");
     let said = last_json(&output);
     assert_eq!(output.status.code(), Some(0), "{said:#}");
     assert_eq!(said["verdict"], "landed", "{said:#}");
     assert_eq!(said["written"], bytes.len(), "{said:#}");
     assert_eq!(target.peek(va(PAGES) - 8), word(NEW));
     Done::Passed
+}
+
+/// What a command said that had written its first word when signals reached it; nothing where it
+/// had ended by then.
+fn met_in_the_midst(target: &mut Target, file: &str) -> Option<Output> {
+    target.fill(va(0), PAGES);
+    let (pid, place) = (target.pid().to_string(), format!("{:#x}", va(0)));
+    let writer = harness::v2p()
+        .args(["write", "--json", "--pid", &pid, &place, "--file", file])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let process = Pid::from_child(&writer);
+    // Not waited for here: its pid has to be its own while signals are sent.
+    let changed = |to| waitid(WaitId::Pid(process), to | WaitIdOptions::NOWAIT).unwrap();
+    let ended = || changed(WaitIdOptions::EXITED | WaitIdOptions::NOHANG).is_some();
+    while target.peek(va(0)) != word(NEW) && !ended() {}
+    kill_process(process, Signal::STOP).unwrap();
+    let met = changed(WaitIdOptions::EXITED | WaitIdOptions::STOPPED).unwrap();
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::CONT] {
+        kill_process(process, signal).unwrap();
+    }
+    let output = writer.wait_with_output().unwrap();
+    met.stopped().then_some(output)
 }
 
 fn write(target: &Target, va: u64, arguments: &[&str]) -> Output {
