@@ -4,8 +4,8 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::{
-    Again, Done, harness,
-    harness::{expected_devmem, last_json},
+    Again, Done,
+    harness::{self, UNMOVED, expected_devmem, last_json},
     trial,
 };
 
@@ -28,7 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn demo(arguments: &[&str]) -> (Value, Option<i32>) {
     let output = harness::run(&[&["demo", "--json"], arguments].concat());
     let errors = String::from_utf8_lossy(&output.stderr);
-    if errors.contains("the page was not moved") {
+    if errors.contains(UNMOVED) {
         std::panic::panic_any(Again(errors.into_owned()));
     }
     (last_json(&output), output.status.code())

@@ -9,7 +9,12 @@ use std::{
 use clap::CommandFactory as _;
 use libtest_mimic::Trial;
 
-use crate::{Done, harness, top::Showing, trial};
+use crate::{
+    Again, Done,
+    harness::{self, UNMOVED},
+    top::Showing,
+    trial,
+};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -178,6 +183,9 @@ fn run(real: &str, line: &str, folder: &std::path::Path) {
         .output()
         .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
+    if errors.contains(UNMOVED) {
+        std::panic::panic_any(Again(errors.into_owned()));
+    }
     let code = output.status.code().unwrap();
     assert!(
         expected(line).contains(&code),

@@ -43,9 +43,20 @@ pub(crate) fn v2p_by_descriptor() -> std::io::Result<(Command, File)> {
     Ok((command, program))
 }
 
-/// Runs it to its end.
+/// What a watch says on stderr where the kernel skipped a hook: of any process's, and by chance.
+pub(crate) const SKIPPED: &str = "skipped by the kernel";
+
+/// What the demo says on stderr where the kernel did not move the page that it was to move.
+pub(crate) const UNMOVED: &str = "the page was not moved";
+
+/// Runs it to its end. Where the kernel skipped a hook, which was told, the test is done again.
 pub(crate) fn run(arguments: &[&str]) -> Output {
-    v2p().args(arguments).output().expect("v2p runs")
+    let output = v2p().args(arguments).output().expect("v2p runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if errors.contains(SKIPPED) {
+        std::panic::panic_any(Again(errors.into_owned()));
+    }
+    output
 }
 
 /// The last line of stdout as JSON.
@@ -92,7 +103,7 @@ impl Watching {
             // All of them, so that none is in its way.
             said.filter(|line| {
                 eprintln!("{line}");
-                line.contains("skipped by the kernel")
+                line.contains(SKIPPED)
             })
             .last()
         });

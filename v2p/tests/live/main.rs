@@ -49,6 +49,7 @@ mod write;
 
 use std::{
     panic,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -129,15 +130,26 @@ fn keep_memory() {
 /// A test that takes longer is told: they are what a run of all tests waits for.
 const SLOW: Duration = Duration::from_secs(5);
 
+/// Says so to the thread that waits for it, also where a test fails half way.
+struct WhenDone<'a>(&'a AtomicBool);
+
+impl Drop for WhenDone<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// How a test ends that did not fail.
 enum Done {
     Passed,
     Skipped(String),
 }
 
+/// How often a test is done at most that is to be done again.
+const TIMES: u32 = 8;
+
 /// A test, which is skipped without root, and done again where [`Again`] says so, some times.
 fn trial(name: &'static str, test: fn() -> Done) -> Trial {
-    const TIMES: u32 = 8;
     let some_times = move || {
         let mut times = 0;
         loop {

@@ -22,7 +22,7 @@ use v2p::{
 };
 
 use crate::{
-    Done,
+    Done, WhenDone,
     harness::{self, PATIENCE},
     machine::{self, Setting},
     memory::{HUGE, HUGE_BASE},
@@ -138,6 +138,7 @@ fn who_among_others() -> Done {
     let pfn = format!("pfn:{}", target.tell("write", 6));
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _ends = WhenDone(&over);
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 assert!(harness::run(&["--version"]).status.success());
@@ -147,14 +148,11 @@ fn who_among_others() -> Done {
             let output = harness::run(&["who", "--json", &pfn]);
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             let whole = output.stderr.is_empty() && text.lines().count() == 2;
-            if !whole || output.status.code() != Some(0) {
-                over.store(true, Ordering::Relaxed);
-                panic!("{text}{}", String::from_utf8_lossy(&output.stderr));
-            }
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(whole && output.status.success(), "{text}{errors}");
             let mapping: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
             assert_eq!(mapping["pid"], target.pid(), "{text}");
         }
-        over.store(true, Ordering::Relaxed);
     });
     Done::Passed
 }
@@ -239,8 +237,9 @@ fn in_migration(target: &Target, addresses: &[u64]) -> Result<Page, String> {
     note(&mut frames.lock().unwrap());
     let mut translator = Translator::new(Route::Both).map_err(|e| format!("{e:#}"))?;
     let over = AtomicBool::new(false);
-    let (mut seen, mut readings, mut failed) = (Vec::new(), 0u64, None);
+    let (mut seen, mut readings) = (Vec::new(), 0u64);
     thread::scope(|scope| {
+        let _ends = WhenDone(&over);
         scope.spawn(|| {
             for node in [1, 0].into_iter().cycle() {
                 if over.load(Ordering::Relaxed) {
@@ -258,11 +257,7 @@ fn in_migration(target: &Target, addresses: &[u64]) -> Result<Page, String> {
                 Ok(())
             };
             let read = translator.mapping(&pagemap, &mapping, each);
-            if !matches!(read, Ok(true)) {
-                // A panic here would leave the mover at work for ever.
-                failed = Some(read);
-                break;
-            }
+            assert!(matches!(read, Ok(true)), "{read:?}");
             readings += 1;
             if !seen
                 .iter()
@@ -271,9 +266,7 @@ fn in_migration(target: &Target, addresses: &[u64]) -> Result<Page, String> {
                 seen.clear();
             }
         }
-        over.store(true, Ordering::Relaxed);
     });
-    assert!(failed.is_none(), "{failed:?}");
     let frames = frames.into_inner().unwrap();
     for page in &seen {
         assert_ne!(page.verdict, Verdict::Disagree, "{page:x?}");

@@ -9,6 +9,7 @@ use std::{
     process::{Output, Stdio},
     sync::mpsc::{RecvTimeoutError, channel},
     thread,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -85,9 +86,15 @@ pub(super) fn run(who: &str, place: &str, arguments: &[&str]) -> io::Result<Ran>
         }
     };
     let mut left = folder.files()?;
-    // Programs and maps live in descriptors: as long as a process of it does, and no longer.
-    if leavings::lives(group) {
-        left.push("a process".to_owned());
+    // Programs and maps live in descriptors: as long as a process of it does, and no longer. A command that it started and that ends by itself closes
+    // its stdout a moment before it is seen as ended.
+    let over = Instant::now();
+    while leavings::lives(group) {
+        if over.elapsed() > PATIENCE {
+            left.push("a process".to_owned());
+            break;
+        }
+        thread::sleep(Duration::from_millis(1));
     }
     Ok(Ran { output, left })
 }
