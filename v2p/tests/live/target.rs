@@ -364,7 +364,11 @@ impl Target {
 
     /// Has it execute itself anew so many microseconds later, in one of so many threads.
     pub(crate) fn execute_in_a_crowd(&mut self, threads: u64, micros: u64) {
-        self.order(&format!("crowd {threads} {micros}"));
+        let commands = self.commands.as_mut().expect("not ended yet");
+        writeln!(commands, "crowd {threads} {micros}").unwrap();
+        // The new program may be the first to say something.
+        let said = self.answer();
+        assert!(said == threads.to_string() || said == "ready", "{said:?}");
     }
 
     /// Has it execute itself anew.
