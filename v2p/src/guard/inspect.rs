@@ -15,9 +15,9 @@ use super::{
 };
 use crate::{
     page::ksm_flag_tells,
-    process::{self, AddressSpace, FrameFlags, frame_flags, frame_mapcount, maps},
+    process::{self, AddressSpace, FrameFile, FrameFlags, frame_flags, frame_mapcount, maps},
     state::PageState,
-    translate::Verdict,
+    translate::{Page, Verdict, leaf_is_bad},
 };
 
 /// How often at least, and how long, a page is looked up that is being moved or that the routes do not agree on: who moves it may have to
@@ -43,14 +43,14 @@ pub(super) struct Place {
 pub(super) enum Sight {
     /// Both name this frame.
     At(Place),
-    /// Both say that there is none, and this.
-    Without(PageState),
+    /// Both say that there is none, and what there is.
+    Without(Page),
     /// They differ, which passes where the page is being moved.
     Disagree {
         pagemap: PageState,
         walk: Option<Pfn>,
         /// What it means where it goes on so.
-        settled: Option<PageState>,
+        settled: Option<Page>,
     },
     /// There is no address space any more.
     Gone,
@@ -69,7 +69,9 @@ impl Sight {
     pub(super) fn in_words(self) -> String {
         match self {
             Self::At(place) => format!("it is in frame {}", place.pfn),
-            Self::Without(state) => refusal::of_state(state).map_or_else(String::new, |r| r.what),
+            Self::Without(page) => {
+                refusal::of_state(page.state).map_or_else(String::new, |r| r.what)
+            }
             Self::Disagree { pagemap, walk, .. } => format!(
                 "the routes do not agree: {pagemap:?} by pagemap, {} by the walk",
                 walk.map_or_else(|| "no frame".to_owned(), |pfn| format!("frame {pfn}"))
@@ -124,16 +126,16 @@ impl Guard {
                 let walked = (end.level, end.entry);
                 let page = self.decoder.page(va, Some(both.pagemap), Some(walked));
                 if page.verdict != Verdict::Disagree {
-                    return Ok(Sight::Without(page.state));
+                    return Ok(Sight::Without(page));
                 }
                 // Devices' memory, and what else pagemap takes for a hole.
                 let settled = self.decoder.settle(page, both.pagemap, walked);
                 Sight::Disagree {
                     pagemap,
                     walk: both.walk.pfn(va),
-                    settled: Some(settled.state).filter(|state| {
-                        let is_page = matches!(state, PageState::Present { .. });
-                        settled.verdict != Verdict::Disagree && !is_page
+                    settled: Some(settled).filter(|page| {
+                        let is_page = matches!(page.state, PageState::Present { .. });
+                        page.verdict != Verdict::Disagree && !is_page
                     }),
                 }
             }
@@ -151,19 +153,23 @@ impl Guard {
         let mut sight = self.look(va)?;
         for look in 0.. {
             let late = look >= LOOKS && start.elapsed() >= LOOKED_FOR;
-            match sight {
-                Sight::Disagree {
-                    settled: Some(state),
-                    ..
-                } if look >= DIFFERING_LOOKS => return Ok(Sight::Without(state)),
+            let without = match sight {
+                Sight::At(_) | Sight::Gone => return Ok(sight),
+                Sight::Without(page) => Some(page),
+                Sight::Disagree { settled, .. } => settled.filter(|_| look >= DIFFERING_LOOKS),
+            };
+            match without.map(|page| (page, page.leaf_in_doubt())) {
+                Some((page, None)) => return Ok(Sight::Without(page)),
                 // An entry like that of a migration, which stays, is that of bad memory.
-                Sight::Without(PageState::Migrating { pfn })
-                    if look >= LOOKS && frame_flags(pfn)?.has(FrameFlags::HWPOISON) =>
+                Some((page, Some(leaf)))
+                    if look >= LOOKS && leaf_is_bad(&FrameFile::flags()?, leaf)? =>
                 {
-                    return Ok(Sight::Without(PageState::Poisoned));
+                    let state = PageState::Poisoned;
+                    return Ok(Sight::Without(Page { state, ..page }));
                 }
-                Sight::Disagree { .. } | Sight::Without(PageState::Migrating { .. }) if !late => {}
-                _ => return Ok(sight),
+                Some((page, Some(_))) if late => return Ok(Sight::Without(page)),
+                None if late => return Ok(sight),
+                _ => {}
             }
             thread::sleep(Duration::from_micros(100));
             sight = self.look(va)?;
@@ -181,10 +187,12 @@ impl Guard {
         Ok(match self.look_at_rest(va)? {
             Sight::At(place) => Ok(place),
             Sight::Gone => return Err(AddressSpace::none(&self.process).into()),
-            Sight::Without(state) => Err(refusal::of_state(state).unwrap_or_else(|| Refusal {
-                id: "absent",
-                what: format!("no frame: {state:?}"),
-            })),
+            Sight::Without(Page { state, .. }) => {
+                Err(refusal::of_state(state).unwrap_or_else(|| Refusal {
+                    id: "absent",
+                    what: format!("no frame: {state:?}"),
+                }))
+            }
             differ @ Sight::Disagree { .. } => Err(Refusal {
                 id: "disagree",
                 what: differ.in_words(),

@@ -111,31 +111,37 @@ impl Frames {
     }
 }
 
-/// The entry of a huge page that is not present stays where some of it is bad. The mark of that goes from its first frame to the bad one as the
-/// page is given up (folio_clear_hugetlb_hwpoison, mm/memory-failure.c, 6.1 to 7.3): all are asked, once a leaf.
+/// What looks like a migration is bad memory where any frame of its leaf is: the mark of that goes from the first frame of a huge page to
+/// the bad one as the page is given up (folio_clear_hugetlb_hwpoison, mm/memory-failure.c, 6.1 to 7.3). All are asked, once a leaf.
 fn tell_bad_leaves(file: &FrameFile, pages: &mut [Page]) -> Result<()> {
     let mut last = None;
     for page in pages {
-        let Some((first, frames)) = page.leaf_in_doubt().filter(|(_, frames)| *frames > 1) else {
+        let Some(leaf) = page.leaf_in_doubt().filter(|(_, frames)| *frames > 1) else {
             continue;
         };
         let is_bad = match last {
-            Some((known, answer)) if known == first => answer,
-            _ => {
-                let mut answer = false;
-                let all: Vec<Pfn> = (first.0..first.0 + frames).map(Pfn).collect();
-                file.of(&all, |_, word| {
-                    answer |= FrameFlags(word).has(FrameFlags::HWPOISON);
-                })?;
-                answer
-            }
+            Some((known, answer)) if known == leaf => answer,
+            _ => leaf_is_bad(file, leaf)?,
         };
-        last = Some((first, is_bad));
+        last = Some((leaf, is_bad));
         if is_bad {
             page.state = PageState::Poisoned;
         }
     }
     Ok(())
+}
+
+/// Whether any frame is marked as bad, of so many from `first` on.
+///
+/// # Errors
+/// Those of reading /proc/kpageflags.
+pub(crate) fn leaf_is_bad(file: &FrameFile, (first, frames): (Pfn, u64)) -> Result<bool> {
+    let all: Vec<Pfn> = (first.0..first.0 + frames).map(Pfn).collect();
+    let mut is_bad = false;
+    file.of(&all, |_, word| {
+        is_bad |= FrameFlags(word).has(FrameFlags::HWPOISON);
+    })?;
+    Ok(is_bad)
 }
 
 /// Hands each frame's word to its page by `add`.

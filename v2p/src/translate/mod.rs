@@ -23,6 +23,7 @@ mod walker;
 
 pub use both::Both;
 pub use finder::{Finder, Wanted};
+pub(crate) use frames::leaf_is_bad;
 pub use page::Page;
 pub use plain::Plain;
 pub use reader::Translator;

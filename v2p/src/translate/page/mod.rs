@@ -280,7 +280,7 @@ impl Page {
     }
 
     /// Of what looks like a migration: the first frame of its leaf, and how many there are.
-    pub(super) const fn leaf_in_doubt(&self) -> Option<(Pfn, u64)> {
+    pub(crate) const fn leaf_in_doubt(&self) -> Option<(Pfn, u64)> {
         let PageState::Migrating { pfn: Pfn(pfn) } = self.state else {
             return None;
         };

@@ -17,7 +17,7 @@ use v2p::{
 use super::{Scene, inside, is_open};
 use crate::{
     Done,
-    machine::{self, Setting},
+    machine::{self, Setting, only_in_guests},
     memory::{DEVICE_BASE, FILE_BASE, HUGE_BASE},
     secret::SecretPage,
     target::{PAGE, PAGES, Target, va},
@@ -54,6 +54,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
         trial("write_refuses_a_device", device),
         trial("write_refuses_a_guard_region", guard_region),
+        trial("write_refuses_a_page_that_is_bad", bad),
+        trial(
+            "write_refuses_a_hugetlb_page_that_is_bad_anywhere",
+            bad_anywhere,
+        ),
         trial("write_refuses_a_page_that_a_child_has_too", shared),
         trial("write_refuses_the_huge_zero_page", huge_zero),
         trial("write_lands_inside_a_huge_page", || huge("thp")),
@@ -224,6 +229,37 @@ fn guard_region() -> Done {
     Done::Passed
 }
 
+fn bad() -> Done {
+    if let Err(why) = only_in_guests("takes a frame away from the kernel") {
+        return Done::Skipped(why);
+    }
+    let (mut target, mut scene) = scene(2);
+    if target.tell("poison", 0) == 0 {
+        return Done::Skipped("this kernel cannot poison pages (CONFIG_MEMORY_FAILURE)".to_owned());
+    }
+    assert_refused(&scene.write(inside(0), &NEW), "poisoned");
+    assert_not_refused(&scene.write(inside(1), &NEW));
+    Done::Passed
+}
+
+fn bad_anywhere() -> Done {
+    if let Err(why) = only_in_guests("takes frames away from the kernel") {
+        return Done::Skipped(why);
+    }
+    let Some(_pool) = Setting::change("/proc/sys/vm/nr_hugepages", "4") else {
+        return Done::Skipped("this kernel has no hugetlb".to_owned());
+    };
+    let (mut target, mut scene) = scene(0);
+    if target.tell("hugetlb", 0) == 0 || target.tell("poison-huge", 7) == 0 {
+        return Done::Skipped("this kernel cannot poison hugetlb pages".to_owned());
+    }
+    for i in [0, 7, 511] {
+        let place = HUGE_BASE + i * PAGE + 8;
+        assert_refused(&scene.write(place, &NEW), "poisoned");
+    }
+    Done::Passed
+}
+
 fn shared() -> Done {
     let (mut target, mut scene) = scene(1);
     target.fork();
@@ -294,7 +330,7 @@ fn ksm() -> Option<[Option<Setting>; 4]> {
 
 /// A target whose first page was swapped out, or why there is none.
 fn swapped_out() -> Result<(Target, Scene), Done> {
-    machine::only_in_guests("changes the machine's swap").map_err(Done::Skipped)?;
+    only_in_guests("changes the machine's swap").map_err(Done::Skipped)?;
     machine::swap_on_zram().map_err(Done::Skipped)?;
     let (mut target, scene) = scene(1);
     match target.tell("pageout", 0) {
@@ -333,7 +369,7 @@ fn clean_in_swap() -> Done {
 }
 
 fn merged() -> Done {
-    if let Err(why) = machine::only_in_guests("merges pages") {
+    if let Err(why) = only_in_guests("merges pages") {
         return Done::Skipped(why);
     }
     let (mut target, mut scene) = scene(12);
