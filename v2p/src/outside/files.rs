@@ -92,6 +92,33 @@ fn a_status_is_parsed_or_refused() {
 }
 
 #[test]
+fn a_stat_is_what_the_kernel_meant_or_refused() {
+    use crate::process::stat::parse;
+    // As the kernel writes our own, of which the start, the faults and the flags count. A name may hold what ends it.
+    let right = std::fs::read("/proc/self/stat").expect("/proc/self/stat");
+    let ours = parse(&right).expect("our own is right");
+    let begin = right.iter().position(|byte| *byte == b'(');
+    let end = right.iter().rposition(|byte| *byte == b')');
+    let (Some(begin), Some(end)) = (begin, end) else {
+        panic!("our own has a name in parentheses");
+    };
+    let (before, after) = (right.get(..=begin), right.get(end..));
+    let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
+    hold(vec(1u8.., 0..16), |name| {
+        let line = [before, &name, after].concat();
+        let stat = parse(&line).ok_or_else(|| TestCaseError::fail("it was refused"))?;
+        let counts =
+            |stat: &procfs::process::Stat| (stat.starttime, stat.minflt, stat.majflt, stat.flags);
+        prop_assert_eq!(counts(&stat), counts(&ours));
+        Ok(())
+    });
+    hold(spoilt(right), |bytes| {
+        let _ = parse(&bytes);
+        Ok(())
+    });
+}
+
+#[test]
 fn a_line_of_maps_is_what_the_kernel_meant_or_refused() {
     let line = (
         0u64..1 << 47,

@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    path::Path,
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -13,6 +14,7 @@ use rustix::{
 use tokio::io::unix::AsyncFd;
 use v2p_common::control::TICK_NS;
 
+use super::stat::stat;
 use crate::{
     exit::Failure,
     kernel::{clock::Offsets, privileges::MOUNT_PROC},
@@ -79,8 +81,7 @@ impl Process {
 
     /// The same moment, no later, and by less than [`TICK_NS`] earlier. `None`: it has ended.
     pub fn started_ns(&self) -> Option<u64> {
-        let stat = procfs::process::Process::new(i32::try_from(self.pid).ok()?).ok()?;
-        let ticks = stat.stat().ok()?.starttime;
+        let ticks = stat(Path::new(&format!("/proc/{}", self.pid)))?.starttime;
         // What /proc says is of our time namespace (do_task_stat, fs/proc/array.c, 6.1 to 7.3).
         let ours_ns = Offsets::ours().boottime;
         let started_ns = ticks
@@ -91,8 +92,8 @@ impl Process {
 
     /// Faults that its main thread has taken so far. `None`: it has ended, and nobody has to learn how any more.
     pub fn faults(&self) -> Option<u64> {
-        let stat = thread(self.pid, self.pid).ok()?;
-        Some(stat.minflt + stat.majflt)
+        let stat = thread(self.pid, self.pid)?;
+        Some(stat.minflt.wrapping_add(stat.majflt))
     }
 
     /// Its threads now. Empty where it has ended.
@@ -108,7 +109,7 @@ impl Process {
 
     /// The letter of the state of its thread `tid` (proc_pid_stat(5)). `None`: it is none of its.
     pub fn thread_state(&self, tid: u32) -> Option<char> {
-        Some(thread(self.pid, tid).ok()?.state)
+        Some(thread(self.pid, tid)?.state)
     }
 
     /// Whether the process has ended, if not been reaped yet.
@@ -129,9 +130,8 @@ fn proc_is_ours() -> bool {
     called.is_none_or(|name| name.as_os_str() == std::process::id().to_string().as_str())
 }
 
-fn thread(pid: u32, tid: u32) -> procfs::ProcResult<procfs::process::Stat> {
-    let place = std::path::PathBuf::from(format!("/proc/{pid}/task/{tid}"));
-    procfs::process::Process::new_with_root(place)?.stat()
+fn thread(pid: u32, tid: u32) -> Option<procfs::process::Stat> {
+    stat(Path::new(&format!("/proc/{pid}/task/{tid}")))
 }
 
 pub(super) fn threads(pid: u32) -> Vec<u32> {

@@ -17,6 +17,7 @@ mod move_page;
 mod nodes;
 mod pagemap;
 mod space;
+pub(crate) mod stat;
 
 pub use copied::copied_by_fork;
 pub use identity::{Process, tracer_of};

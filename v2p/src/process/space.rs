@@ -1,14 +1,18 @@
 //! The address space of a process: its pagemap and its mappings, both of one and the same program.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use procfs::process::StatFlags;
 
 use super::{
     Pagemap, Process,
     identity::threads,
     maps::{self, Mapping},
+    stat::stat,
 };
 use crate::exit::Failure;
 
@@ -106,16 +110,15 @@ pub(super) fn roots(pid: u32) -> impl Iterator<Item = PathBuf> {
     std::iter::once(main).chain(others.map(move |tid| tasks.join(tid.to_string())))
 }
 
-fn open(root: &std::path::Path) -> io::Result<(Pagemap, Vec<Mapping>)> {
+fn open(root: &Path) -> io::Result<(Pagemap, Vec<Mapping>)> {
     let pagemap = Pagemap::open(&root.join("pagemap"))?;
     let mappings = maps::read(&root.join("maps"))?;
     Ok((pagemap, mappings))
 }
 
 /// Where the program of the process, its arguments and its stack lie: an exec changes it.
-fn layout(root: &std::path::Path) -> Option<[u64; 4]> {
-    let process = procfs::process::Process::new_with_root(root.to_owned()).ok()?;
-    let stat = process.stat().ok()?;
+fn layout(root: &Path) -> Option<[u64; 4]> {
+    let stat = stat(root)?;
     Some([
         stat.startcode,
         stat.endcode,
@@ -140,8 +143,6 @@ fn explain(e: &io::Error, process: &Process) -> Failure {
 }
 
 fn is_kernel_thread(pid: u32) -> bool {
-    let stat = i32::try_from(pid)
-        .context("a number of a process")
-        .and_then(|pid| Ok(procfs::process::Process::new(pid)?.stat()?));
-    stat.is_ok_and(|stat| stat.flags & StatFlags::PF_KTHREAD.bits() != 0)
+    let stat = stat(Path::new(&format!("/proc/{pid}")));
+    stat.is_some_and(|stat| stat.flags & StatFlags::PF_KTHREAD.bits() != 0)
 }
