@@ -7,6 +7,7 @@ use rustix::mm::{
 };
 use v2p::{
     common::{VirtAddr, pagemap::PagemapState},
+    inject,
     process::Pagemap,
 };
 
@@ -233,4 +234,15 @@ fn reserve(pages: u64) -> u64 {
     let _ = unsafe { madvise(start, len, Advice::LinuxNoHugepage) };
     (0..pages).for_each(|i| write_to(start as u64 + i * (LEN / pages) / 4096 * 4096));
     start as u64
+}
+
+/// Puts a page at `place` that compaction will move, by moving its mapping there.
+pub(crate) fn place_movable(place: *mut u8) {
+    let (page, ballast) = inject::page_to_move().expect("a page to move");
+    // It makes the page movable as long as this process lives.
+    std::mem::forget(ballast);
+    let flags = rustix::mm::MremapFlags::MAYMOVE;
+    // SAFETY: both are pages of our own; what was at `place` goes, and nothing refers to it.
+    unsafe { rustix::mm::mremap_fixed(page.into_raw(), 4096, 4096, flags, place.cast()) }
+        .expect("mremap");
 }

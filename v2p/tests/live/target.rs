@@ -67,7 +67,7 @@ pub(crate) fn run(_kind: &OsStr) {
             "read" => _ = unsafe { ptr::read_volatile(place) },
             // SAFETY: inside our mapping.
             "write" => unsafe { ptr::write_volatile(place, 1) },
-            "place" => place_movable(place),
+            "place" => memory::place_movable(place),
             "thread" => in_a_new_thread(place),
             "worker" => {
                 worker.send(va(i)).expect("the worker lives");
@@ -118,17 +118,6 @@ fn start_worker() -> (Sender<u64>, Receiver<()>) {
         }
     });
     (worker, done)
-}
-
-/// Puts a page at `place` that compaction will move, by moving its mapping there.
-fn place_movable(place: *mut u8) {
-    let (page, ballast) = inject::page_to_move().expect("a page to move");
-    // It makes the page movable as long as this process lives.
-    std::mem::forget(ballast);
-    let flags = rustix::mm::MremapFlags::MAYMOVE;
-    // SAFETY: both are pages of our own; what was at `place` goes, and nothing refers to it.
-    unsafe { rustix::mm::mremap_fixed(page.into_raw(), 4096, 4096, flags, place.cast()) }
-        .expect("mremap");
 }
 
 fn say(line: &str) {
