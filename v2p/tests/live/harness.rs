@@ -175,6 +175,15 @@ impl Watching {
         self.finish_losing()
     }
 
+    /// The same of a watch whose hooks the kernel is to skip; also what it said of that, where the kernel did.
+    pub(crate) fn interrupt_skipped(mut self) -> (Vec<Value>, Option<String>) {
+        let skipped = self.skipped.take();
+        let (records, status) = self.interrupt_losing();
+        assert!(status.success(), "{status}");
+        let said = skipped.and_then(|skipped| skipped.join().unwrap());
+        (records, said)
+    }
+
     fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
