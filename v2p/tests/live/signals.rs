@@ -4,17 +4,21 @@
 use std::{
     fs, io,
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    panic::panic_any,
     process::{Child, ChildStdout, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use libtest_mimic::Trial;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, kill_process, kill_process_group},
+};
 use serde_json::Value;
 
 use crate::{
-    Done,
+    Again, Done,
     harness::{self, PATIENCE, Watching},
     leavings,
     stepped::Stepped,
@@ -238,8 +242,12 @@ fn to_the_command() -> Done {
             }
             assert!(start.elapsed() < PATIENCE, "it starts no child");
         };
-        kill_process(command, signal).unwrap();
+        let met = kill_process(command, signal);
         let output = watching.wait_with_output().unwrap();
+        if met == Err(Errno::SRCH) {
+            panic_any(Again("the command was over before it was met".to_owned()));
+        }
+        assert_eq!(met, Ok(()));
         assert_eq!(output.status.code(), Some(0), "{signal:?}");
         let end = harness::last_json(&output);
         let (why, status) = (&end["why"], &end["status"]);

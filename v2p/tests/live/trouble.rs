@@ -172,7 +172,7 @@ fn what_is_given_up() -> Done {
             BY_WRITERS,
         ),
     ];
-    for (command, lost) in commands {
+    let is_seen_without = |(command, lost): (&[&str], u64)| {
         let mut v2p = harness::v2p();
         v2p.args(command);
         if command[0] == "top" {
@@ -192,7 +192,12 @@ fn what_is_given_up() -> Done {
             assert!(!given_up || has & lost == 0, "{command:?}: {has:#x}");
             given_up |= has & lost == 0 && has & SYS_PTRACE != 0;
         }
-        assert!(given_up, "{command:?}");
+        given_up
+    };
+    for command in commands {
+        // A short one may be over before it is looked at.
+        let is_seen = (0..10).any(|_| is_seen_without(command));
+        assert!(is_seen, "{:?}", command.0);
     }
     Done::Passed
 }
