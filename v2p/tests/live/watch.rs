@@ -1,7 +1,9 @@
 //! `v2p watch` on a running kernel.
 
+use std::panic::panic_any;
+
 use crate::{
-    Done,
+    Again, Done,
     harness::{self, Watching, address},
     target::{PAGES, Target, va},
     trial,
@@ -129,6 +131,10 @@ fn a_migration() -> Done {
         Err(reason) => return Done::Skipped(reason),
     };
     let (records, _) = watching.interrupt();
+    let now = target.frame(5);
+    if now != after {
+        panic_any(Again(format!("not at rest: in {after}, then in {now}")));
+    }
     assert_ne!(before, after);
     let moves: Vec<_> = of_kind(&records, "move")
         .into_iter()
@@ -314,6 +320,7 @@ fn a_reader_that_goes() -> Done {
     assert!(line.contains("\"start\""));
     // The reader is gone now; the target is quiet, so only v2p itself can notice.
     let output = child.wait_with_output().unwrap();
+    let output = harness::whole("watch", output);
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     Done::Passed

@@ -137,7 +137,7 @@ fn oom_reaper() -> Done {
     });
     held.wait();
     let began = Instant::now();
-    while scene.target.frame(0) != 0 && began.elapsed() < Duration::from_secs(20) {
+    while scene.target.frame(0) != 0 && began.elapsed() < PATIENCE {
         thread::sleep(Duration::from_millis(50));
     }
     drop(held);

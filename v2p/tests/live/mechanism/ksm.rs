@@ -1,11 +1,14 @@
 //! KSM: pages with the same in them become one, and part again.
 
 use std::{
-    fs, thread,
+    fs,
+    panic::panic_any,
+    thread,
     time::{Duration, Instant},
 };
 
 use libtest_mimic::Trial;
+use serde_json::Value;
 use v2p::{
     page::OwnPage,
     process::{FrameFlags, Pagemap, frame_flags},
@@ -13,7 +16,7 @@ use v2p::{
 
 use super::scene::Scene;
 use crate::{
-    Done,
+    Again, Done,
     machine::Setting,
     target::{BASE, PAGE, PAGES, Target, va},
     trial,
@@ -86,6 +89,11 @@ fn ksm_merge() -> Done {
     }
     thread::sleep(Duration::from_millis(500));
     let told = scene.end();
+    // ksmd takes back the first half of a pair whose second it cannot have just then.
+    let taken_back = |m: &&Value| m["cause"] != "ksm-merge" && m["by"]["comm"] == "ksmd";
+    if let Some(one) = told.moves.iter().find(taken_back) {
+        panic_any(Again(format!("ksmd took a merge back: {one}")));
+    }
     // One of all may keep its frame.
     let merged = (8..12)
         .filter(|i| !told.causes_of(va(*i)).is_empty())

@@ -282,7 +282,11 @@ impl Told {
 
     /// Nobody compacted meanwhile: what is asked for in large pieces wakes the kernel's own thread, which goes on for a while.
     pub(crate) fn uncompacted(&self) -> &Self {
-        if self.moves.iter().any(|m| m["reason"] == "compaction") {
+        // Whose migration it is the kernel says when a batch of them is over.
+        let compacted = |m: &Value| {
+            m["reason"] == "compaction" || m["cause"] == "migration" && m["reason"].is_null()
+        };
+        if self.moves.iter().any(compacted) {
             std::panic::panic_any(Again("the kernel compacted meanwhile".to_owned()));
         }
         self
@@ -362,6 +366,9 @@ fn is_zero(pfn: Pfn) -> bool {
     frame_flags(pfn).unwrap().has(FrameFlags::ZERO_PAGE)
 }
 
+/// Types of swap entries from here on are no swap areas; guests have one or two of those.
+pub(crate) const FIRST_SPECIAL: u8 = 23;
+
 /// What pagemap says of pages that are not absent.
 fn states(pid: u32, areas: &[Area]) -> BTreeMap<u64, State> {
     let pagemap = Pagemap::of(pid).unwrap();
@@ -375,7 +382,7 @@ fn states(pid: u32, areas: &[Area]) -> BTreeMap<u64, State> {
                 PagemapState::Present(pfn) => ("present", Some(pfn.0)),
                 // Type 31 is a marker: of poison, or of a guard region.
                 PagemapState::SwapEntry { kind: 31, .. } => ("poisoned", None),
-                PagemapState::SwapEntry { kind, offset } if kind < 23 => {
+                PagemapState::SwapEntry { kind, offset } if kind < FIRST_SPECIAL => {
                     ("swapped", Some(offset << 5 | u64::from(kind)))
                 }
                 PagemapState::SwapEntry { .. } => ("poisoned", None),

@@ -70,7 +70,8 @@ fn soak() -> Done {
     let mut memory = [Memory::of("storm", &stormy), Memory::of("flood", &flooded)];
     storm.begin();
     let (start, length) = (Instant::now(), Duration::from_secs_f64(seconds()));
-    while start.elapsed() < length {
+    // In one of twenty v2p is stopped.
+    while start.elapsed() < length || churned.rounds < 20 {
         churned.round(&flooded);
         if start.elapsed() > length / 5 {
             memory.iter_mut().for_each(Memory::sample);

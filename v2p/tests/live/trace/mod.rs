@@ -10,6 +10,8 @@ use std::{
     io::Write as _,
     path::PathBuf,
     process::{Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use libtest_mimic::Trial;
@@ -18,7 +20,7 @@ use serde_json::Value;
 use self::schema::Schema;
 use crate::{
     Done,
-    harness::{self, Watching},
+    harness::{self, PATIENCE, Watching},
     map::Place,
     target::{PAGE, Target, va},
     trial,
@@ -296,10 +298,16 @@ fn cut_off() -> Done {
     let place = Place::new("cut.perfetto-trace");
     let pid = target.pid().to_string();
     let mut watching = Watching::start(&["--pid", &pid, "--output", place.path()]);
+    let length = || fs::metadata(place.path()).unwrap().len();
+    let before = length();
     target.tell("write", 3);
     watching.wait_for(|r| r["type"] == "move");
-    // It was printed before the next turn ends, by which it is in the file.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // It was printed before the turn ends by which it is in the file.
+    let printed = std::time::Instant::now();
+    while length() == before && printed.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(10));
+    }
+    thread::sleep(Duration::from_millis(300));
     // Dropped: killed as by SIGKILL.
     drop(watching);
     let trace = read(&fs::read(&place.0).unwrap());

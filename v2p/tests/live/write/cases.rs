@@ -1,9 +1,14 @@
 //! What is done to a page at each step of a write to it, and what must be said of it then.
 
+use std::panic::panic_any;
+
 use v2p::{guard::Step, record::Verdict};
 
 use super::inside;
-use crate::target::{PAGE, Target, va};
+use crate::{
+    Again,
+    target::{PAGE, Target, va},
+};
 
 pub(super) const MADV_DONTNEED: u64 = 4;
 
@@ -173,9 +178,12 @@ fn nothing(_: &mut Target, _: u64) {}
 /// The page is thrown away, and another one comes: its frame goes to a page further on, which is the next that the kernel
 /// gives out.
 pub(super) fn replace(target: &mut Target, i: u64) {
+    let before = target.frame(i);
     discard(target, i);
     target.tell("write", i + 40);
-    target.tell("write", i);
+    if target.tell("write", i) == before {
+        panic_any(Again("the page came back in its own frame".to_owned()));
+    }
 }
 
 pub(super) fn discard(target: &mut Target, i: u64) {

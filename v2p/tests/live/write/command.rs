@@ -57,6 +57,7 @@ fn told_to_stop() -> Done {
     let output = (0..50).find_map(|_| met_in_the_midst(&mut target, &file));
     fs::remove_file(&file).unwrap();
     let output = output.expect("no command was met between its first word and its end");
+    let output = harness::whole("write", output);
     let said = last_json(&output);
     assert_eq!(output.status.code(), Some(0), "{said:#}");
     assert_eq!(said["verdict"], "landed", "{said:#}");

@@ -9,6 +9,7 @@ use std::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::fs::FileExt as _,
     },
+    panic::{panic_any, resume_unwind},
     ptr,
     sync::mpsc::{Receiver, channel},
     thread,
@@ -22,7 +23,7 @@ use v2p::{
 };
 
 use super::{Scene, inside, is_open, word};
-use crate::{Done, target::Target, trial};
+use crate::{Again, Done, target::Target, trial};
 
 const OLD: [u8; 8] = *b"was here";
 const NEW: [u8; 8] = *b"8 bytes!";
@@ -111,7 +112,7 @@ fn answers() -> Done {
             all.map(|i| write(&mut scene, inside(i)))
                 .collect::<Vec<_>>()
         });
-        let said = writer.join().unwrap();
+        let said = writer.join().unwrap_or_else(|what| resume_unwind(what));
         supervisor.join().unwrap().map(|()| said)
     });
     let said = match said {
@@ -144,6 +145,9 @@ fn write(scene: &mut Scene, va: u64) -> Result<Write, String> {
     };
     let Scene { guard, runtime } = scene;
     let said = runtime.block_on(guard.write(&job, &mut undisturbed));
+    if said.as_ref().is_ok_and(|said| said.lost > 0) {
+        panic_any(Again(format!("events were lost: {said:?}")));
+    }
     said.map_err(|e| format!("{e:#}"))
 }
 
@@ -183,7 +187,8 @@ fn hold_pwrite() -> io::Result<OwnedFd> {
 
 /// Answers the calls, one after the other.
 fn supervise(listener: Receiver<io::Result<OwnedFd>>) -> io::Result<()> {
-    let listener = listener.recv().unwrap()?;
+    // Where the writer ended before, that is what is told.
+    let listener = listener.recv().map_err(io::Error::other)??;
     let memory = OpenOptions::new().write(true).open("/dev/mem")?;
     ANSWERS
         .iter()

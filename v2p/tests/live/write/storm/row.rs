@@ -24,6 +24,8 @@ pub(super) struct Row {
     pub(super) thrown: u64,
     /// Called unproven, though that was not so, and no events were lost.
     pub(super) unexplained: u64,
+    /// Called unproven since events were lost, which 7.x may skip.
+    pub(super) lost: u64,
     /// What the storm did.
     pub(super) deeds: [u64; 4],
     pub(super) took: Duration,
