@@ -55,7 +55,8 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
     whole(arguments.first().unwrap_or(&""), output)
 }
 
-/// What a `command` said that missed no event. Where the kernel skipped a hook, which was told, the test is done again.
+/// What a `command` said that missed no event. Where a watch says that the kernel skipped a hook, or a write or the demo that it lost events, the test is
+/// done again, some times: what loses them every time fails.
 pub(crate) fn whole(command: &str, output: Output) -> Output {
     let errors = String::from_utf8_lossy(&output.stderr);
     let said = String::from_utf8_lossy(&output.stdout);
