@@ -5,6 +5,8 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+pub mod blob;
+
 const MAGIC: u16 = 0xeb9f;
 const KIND_PTR: u32 = 2;
 const KIND_STRUCT: u32 = 4;
@@ -27,8 +29,21 @@ pub struct Btf<'a> {
     types: &'a [u8],
     /// Byte offset in `types` of type N+1 (type 0 is void and not stored).
     offsets: Vec<u32>,
-    /// The places in `offsets` of the structs: one type in ten, and what is mostly asked about.
-    structs: Vec<usize>,
+    /// The structs, one type in ten and what is mostly asked about: how their names begin, and their places in `offsets`.
+    structs: Vec<(Beginning, u32)>,
+}
+
+/// The first bytes of a name, and zeros after its end: told apart without a look at the strings, which lie all over megabytes.
+type Beginning = [u8; 8];
+
+fn beginning(name: &[u8]) -> Beginning {
+    let mut bytes = Beginning::default();
+    let name = name.iter().take_while(|byte| **byte != 0);
+    bytes
+        .iter_mut()
+        .zip(name)
+        .for_each(|(to, from)| *to = *from);
+    bytes
 }
 
 struct Type<'a> {
@@ -103,7 +118,9 @@ impl<'a> Btf<'a> {
             let info = u32_at(types, at.saturating_add(4)).context("a BTF type is cut off")?;
             let (kind, vlen) = ((info >> 24) & 0x1f, info & 0xffff);
             if kind == KIND_STRUCT {
-                structs.push(offsets.len());
+                let name = usize::try_from(u32_at(types, at).context("a BTF type is cut off")?)?;
+                let name = strings.get(name..).unwrap_or_default();
+                structs.push((beginning(name), u32::try_from(offsets.len())?));
             }
             offsets.push(u32::try_from(at)?);
             let Some(extra) = extra(kind, vlen) else {
@@ -148,13 +165,7 @@ impl<'a> Btf<'a> {
     pub fn member_offset(&self, structure: &str, member: &str) -> Result<u64> {
         let mut found = None;
         let mut left = MAX_MEMBERS;
-        for index in &self.structs {
-            let Some(t) = self.type_at(*index) else {
-                continue;
-            };
-            if !self.name_is(t.name, structure) {
-                continue;
-            }
+        for (_, t) in self.structs_named(structure) {
             let Some(bits) = self.find_member(&t, member, MAX_DEPTH, &mut left) else {
                 continue;
             };
@@ -171,6 +182,19 @@ impl<'a> Btf<'a> {
             "`{member}` of `struct {structure}` is a bit field"
         );
         Ok(bits / 8)
+    }
+
+    /// The structs of this name, with their places in `offsets`.
+    fn structs_named(&self, name: &str) -> impl Iterator<Item = (u32, Type<'a>)> {
+        let wanted = beginning(name.as_bytes());
+        let alike = self
+            .structs
+            .iter()
+            .filter(move |(begins, _)| *begins == wanted);
+        alike.filter_map(move |(_, place)| {
+            let found = self.type_at(usize::try_from(*place).ok()?)?;
+            self.name_is(found.name, name).then_some((*place, found))
+        })
     }
 
     /// The type of this kind and name, where there is one.
@@ -193,11 +217,7 @@ impl<'a> Btf<'a> {
 
     /// The number of the struct `name`; `None`: there is no such struct.
     pub fn structure(&self, name: &str) -> Option<u32> {
-        let found = self.structs.iter().find(|index| {
-            self.type_at(**index)
-                .is_some_and(|t| t.kind() == KIND_STRUCT && self.name_is(t.name, name))
-        });
-        u32::try_from(found? + 1).ok()
+        Some(self.structs_named(name).next()?.0 + 1)
     }
 
     /// The type with this number; 0 is void.

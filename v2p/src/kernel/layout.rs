@@ -1,11 +1,15 @@
 //! BTF and /proc -> the [`KernelLayout`] that the programs need, and what else the kernel's types tell.
 
-use std::{fs, os::unix::fs::MetadataExt as _};
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use anyhow::Result;
 use v2p_common::layout::KernelLayout;
 
-use super::{btf::Btf, privileges::MOUNT_PROC, reason::Reasons};
+use super::{
+    btf::{Btf, blob::Blob},
+    privileges::MOUNT_PROC,
+    reason::Reasons,
+};
 use crate::exit::Failure;
 
 /// Where the kernel shows its types.
@@ -60,12 +64,12 @@ fn zap(btf: &Btf<'_>) -> &'static str {
     ZAPS.iter().find(has).copied().unwrap_or(first)
 }
 
-/// Has `look` look at the kernel's types, which are read for it.
+/// Has `look` look at the kernel's types.
 ///
 /// # Errors
 /// Exit code 3 where the kernel has no BTF.
 pub fn with_types<T>(look: impl FnOnce(&Btf<'_>) -> T) -> Result<T> {
-    let blob = fs::read(BTF_PATH).map_err(|e| {
+    let blob = Blob::of(Path::new(BTF_PATH)).map_err(|e| {
         Failure::unsupported(format!("{BTF_PATH}: {e}")).hint(
             "v2p needs a kernel built with CONFIG_DEBUG_INFO_BTF=y (every current distribution has it), and /sys mounted",
         )
