@@ -21,19 +21,25 @@ pub(crate) fn word(address: u64) -> Option<u64> {
 /// As [`word`], in place where this kernel lets programs: far cheaper, but each use makes the verifier's work longer.
 #[inline(always)]
 pub(crate) fn word_in_place(address: u64) -> Option<u64> {
-    let kind = maps::layout().cast_type;
-    if kind != KernelLayout::ABSENT {
-        // SAFETY: where there is a type, the loader has made this number the kernel's function, which gives any address that
-        // type; the kernel makes 0 of what is not mapped.
-        let word = unsafe {
-            let cast: extern "C" fn(u64, u64) -> *const u64 = core::mem::transmute(CAST as usize);
-            cast(address, kind).read_volatile()
-        };
-        if word != 0 {
-            return Some(word);
-        }
+    match cast_word(address) {
+        None | Some(0) => word(address),
+        found => found,
     }
-    word(address)
+}
+
+/// Reads one word at a kernel address in place, 0 where it is not mapped; `None` where this kernel does not let programs.
+#[inline(always)]
+pub(crate) fn cast_word(address: u64) -> Option<u64> {
+    let kind = maps::layout().cast_type;
+    if kind == KernelLayout::ABSENT {
+        return None;
+    }
+    // SAFETY: where there is a type, the loader has made this number the kernel's function, which gives any address that
+    // type; the kernel makes 0 of what is not mapped.
+    unsafe {
+        let cast: extern "C" fn(u64, u64) -> *const u64 = core::mem::transmute(CAST as usize);
+        Some(cast(address, kind).read_volatile())
+    }
 }
 
 /// Reads some entries of a page table at a kernel address; `None` where it is not mapped.

@@ -76,6 +76,42 @@ fn sys_exit(ctx: RawTracePointContext) -> u32 {
     0
 }
 
+/// What a call did to a range, or from one to another.
+#[derive(Clone, Copy)]
+struct Done {
+    how: u32,
+    va: u64,
+    len: u64,
+    other: u64,
+    detail: u64,
+}
+
+impl Done {
+    #[inline(always)]
+    const fn to(how: u32, va: u64, len: u64, detail: u64) -> Self {
+        Self {
+            how,
+            va,
+            len,
+            other: va,
+            detail,
+        }
+    }
+
+    #[inline(always)]
+    const fn moved(from: u64, len: u64, to: u64) -> Self {
+        Self {
+            other: to,
+            ..Self::to(how::REMAP, from, len, remap::LATE)
+        }
+    }
+
+    #[inline(always)]
+    fn tell(self, space: Space) -> Option<()> {
+        look_at_two(space, self.how, self.va, self.len, self.other, self.detail)
+    }
+}
+
 #[inline(always)]
 fn returned(regs: u64, result: u64) -> Option<()> {
     let number = kread::word(regs + regs::NUMBER)?;
@@ -102,41 +138,49 @@ fn returned(regs: u64, result: u64) -> Option<()> {
     if task::is_compat() {
         return None;
     }
+    if !is_error(result) {
+        made_room(space, regs, number, result);
+    }
+    done(regs, number, result)?.tell(space)
+}
+
+/// What was taken out of where a mapping now is, or of what it no longer reaches.
+#[inline(always)]
+fn made_room(space: Space, regs: u64, number: u64, result: u64) -> Option<()> {
+    let (len, flag) = match number {
+        call::MMAP => (argument(regs, 1)?, flag::MAP_FIXED),
+        call::MREMAP => (argument(regs, 2)?, flag::MREMAP_FIXED),
+        _ => return None,
+    };
+    if argument(regs, 3)? & flag != 0 {
+        look(space, how::ZAP, result, whole(len), number);
+    }
+    let (old_len, new_len) = (whole(argument(regs, 1)?), whole(len));
+    if number != call::MREMAP || old_len <= new_len {
+        return None;
+    }
+    let end = argument(regs, 0)? + new_len;
+    look(space, how::ZAP, end, old_len - new_len, number)
+}
+
+/// What else the call did. Made here and told in one place: the verifier goes through all of a walk and an event for each that is told.
+#[inline(always)]
+fn done(regs: u64, number: u64, result: u64) -> Option<Done> {
     let (first, second) = (argument(regs, 0)?, argument(regs, 1)?);
     let failed = is_error(result);
-    match number {
+    Some(match number {
         // Not as all of it: another thread may have put something there since, before this one came to its exit.
-        call::MUNMAP if !failed => look(space, how::ZAP, first, whole(second), number),
-        call::MMAP if !failed => {
-            let flags = argument(regs, 3)?;
-            if flags & flag::MAP_FIXED != 0 {
-                look(space, how::ZAP, result, whole(second), number);
-            }
-            if flags & flag::MAP_POPULATE_OR_LOCKED != 0 {
-                look(space, how::FILL, result, whole(second), 0);
-            }
-            Some(())
+        call::MUNMAP if !failed => Done::to(how::ZAP, first, whole(second), number),
+        call::MMAP if !failed && argument(regs, 3)? & flag::MAP_POPULATE_OR_LOCKED != 0 => {
+            Done::to(how::FILL, result, whole(second), 0)
         }
-        call::MREMAP if !failed => {
-            let (old_len, new_len) = (whole(second), whole(argument(regs, 2)?));
-            if argument(regs, 3)? & flag::MREMAP_FIXED != 0 {
-                look(space, how::ZAP, result, new_len, number);
-            }
-            if old_len > new_len {
-                let gone = old_len - new_len;
-                look(space, how::ZAP, first + new_len, gone, number);
-            }
-            remapped(space, regs, result)
+        call::MREMAP if !failed && result != first => {
+            Done::moved(first, whole(second.min(argument(regs, 2)?)), result)
         }
         call::MLOCK | call::MLOCK2 => {
             let inside = first & (PAGE_SIZE - 1);
-            look(
-                space,
-                how::FILL,
-                first - inside,
-                whole(second.saturating_add(inside)),
-                0,
-            )
+            let len = whole(second.saturating_add(inside));
+            Done::to(how::FILL, first - inside, len, 0)
         }
         // Also where it failed: it may have come half way.
         call::MADVISE => {
@@ -156,21 +200,10 @@ fn returned(regs: u64, result: u64) -> Option<()> {
                 how::ZAP if failed => number | zap::PERHAPS,
                 _ => number,
             };
-            look(space, how, first, whole(second), detail)
+            Done::to(how, first, whole(second), detail)
         }
-        _ => None,
-    }
-}
-
-/// mremap (old address, old length, new length, ...) has returned the new address.
-#[inline(always)]
-fn remapped(space: Space, regs: u64, new: u64) -> Option<()> {
-    let old = argument(regs, 0)?;
-    if is_error(new) || new == old {
-        return None;
-    }
-    let len = whole(argument(regs, 1)?.min(argument(regs, 2)?));
-    look_at_two(space, how::REMAP, old, len, new, remap::LATE)
+        _ => return None,
+    })
 }
 
 /// An ioctl of userfaultfd was served: its argument starts with destination and length, or for COPY and MOVE with
@@ -184,10 +217,10 @@ fn served(file: u64, command: u64, argument: u64) -> Option<()> {
     let context = kread::word(file + layout.file_private)?;
     let space = space_of(kread::word(context + layout.uffd_mm)?)?;
     let field = |n: u64| kread::user_word(argument + 8 * n);
-    match command {
-        uffd::COPY => look(space, how::FILL, field(0)?, field(2)?, 0),
+    let done = match command {
+        uffd::COPY => Done::to(how::FILL, field(0)?, field(2)?, 0),
         uffd::ZEROPAGE | uffd::CONTINUE | uffd::POISON => {
-            look(space, how::FILL, field(0)?, field(1)?, 0)
+            Done::to(how::FILL, field(0)?, field(1)?, 0)
         }
         uffd::MOVE => {
             let moved = field(4)?;
@@ -195,10 +228,11 @@ fn served(file: u64, command: u64, argument: u64) -> Option<()> {
             if moved >> 63 != 0 {
                 return None;
             }
-            look_at_two(space, how::REMAP, field(1)?, moved, field(0)?, remap::LATE)
+            Done::moved(field(1)?, moved, field(0)?)
         }
-        _ => None,
-    }
+        _ => return None,
+    };
+    done.tell(space)
 }
 
 /// The `struct file` behind a descriptor of the running task.

@@ -39,7 +39,7 @@ fn mapped_at(fault: u64, va: u64, pages: u64) -> Option<()> {
         space,
         how::MAPPED,
         (va, pages << PAGE_SHIFT),
-        0,
+        va,
         || match quiet.lasts(space.control) {
             true => 0,
             false => mapped::CONTESTED,

@@ -64,10 +64,10 @@ fn mm_of_vma(vma: u64) -> Option<u64> {
 /// Tells that something was done to `len` bytes from `va` on.
 #[inline(always)]
 fn look(space: Space, how: u32, va: u64, len: u64, detail: u64) -> Option<()> {
-    look_at_two(space, how, va, len, 0, detail)
+    look_at_two(space, how, va, len, va, detail)
 }
 
-/// The same, with a second address.
+/// The same, with a second address; `va` again where there is none, which the verifier need not tell from others, as it would a 0.
 #[inline(always)]
 fn look_at_two(space: Space, how: u32, va: u64, len: u64, other: u64, detail: u64) -> Option<()> {
     look_then(space, how, (va, len), other, || detail)
@@ -86,7 +86,7 @@ fn look_then(
     let Target { start, end, .. } = &control.target;
     let (start, end) = (start.get(), end.get());
     let touches = |first: u64| first < end && first.saturating_add(len) > start;
-    if len == 0 || !(touches(va) || other != 0 && touches(other)) {
+    if len == 0 || !(touches(va) || touches(other)) {
         return None;
     }
     let found = space.walk(va);
@@ -94,7 +94,7 @@ fn look_then(
         header,
         va,
         len,
-        other,
+        other: if other == va { 0 } else { other },
         entry: found.map_or(0, |end| end.entry),
         level: found.map_or(u32::MAX, |end| end.level as u32),
         how,
