@@ -95,7 +95,7 @@ pub enum Record {
         one: Move,
         /// The name of the mapping, for people.
         #[serde(skip)]
-        mapping: String,
+        mapping: Rc<str>,
     },
     /// A process that is followed started another.
     Fork {
@@ -266,7 +266,7 @@ mod tests {
     fn a_move_is_the_json_of_the_contract() {
         let record = Record::Move {
             pid: None,
-            mapping: String::new(),
+            mapping: Rc::default(),
             one: Move {
                 seq: Some(7),
                 t_ns: 5,

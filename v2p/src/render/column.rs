@@ -23,7 +23,8 @@ fn add(line: &mut String, width: usize, value: impl Display) -> &'static str {
     let start = line.len();
     // A String takes everything.
     let _ = write!(line, "{value}");
-    let missing = width.saturating_sub(line.len() - start);
+    let added = line.get(start..).unwrap_or_default();
+    let missing = width.saturating_sub(added.chars().count());
     SPACES.get(..missing).unwrap_or(SPACES)
 }
 
@@ -33,7 +34,7 @@ mod tests {
 
     #[test]
     fn columns_are_as_the_formatter_makes_them() {
-        for value in [7, 123_456_789] {
+        for value in ["7", "123456789", "caf\u{e9}"] {
             let mut line = String::from("a");
             right(&mut line, 8, value);
             line.push('|');

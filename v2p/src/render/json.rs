@@ -234,7 +234,7 @@ mod tests {
                     let to = states[number % states.len()];
                     same(&Record::Move {
                         pid: (number % 2 > 0).then_some(7),
-                        mapping: "not in it".to_owned(),
+                        mapping: "not in it".into(),
                         one: Move {
                             seq: (number % 3 > 0).then_some(number as u64),
                             t_ns: 7,

@@ -98,7 +98,7 @@ impl Output {
             return self.said(said);
         }
         if let Record::Move { pid, one, mapping } = record {
-            let what = (*pid, mapping.as_str());
+            let what = (*pid, mapping);
             let before = self.moves.add(one, what, &mut self.clock, self.colour);
             return before.map_or(Ok(()), |line| self.line(&line));
         }
@@ -119,8 +119,10 @@ impl Output {
 
     /// Says the moves that the next one might have continued.
     fn finish_run(&mut self) -> Result<()> {
-        let line = self.moves.line(&mut self.clock, self.colour);
-        line.map_or(Ok(()), |line| self.line(&line))
+        while let Some(line) = self.moves.line(&mut self.clock, self.colour) {
+            self.line(&line)?;
+        }
+        Ok(())
     }
 
     /// Says one record if the form is JSON.

@@ -1,10 +1,16 @@
-//! Moves as lines for people: neighbours with the same story, which come one after the other, in one line.
+//! Moves as lines for people: neighbours with the same story, which come one after the other, in one line. A few stories may be told
+//! at a time, page by page in turn: a range that is given back and touched again, a copy by two threads.
 
-use std::mem::discriminant;
+use std::{
+    collections::VecDeque,
+    fmt::{self, Display},
+    mem::discriminant,
+    rc::Rc,
+};
 
 use v2p_common::PAGE_SIZE;
 
-use super::{Clock, Colour, cause_text, paint, printable, text::state};
+use super::{Clock, Colour, cause_text, column, paint, printable, text::state};
 use crate::{
     record::{By, Move, Proof},
     state::PageState,
@@ -13,10 +19,13 @@ use crate::{
 /// Moves farther apart in time than this are not one story.
 const TOGETHER_NS: u64 = 1_000_000_000;
 
-/// The move that may be continued by the next.
+/// Stories that are told at a time.
+const OPEN: usize = 4;
+
+/// The moves that may be continued by the next, in the order in which they began.
 #[derive(Default)]
 pub(super) struct Moves {
-    last: Option<Run>,
+    open: VecDeque<Run>,
 }
 
 /// Moves of neighbours.
@@ -25,7 +34,7 @@ struct Run {
     first: Move,
     /// Whose, where there are several processes.
     pid: Option<u32>,
-    mapping: String,
+    mapping: Rc<str>,
     /// Whether the frames do not lie one after the other.
     scattered: bool,
 }
@@ -42,12 +51,32 @@ pub fn is_of_one_story(next: &Move, first: &Move) -> bool {
 }
 
 impl Run {
-    fn is_continued_by(&self, next: &Move, (pid, mapping): (Option<u32>, &str)) -> bool {
-        let first = &self.first;
-        next.va.0 == first.va.0 + first.pages * PAGE_SIZE
-            && is_of_one_story(next, first)
-            && mapping == self.mapping
-            && pid == self.pid
+    /// Takes the next move, if it is of this story and lies before or behind it.
+    fn takes(&mut self, next: &Move, (pid, mapping): (Option<u32>, &Rc<str>)) -> bool {
+        let first = &mut self.first;
+        if pid != self.pid || !is_of_one_story(next, first) || *mapping != self.mapping {
+            return false;
+        }
+        let (lower, upper) = if next.va.0 == end(first) {
+            (*first, next)
+        } else if end(next) == first.va.0 {
+            (*next, &*first)
+        } else {
+            return false;
+        };
+        self.scattered |= upper.from != lower.from.advanced(lower.pages)
+            || upper.to != lower.to.advanced(lower.pages);
+        *first = Move {
+            pages: first.pages + next.pages,
+            t_ns: first.t_ns,
+            ..lower
+        };
+        true
+    }
+
+    /// Whether it tells of any page of that move.
+    fn tells_of(&self, one: &Move, pid: Option<u32>) -> bool {
+        pid == self.pid && one.va.0 < end(&self.first) && self.first.va.0 < end(one)
     }
 
     fn line(&self, clock: &mut Clock, colour: bool) -> String {
@@ -57,29 +86,50 @@ impl Run {
             mapping,
             scattered,
         } = self;
-        let pages = match m.pages {
-            1 => String::new(),
-            pages => format!("x{pages}"),
-        };
-        // Colours have no width: padded before they are put on.
-        let cause = format!("{:<20}", cause_text(m.cause, m.reason));
-        let cause = paint(&cause, Colour::Bad, colour && m.cause.stands_out());
-        let who = match (&m.by, m.proof) {
-            (Some(By { tid, comm }), _) => format!("by {} ({tid})", printable(&comm.to_string())),
-            (None, Proof::Reconciled) => "(compared)".to_owned(),
-            (None, Proof::Event) => String::new(),
-        };
-        let line = format!(
-            "{}  {}{:>14} {pages:<7} {cause} {:>16} -> {:<16} {who:<28} {}",
-            clock.since_start(m.t_ns),
-            of_process(*pid),
-            m.va,
-            frames(m.from, *scattered),
-            frames(m.to, *scattered),
-            printable(mapping),
-        );
-        line.trim_end().to_owned()
+        let mut line = String::with_capacity(192);
+        clock.add_time(&mut line, m.t_ns);
+        line.push_str("  ");
+        line.push_str(&of_process(*pid));
+        column::right(&mut line, 14, m.va);
+        line.push(' ');
+        match m.pages {
+            1 => column::left(&mut line, 7, ""),
+            pages => column::left(&mut line, 7, format_args!("x{pages}")),
+        }
+        line.push(' ');
+        let cause = cause_text(m.cause, m.reason);
+        match colour && m.cause.stands_out() {
+            false => column::left(&mut line, 20, cause),
+            // Colours have no width: padded before they are put on.
+            true => line.push_str(&paint(&format!("{cause:<20}"), Colour::Bad, true)),
+        }
+        line.push(' ');
+        column::right(&mut line, 16, frames(m.from, *scattered));
+        line.push_str(" -> ");
+        column::left(&mut line, 16, frames(m.to, *scattered));
+        line.push(' ');
+        match (&m.by, m.proof) {
+            (Some(By { tid, comm }), _) => {
+                let name = comm.text();
+                column::left(
+                    &mut line,
+                    28,
+                    format_args!("by {} ({tid})", printable(&name)),
+                );
+            }
+            (None, Proof::Reconciled) => column::left(&mut line, 28, "(compared)"),
+            (None, Proof::Event) => column::left(&mut line, 28, ""),
+        }
+        line.push(' ');
+        line.push_str(&printable(mapping));
+        line.truncate(line.trim_end().len());
+        line
     }
+}
+
+/// Where the pages of a move end.
+const fn end(one: &Move) -> u64 {
+    one.va.0.saturating_add(one.pages.saturating_mul(PAGE_SIZE))
 }
 
 /// A column that is there where there are several processes.
@@ -87,43 +137,44 @@ pub(super) fn of_process(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!("{pid:>7}  "))
 }
 
-fn frames(one: PageState, scattered: bool) -> String {
+fn frames(one: PageState, scattered: bool) -> impl Display {
     let more = matches!(one, PageState::Present { .. } | PageState::Swapped { .. });
     let dots = if scattered && more { ", .." } else { "" };
-    format!("{}{dots}", state(one))
+    fmt::from_fn(move |f| write!(f, "{}{dots}", state(one)))
 }
 
 impl Moves {
-    /// Takes the next move; gives the line of what came before it, where it does not continue that.
+    /// Takes the next move; gives the line of the oldest story, where there is no room for one more. What befell one page comes in the
+    /// order in which it did: a move is not told by a story that began before another one of the same page.
     pub(super) fn add(
         &mut self,
         next: &Move,
-        (pid, mapping): (Option<u32>, &str),
+        (pid, mapping): (Option<u32>, &Rc<str>),
         clock: &mut Clock,
         colour: bool,
     ) -> Option<String> {
-        if let Some(run) = &mut self.last
-            && run.is_continued_by(next, (pid, mapping))
-        {
-            let pages = run.first.pages;
-            run.scattered |= next.from != run.first.from.advanced(pages)
-                || next.to != run.first.to.advanced(pages);
-            run.first.pages += next.pages;
-            return None;
+        for run in self.open.iter_mut().rev() {
+            if run.takes(next, (pid, mapping)) {
+                return None;
+            }
+            if run.tells_of(next, pid) {
+                break;
+            }
         }
-        let before = self.line(clock, colour);
-        self.last = Some(Run {
+        let full = self.open.len() >= OPEN;
+        let oldest = full.then(|| self.line(clock, colour)).flatten();
+        self.open.push_back(Run {
             first: *next,
             pid,
-            mapping: mapping.to_owned(),
+            mapping: Rc::clone(mapping),
             scattered: false,
         });
-        before
+        oldest
     }
 
-    /// The line of what there is.
+    /// The line of the oldest story.
     pub(super) fn line(&mut self, clock: &mut Clock, colour: bool) -> Option<String> {
-        self.last.take().map(|run| run.line(clock, colour))
+        self.open.pop_front().map(|run| run.line(clock, colour))
     }
 }
 
@@ -151,34 +202,95 @@ mod tests {
         }
     }
 
+    fn back(i: u64) -> Move {
+        Move {
+            cause: Cause::Unmap,
+            reason: None,
+            to: PageState::Absent,
+            ..one(i, 0)
+        }
+    }
+
+    /// The lines of moves in the mapping `[heap]`.
+    fn told(all: impl IntoIterator<Item = Move>) -> Vec<String> {
+        let (mut clock, mut moves) = (Clock::default(), Moves::default());
+        let name: Rc<str> = "[heap]".into();
+        let mut lines = Vec::new();
+        for one in all {
+            lines.extend(moves.add(&one, (None, &name), &mut clock, false));
+        }
+        lines.extend(std::iter::from_fn(|| moves.line(&mut clock, false)));
+        lines
+    }
+
     #[test]
     fn neighbours_are_one_line_that_says_whether_their_frames_are_too() {
-        let mut clock = Clock::default();
-        let mut moves = Moves::default();
+        let lines = told([one(0, 200), one(1, 201), one(3, 203), one(4, 999)]);
+        let [first, second] = lines.as_slice() else {
+            panic!("{lines:?}");
+        };
         assert_eq!(
-            moves.add(&one(0, 200), (None, "[heap]"), &mut clock, false),
-            None
-        );
-        assert_eq!(
-            moves.add(&one(1, 201), (None, "[heap]"), &mut clock, false),
-            None
-        );
-        assert_eq!(
-            moves
-                .add(&one(3, 203), (None, "[heap]"), &mut clock, false)
-                .unwrap(),
+            first,
             "    0.000000  0x7f0000001000 x2      migration:compaction          pfn 100 -> pfn 200          by kcompactd0 (5)            [heap]"
         );
-        assert_eq!(
-            moves.add(&one(4, 999), (None, "[heap]"), &mut clock, false),
-            None
-        );
-        let last = moves.line(&mut clock, false).unwrap();
         assert!(
-            last.contains("x2 ") && last.contains("pfn 103, .. -> pfn 203, .."),
-            "{last}"
+            second.contains("x2 ") && second.contains("pfn 103, .. -> pfn 203, .."),
+            "{second}"
         );
-        assert_eq!(moves.line(&mut clock, false), None);
+    }
+
+    #[test]
+    fn stories_that_are_told_in_turn_are_a_line_each() {
+        let lines = told((0..100).flat_map(|i| [back(i), one(i, 200 + i)]));
+        let [first, second] = lines.as_slice() else {
+            panic!("{lines:?}");
+        };
+        assert!(first.contains("x100    unmap "), "{first}");
+        assert!(second.contains("x100    migration:compaction"), "{second}");
+    }
+
+    #[test]
+    fn what_befell_a_page_comes_in_its_order() {
+        // Page 2 goes and comes back beside others that came before.
+        let lines = told([one(0, 200), one(1, 201), back(2), one(2, 202), one(3, 203)]);
+        let causes: Vec<_> = lines
+            .iter()
+            .map(|line| line.split_whitespace().skip(1).take(3).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(
+            causes,
+            [
+                ["0x7f0000001000", "x2", "migration:compaction"],
+                ["0x7f0000003000", "unmap", "pfn"],
+                ["0x7f0000003000", "x2", "migration:compaction"],
+            ]
+        );
+    }
+
+    #[test]
+    fn neighbours_may_come_from_above() {
+        let [line] = told([one(2, 202), one(1, 201), one(0, 200)])
+            .try_into()
+            .unwrap();
+        assert_eq!(
+            line,
+            "    0.000000  0x7f0000001000 x3      migration:compaction          pfn 100 -> pfn 200          by kcompactd0 (5)            [heap]"
+        );
+    }
+
+    #[test]
+    fn more_stories_than_are_held_come_in_the_order_in_which_they_began() {
+        let apart = (0..20).map(|i| one(2 * i, i));
+        let lines = told(apart.clone());
+        let wanted = apart.map(|one| one.va.to_string());
+        let places = lines.iter().map(|line| line.split_whitespace().nth(1));
+        assert!(
+            places.eq(wanted
+                .collect::<Vec<_>>()
+                .iter()
+                .map(|va| Some(va.as_str()))),
+            "{lines:?}"
+        );
     }
 
     #[test]
@@ -189,7 +301,8 @@ mod tests {
             comm: Comm(*b"\x1b[2Jx\0\0\0\0\0\0\0\0\0\0\0"),
         });
         let (mut clock, mut moves) = (Clock::default(), Moves::default());
-        moves.add(&one, (None, "/tmp/\u{1b}[31m"), &mut clock, false);
+        let name = "/tmp/\u{1b}[31m".into();
+        moves.add(&one, (None, &name), &mut clock, false);
         let line = moves.line(&mut clock, false).unwrap();
         assert!(!line.contains('\u{1b}'), "{line:?}");
         assert!(line.ends_with("/tmp/\\u{1b}[31m"), "{line:?}");

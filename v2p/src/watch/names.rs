@@ -2,6 +2,7 @@
 
 use std::{
     ops::Range as Span,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -17,6 +18,8 @@ pub(super) struct Names {
     pid: u32,
     mappings: Vec<Mapping>,
     read: Instant,
+    /// What was asked for last, as bytes of addresses: the next is mostly beside it.
+    last: (Span<u64>, Rc<str>),
 }
 
 impl Names {
@@ -25,6 +28,7 @@ impl Names {
             pid,
             mappings,
             read: Instant::now(),
+            last: Default::default(),
         }
     }
 
@@ -57,16 +61,23 @@ impl Names {
         self.read = Instant::now();
         if let Ok(now) = maps::mappings(self.pid) {
             self.mappings = now;
+            self.last = Default::default();
         }
         &self.mappings
     }
 
     /// The name of the mapping that holds an address; empty where it has none.
-    pub(super) fn of(&mut self, va: u64) -> String {
-        if self.find(va).is_none() && self.read.elapsed() > REST {
-            self.update();
+    pub(super) fn of(&mut self, va: u64) -> Rc<str> {
+        if !self.last.0.contains(&va) {
+            if self.find(va).is_none() && self.read.elapsed() > REST {
+                self.update();
+            }
+            let Some(found) = self.find(va) else {
+                return Rc::default();
+            };
+            self.last = (found.start..found.end, found.name.as_str().into());
         }
-        self.find(va).map_or_else(String::new, |m| m.name.clone())
+        Rc::clone(&self.last.1)
     }
 
     fn find(&self, va: u64) -> Option<&Mapping> {

@@ -1,7 +1,7 @@
 //! What is told, in which order: a migration waits a moment for the event that has its reason, and what comes after
 //! it waits with it.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{collections::VecDeque, rc::Rc, time::Instant};
 
 use anyhow::Result;
 
@@ -66,7 +66,7 @@ impl<'o> Report<'o> {
         let mapping = if self.output.wants_names() {
             names.of(one.va.0)
         } else {
-            String::new()
+            Rc::default()
         };
         self.tell(Record::Move { pid, one, mapping })
     }

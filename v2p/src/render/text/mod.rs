@@ -2,7 +2,7 @@
 
 mod pages;
 
-use std::fmt::{self, Display};
+use std::fmt::{self, Display, Write as _};
 
 use v2p_common::Pfn;
 
@@ -31,10 +31,18 @@ impl Clock {
         }
     }
 
-    pub(super) fn since_start(&mut self, t_ns: u64) -> String {
+    fn since_start(&mut self, t_ns: u64) -> String {
+        let mut time = String::new();
+        self.add_time(&mut time, t_ns);
+        time
+    }
+
+    /// Adds the time since the start to a line.
+    pub(super) fn add_time(&mut self, line: &mut String, t_ns: u64) {
         let start = *self.start_ns.get_or_insert(t_ns);
         let us = t_ns.saturating_sub(start) / 1000;
-        format!("{:>5}.{:06}", us / 1_000_000, us % 1_000_000)
+        // A String takes everything.
+        let _ = write!(line, "{:>5}.{:06}", us / 1_000_000, us % 1_000_000);
     }
 
     /// One record as one line, or a few.

@@ -78,7 +78,7 @@ fn moved(va: u64, pages: u64, ms: u64, cause: Cause, reason: Option<&'static str
             }),
             proof: Proof::Event,
         },
-        mapping: "[heap]".to_owned(),
+        mapping: "[heap]".into(),
     }
 }
 
