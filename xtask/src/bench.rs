@@ -29,9 +29,15 @@ const TOOLS: [(&str, &str); 4] = [
     ("/usr/include/stdio.h", "libc6-dev"),
 ];
 
+/// Tracers that a watch is held against.
+const TRACERS: [(&str, &str); 2] = [("perf", "linux-perf"), ("bpftrace", "bpftrace")];
+
 /// Measures, on this machine's kernel; the table or the JSON lines go to stdout.
 pub(crate) fn run(json: bool) -> Result<()> {
     let page_types = page_types()?;
+    if let Err(e) = setup::packages(&TRACERS) {
+        shell::step(&format!("without what cannot be had: {e:#}"));
+    }
     let cargo_bench = |name: &str, arguments: &[&OsStr]| -> Result<()> {
         let status = Command::new(setup::cargo())
             .args(["bench", "--quiet", "--package", "v2p"])

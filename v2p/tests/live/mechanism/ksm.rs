@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::FileExt as _,
     panic::panic_any,
     thread,
     time::{Duration, Instant},
@@ -14,7 +15,7 @@ use v2p::{
     process::{FrameFlags, Pagemap, frame_flags},
 };
 
-use super::scene::Scene;
+use super::{scene::Scene, tid};
 use crate::{
     Again, Done,
     machine::Setting,
@@ -32,6 +33,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("mechanism_ksm_merge", ksm_merge),
         trial("mechanism_ksm_break_by_a_write", ksm_break_by_a_write),
         trial("mechanism_ksm_unmerge", ksm_unmerge),
+        trial("mechanism_ksm_unmerge_all", ksm_unmerge_all),
+        trial(
+            "mechanism_ksm_merge_with_zero_page",
+            ksm_merge_with_zero_page,
+        ),
     ]
 }
 
@@ -158,5 +164,61 @@ fn ksm_unmerge() -> Done {
             .by("ksm-break", told.pid);
     }
     told.proven("KSM break, MADV_UNMERGEABLE");
+    Done::Passed
+}
+
+/// As root asks for it, of every process.
+fn ksm_unmerge_all() -> Done {
+    let _at_work = match ksm() {
+        Ok(settings) => settings,
+        Err(skipped) => return skipped,
+    };
+    let mut merged = true;
+    let scene = Scene::new(&[ALL], |target| {
+        equal_pages(target);
+        merged &= wait_for_one_frame(target);
+    });
+    if !merged {
+        return Done::Skipped("KSM did not merge them in 20 s".to_owned());
+    }
+    fs::write(format!("{KSM}/run"), "2").unwrap();
+    let told = scene.end();
+    if told.functions {
+        told.only((va(8), 4), &["ksm-break"]).by("ksm-break", tid());
+    }
+    told.proven("KSM break, of all at once");
+    Done::Passed
+}
+
+/// Pages of zeros, where KSM is told to have them in the page of zeros that all have.
+fn ksm_merge_with_zero_page() -> Done {
+    let path = format!("{KSM}/use_zero_pages");
+    let Some(_zero) = Setting::change(&path, "1") else {
+        return Done::Skipped("this kernel's KSM does not know the zero page".to_owned());
+    };
+    let mut scene = Scene::new(&[ALL], |target| {
+        target.fill(va(8), 4);
+        let memory = fs::OpenOptions::new()
+            .write(true)
+            .open(format!("/proc/{}/mem", target.pid()));
+        let zeros = [0; 4 * PAGE as usize];
+        memory.unwrap().write_all_at(&zeros, va(8)).unwrap();
+    });
+    let _at_work = match ksm() {
+        Ok(settings) => settings,
+        Err(skipped) => return skipped,
+    };
+    scene.act(|target| target.must(libc::SYS_madvise, &[va(8), 4 * PAGE, MADV_MERGEABLE]));
+    if !wait_for_one_frame(&scene.target) {
+        return Done::Skipped("KSM did not merge them in 20 s".to_owned());
+    }
+    thread::sleep(Duration::from_millis(500));
+    let told = scene.end();
+    told.only((va(8), 4), &["ksm-merge"]);
+    for one in &told.moves {
+        assert_eq!(one["to"]["state"], "zero", "{one:#}");
+    }
+    told.by_name("ksm-merge", "ksmd");
+    told.in_part("KSM merge, with the zero page");
     Done::Passed
 }

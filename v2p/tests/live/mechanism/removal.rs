@@ -157,7 +157,8 @@ fn truncate() -> Done {
         } else {
             &["unknown"]
         },
-    );
+    )
+    .by("discard", told.pid);
     told.proven("truncation");
     Done::Passed
 }
@@ -179,7 +180,8 @@ fn hole_punched() -> Done {
         } else {
             &["unknown"]
         },
-    );
+    )
+    .by("discard", told.pid);
     told.proven("hole punching");
     Done::Passed
 }
@@ -195,7 +197,7 @@ fn file_page_reclaimed() -> Done {
         return Done::Skipped("the file system of this machine keeps its pages".to_owned());
     }
     let cause = if told.functions { "reclaim" } else { "unknown" };
-    told.only((FILE_BASE, 1), &[cause]);
+    told.only((FILE_BASE, 1), &[cause]).by("reclaim", told.pid);
     told.proven("file page reclaimed");
     Done::Passed
 }

@@ -4,7 +4,7 @@ use std::{ffi::CString, thread, time::Duration};
 
 use libtest_mimic::Trial;
 
-use super::scene::Scene;
+use super::{scene::Scene, tid};
 use crate::{
     Done,
     machine::swap_on_zram,
@@ -110,7 +110,7 @@ fn swapoff() -> Done {
     // SAFETY: as above; the device has its header still.
     let on = unsafe { libc::swapon(path.as_ptr(), 0) };
     assert_eq!(on, 0, "{}", std::io::Error::last_os_error());
-    told.only((va(4), 1), &["swap-in"]);
+    told.only((va(4), 1), &["swap-in"]).by("swap-in", tid());
     told.proven("swapoff");
     Done::Passed
 }
