@@ -37,6 +37,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             "a_target_that_executes_another_program_half_way_is_said",
             executes,
         ),
+        trial(
+            "a_borrower_of_memory_that_executes_half_way_is_said",
+            borrower_executes,
+        ),
         trial("who_leaves_out_what_ends_half_way", who_among_others),
         trial("a_bar_is_shown_to_a_person_who_waits", a_bar),
         trial(
@@ -51,6 +55,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
+/// In a TiB: each has a page, and is read with the rest of its page table.
+const PLACES: u64 = 200;
+
 /// A translation that has said its first line and waits, since nobody reads more: what is left is more than a pipe holds.
 struct Halfway {
     child: Child,
@@ -59,10 +66,11 @@ struct Halfway {
 }
 
 impl Halfway {
-    fn of(target: &mut Target, route: &str, stderr: Stdio) -> Self {
-        let start = target.tell("reserve", 1500);
+    /// Of `pid`, which has the memory of `target`.
+    fn of(pid: u32, target: &mut Target, route: &str, stderr: Stdio) -> Self {
+        let start = target.tell("reserve", PLACES);
         let range = format!("{start:#x}+1024G");
-        let pid = target.pid().to_string();
+        let pid = pid.to_string();
         let json: &[&str] = if route == "text" {
             &[]
         } else {
@@ -94,12 +102,12 @@ impl Halfway {
     }
 }
 
-/// Half way, `change` is done to the target: what was said before stands, the rest is an error.
-fn assert_cut_off(change: impl Fn(&mut Target), says: &str) {
+/// Half way through what `whose` says, `change` is done: what was said before stands, the rest is an error.
+fn assert_cut_off(whose: impl Fn(&mut Target) -> u32, change: impl Fn(&mut Target), says: &str) {
     for route in ["walk", "both"] {
         let mut target = Target::start();
-        let pid = target.pid();
-        let halfway = Halfway::of(&mut target, route, Stdio::piped());
+        let pid = whose(&mut target);
+        let halfway = Halfway::of(pid, &mut target, route, Stdio::piped());
         let start = halfway.start;
         change(&mut target);
         let (lines, output) = halfway.finish();
@@ -109,27 +117,38 @@ fn assert_cut_off(change: impl Fn(&mut Target), says: &str) {
             format!("v2p: translate: process {pid} {says} during the reading\n")
         );
         assert_eq!(output.status.code(), Some(1), "{errors}");
+        // As the target has written them.
+        let written = (0..PLACES).map(|i| i * ((1 << 40) / PLACES) / PAGE * PAGE);
+        let written: HashSet<u64> = written.collect();
         for line in &lines {
             let run: Value = serde_json::from_str(line).unwrap();
             // Nothing of another program, and no end that would say that all was read.
             assert_eq!(run["type"], "run", "{line}");
             let at = harness::address(&run["va"]) - start;
             assert!(at < 1 << 40, "{line}");
-            // As the target has written them; what lies between two of them is absent.
-            let is_written = (0..1500).any(|i| i * ((1 << 40) / 1500) / PAGE * PAGE == at);
-            assert!(is_written || run["state"] == "absent", "{line}");
+            // What lies between two of them is absent.
+            assert!(written.contains(&at) || run["state"] == "absent", "{line}");
             assert_ne!(run["verdict"], "disagree", "{line}");
         }
     }
 }
 
 fn ends() -> Done {
-    assert_cut_off(Target::kill, "ended");
+    assert_cut_off(|target| target.pid(), Target::kill, "ended");
     Done::Passed
 }
 
 fn executes() -> Done {
-    assert_cut_off(Target::execute, "executed another program");
+    let says = "executed another program";
+    assert_cut_off(|target| target.pid(), Target::execute, says);
+    Done::Passed
+}
+
+/// What it had is there still: it is its parent's.
+fn borrower_executes() -> Done {
+    let borrower = |target: &mut Target| u32::try_from(target.tell("lend", 0)).unwrap();
+    let executes = |target: &mut Target| assert_eq!(target.tell("have-borrower-execute", 0), 0);
+    assert_cut_off(borrower, executes, "executed another program");
     Done::Passed
 }
 
@@ -165,7 +184,7 @@ fn a_bar() -> Done {
     // It takes more than a second since nobody reads what it says.
     let wait = || thread::sleep(Duration::from_millis(1100));
     let mut target = Target::start();
-    let halfway = Halfway::of(&mut target, "text", slave.into());
+    let halfway = Halfway::of(target.pid(), &mut target, "text", slave.into());
     // All the while, as a terminal does: it holds few bars that nobody has seen.
     let person = thread::spawn(move || {
         let mut shown = Vec::new();
@@ -184,7 +203,7 @@ fn a_bar() -> Done {
 
     for route in ["text", "both"] {
         let mut target = Target::start();
-        let halfway = Halfway::of(&mut target, route, Stdio::piped());
+        let halfway = Halfway::of(target.pid(), &mut target, route, Stdio::piped());
         wait();
         let output = halfway.finish().1;
         assert!(

@@ -201,8 +201,9 @@ fn ksm_merge_with_zero_page() -> Done {
         let memory = fs::OpenOptions::new()
             .write(true)
             .open(format!("/proc/{}/mem", target.pid()));
-        let zeros = [0; 4 * PAGE as usize];
-        memory.unwrap().write_all_at(&zeros, va(8)).unwrap();
+        let memory = memory.unwrap();
+        let zeros = |i| memory.write_all_at(&[0; 4096], va(i)).unwrap();
+        (8..12).for_each(zeros);
     });
     let _at_work = match ksm() {
         Ok(settings) => settings,

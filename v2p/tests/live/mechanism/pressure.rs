@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Done,
     machine::{Setting, free_memory, only_in_guests, swap_on_zram, two_nodes},
-    target::{BASE, PAGE, PAGES, va},
+    target::{BASE, PAGE, PAGES, Target, va},
     trial,
 };
 
@@ -34,6 +34,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("mechanism_kswapd", kswapd),
         trial("mechanism_damon", damon),
         trial("mechanism_damon_pageout", damon_pageout),
+        trial(
+            "mechanism_damon_pageout_by_address",
+            damon_pageout_by_address,
+        ),
     ]
 }
 
@@ -125,8 +129,13 @@ struct Damon {
 impl Damon {
     const ADMIN: &str = "/sys/kernel/mm/damon/admin/kdamonds";
 
-    /// Does `action` to whatever lies in `range` of physical memory; `node`: where it is to go.
-    fn doing(action: &str, range: &Range<u64>, node: Option<u64>) -> io::Result<Self> {
+    /// Does `action` to whatever lies in `range`, of physical memory or of process `pid`; `node`: where it is to go.
+    fn doing(
+        action: &str,
+        range: &Range<u64>,
+        pid: Option<u32>,
+        node: Option<u64>,
+    ) -> io::Result<Self> {
         let set = |name: &str, value: &str| {
             fs::write(format!("{}/{name}", Self::ADMIN), value)
                 .map_err(|e| io::Error::new(e.kind(), format!("{name}: {e}")))
@@ -139,11 +148,14 @@ impl Damon {
         };
         set("nr_kdamonds", "1")?;
         set("0/contexts/nr_contexts", "1")?;
-        context("operations", "paddr")?;
+        context("operations", pid.map_or("paddr", |_| "fvaddr"))?;
         context("monitoring_attrs/intervals/sample_us", "5000")?;
         context("monitoring_attrs/intervals/aggr_us", "50000")?;
         context("monitoring_attrs/intervals/update_us", "100000")?;
         context("targets/nr_targets", "1")?;
+        if let Some(pid) = pid {
+            context("targets/0/pid_target", &pid.to_string())?;
+        }
         context("targets/0/regions/nr_regions", "1")?;
         context("targets/0/regions/0/start", &range.start.to_string())?;
         context("targets/0/regions/0/end", &range.end.to_string())?;
@@ -189,7 +201,7 @@ fn damon() -> Done {
     let _ = fs::write("/proc/sys/vm/compact_memory", "1");
     let frame = scene.target.frame(3);
     let start = (frame * PAGE) & !(16 * PAGE - 1);
-    let at_work = match Damon::doing("migrate_cold", &(start..start + 16 * PAGE), Some(1)) {
+    let at_work = match Damon::doing("migrate_cold", &(start..start + 16 * PAGE), None, Some(1)) {
         Ok(at_work) => at_work,
         Err(e) => return Done::Skipped(format!("DAMON: {e}")),
     };
@@ -224,14 +236,29 @@ fn damon() -> Done {
 }
 
 fn damon_pageout() -> Done {
+    paged_out("DAMON's page-out", |target| {
+        let start = (target.frame(3) * PAGE) & !(16 * PAGE - 1);
+        (start..start + 16 * PAGE, None)
+    })
+}
+
+/// As if the process had advised it, but by DAMON's thread.
+fn damon_pageout_by_address() -> Done {
+    paged_out("DAMON's page-out, by address", |target| {
+        (BASE..BASE + 16 * PAGE, Some(target.pid()))
+    })
+}
+
+/// DAMON is told to page out what `place` names, and does.
+fn paged_out(mechanism: &str, place: impl Fn(&Target) -> (Range<u64>, Option<u32>)) -> Done {
     if let Err(reason) = swap_on_zram() {
         return Done::Skipped(reason);
     }
     let scene = Scene::new(&[ALL], |target| target.fill(va(3), 1));
     // As above.
     let _ = fs::write("/proc/sys/vm/compact_memory", "1");
-    let start = (scene.target.frame(3) * PAGE) & !(16 * PAGE - 1);
-    let at_work = match Damon::doing("pageout", &(start..start + 16 * PAGE), None) {
+    let (range, pid) = place(&scene.target);
+    let at_work = match Damon::doing("pageout", &range, pid, None) {
         Ok(at_work) => at_work,
         Err(e) => return Done::Skipped(format!("DAMON: {e}")),
     };
@@ -254,7 +281,6 @@ fn damon_pageout() -> Done {
     // Draining may have moved it before.
     let causes = told.causes_of(va(3));
     assert_eq!(causes.last().unwrap(), "swap-out", "{:#?}", told.moves);
-    told.by_name("swap-out", "kdamond")
-        .proven("DAMON's page-out");
+    told.by_name("swap-out", "kdamond").proven(mechanism);
     Done::Passed
 }
