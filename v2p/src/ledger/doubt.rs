@@ -8,7 +8,7 @@ use std::{
 
 use v2p_common::control::BLOCK_PAGES;
 
-use super::{cause::Deed, moves::Change};
+use super::{cause::Deed, moves::Change, page_set::PageSet};
 use crate::{record::Cause, state::PageState};
 
 const BLOCK: u64 = BLOCK_PAGES as u64;
@@ -25,14 +25,14 @@ struct Doubt {
     pages: Range<u64>,
     change: Change,
     /// Pages that it says nothing of any more: it has explained their removal, or they came after it.
-    used: BTreeSet<u64>,
+    used: PageSet,
     /// Whether they were read since.
     read: bool,
 }
 
 impl Doubt {
     fn is_about(&self, page: u64) -> bool {
-        self.pages.contains(&page) && !self.used.contains(&page)
+        self.pages.contains(&page) && !self.used.contains(page)
     }
 }
 
@@ -60,12 +60,8 @@ impl Doubts {
                 || may_grow && pages.start <= last.pages.end && last.pages.start <= pages.end)
         {
             last.pages = last.pages.start.min(pages.start)..last.pages.end.max(pages.end);
-            let again: Vec<u64> = last.used.range(pages).copied().collect();
-            if !again.is_empty() {
+            if last.used.remove(&pages) {
                 last.change = change;
-            }
-            for page in again {
-                last.used.remove(&page);
             }
             return;
         }
@@ -74,7 +70,7 @@ impl Doubts {
                 deed,
                 pages,
                 change,
-                used: BTreeSet::new(),
+                used: PageSet::default(),
                 read: false,
             });
         } else {

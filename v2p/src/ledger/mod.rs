@@ -10,6 +10,7 @@ mod events;
 mod mapped;
 mod migration;
 mod moves;
+mod page_set;
 mod pages;
 mod readings;
 mod seedings;
