@@ -5,6 +5,8 @@ mod hex;
 mod moves;
 mod write;
 
+pub mod story;
+
 use std::rc::Rc;
 
 use serde::Serialize;

@@ -21,7 +21,6 @@ use self::{moves::Moves, progress::Progress, text::Clock};
 pub use self::{
     demo::DemoText,
     doctor::DoctorText,
-    moves::is_of_one_story,
     words::{bytes, cause_text, count, file_name, grouped, mapping_name},
     write::WriteText,
 };

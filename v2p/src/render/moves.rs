@@ -1,135 +1,71 @@
-//! Moves as lines for people: neighbours with the same story, which come one after the other, in one line. A few stories may be told
-//! at a time, page by page in turn: a range that is given back and touched again, a copy by two threads.
+//! Moves as lines for people: a story a line.
 
 use std::{
     collections::VecDeque,
     fmt::{self, Display},
-    mem::discriminant,
     rc::Rc,
 };
 
-use v2p_common::PAGE_SIZE;
-
 use super::{Clock, Colour, cause_text, column, paint, printable, text::state};
 use crate::{
-    record::{By, Move, Proof},
+    record::{
+        By, Move, Proof,
+        story::{self, Story},
+    },
     state::PageState,
 };
 
-/// Moves farther apart in time than this are not one story.
-const TOGETHER_NS: u64 = 1_000_000_000;
-
-/// Stories that are told at a time.
-const OPEN: usize = 4;
-
-/// The moves that may be continued by the next, in the order in which they began.
+/// The stories that the next move may continue, in the order in which they began.
 #[derive(Default)]
 pub(super) struct Moves {
-    open: VecDeque<Run>,
+    open: VecDeque<Story>,
 }
 
-/// Moves of neighbours.
-struct Run {
-    /// The first; its `pages` are those of all.
-    first: Move,
-    /// Whose, where there are several processes.
-    pid: Option<u32>,
-    mapping: Rc<str>,
-    /// Whether the frames do not lie one after the other.
-    scattered: bool,
-}
-
-/// Whether two moves of neighbours can be told as one: alike in all but address and frame, and at about the same time.
-pub fn is_of_one_story(next: &Move, first: &Move) -> bool {
-    next.cause == first.cause
-        && next.reason == first.reason
-        && next.by == first.by
-        && next.proof == first.proof
-        && discriminant(&next.from) == discriminant(&first.from)
-        && discriminant(&next.to) == discriminant(&first.to)
-        && next.t_ns.abs_diff(first.t_ns) < TOGETHER_NS
-}
-
-impl Run {
-    /// Takes the next move, if it is of this story and lies before or behind it.
-    fn takes(&mut self, next: &Move, (pid, mapping): (Option<u32>, &Rc<str>)) -> bool {
-        let first = &mut self.first;
-        if pid != self.pid || !is_of_one_story(next, first) || *mapping != self.mapping {
-            return false;
-        }
-        let (lower, upper) = if next.va.0 == end(first) {
-            (*first, next)
-        } else if end(next) == first.va.0 {
-            (*next, &*first)
-        } else {
-            return false;
-        };
-        self.scattered |= upper.from != lower.from.advanced(lower.pages)
-            || upper.to != lower.to.advanced(lower.pages);
-        *first = Move {
-            pages: first.pages + next.pages,
-            t_ns: first.t_ns,
-            ..lower
-        };
-        true
+fn line(story: &Story, clock: &mut Clock, colour: bool) -> String {
+    let Story {
+        first: m,
+        pid,
+        mapping,
+        scattered,
+    } = story;
+    let mut line = String::with_capacity(192);
+    clock.add_time(&mut line, m.t_ns);
+    line.push_str("  ");
+    line.push_str(&of_process(*pid));
+    column::right(&mut line, 14, m.va);
+    line.push(' ');
+    match m.pages {
+        1 => column::left(&mut line, 7, ""),
+        pages => column::left(&mut line, 7, format_args!("x{pages}")),
     }
-
-    /// Whether it tells of any page of that move.
-    fn tells_of(&self, one: &Move, pid: Option<u32>) -> bool {
-        pid == self.pid && one.va.0 < end(&self.first) && self.first.va.0 < end(one)
+    line.push(' ');
+    let cause = cause_text(m.cause, m.reason);
+    match colour && m.cause.stands_out() {
+        false => column::left(&mut line, 20, cause),
+        // Colours have no width: padded before they are put on.
+        true => line.push_str(&paint(&format!("{cause:<20}"), Colour::Bad, true)),
     }
-
-    fn line(&self, clock: &mut Clock, colour: bool) -> String {
-        let Self {
-            first: m,
-            pid,
-            mapping,
-            scattered,
-        } = self;
-        let mut line = String::with_capacity(192);
-        clock.add_time(&mut line, m.t_ns);
-        line.push_str("  ");
-        line.push_str(&of_process(*pid));
-        column::right(&mut line, 14, m.va);
-        line.push(' ');
-        match m.pages {
-            1 => column::left(&mut line, 7, ""),
-            pages => column::left(&mut line, 7, format_args!("x{pages}")),
+    line.push(' ');
+    column::right(&mut line, 16, frames(m.from, *scattered));
+    line.push_str(" -> ");
+    column::left(&mut line, 16, frames(m.to, *scattered));
+    line.push(' ');
+    match (&m.by, m.proof) {
+        (Some(By { tid, comm }), _) => {
+            let name = comm.text();
+            column::left(
+                &mut line,
+                28,
+                format_args!("by {} ({tid})", printable(&name)),
+            );
         }
-        line.push(' ');
-        let cause = cause_text(m.cause, m.reason);
-        match colour && m.cause.stands_out() {
-            false => column::left(&mut line, 20, cause),
-            // Colours have no width: padded before they are put on.
-            true => line.push_str(&paint(&format!("{cause:<20}"), Colour::Bad, true)),
-        }
-        line.push(' ');
-        column::right(&mut line, 16, frames(m.from, *scattered));
-        line.push_str(" -> ");
-        column::left(&mut line, 16, frames(m.to, *scattered));
-        line.push(' ');
-        match (&m.by, m.proof) {
-            (Some(By { tid, comm }), _) => {
-                let name = comm.text();
-                column::left(
-                    &mut line,
-                    28,
-                    format_args!("by {} ({tid})", printable(&name)),
-                );
-            }
-            (None, Proof::Reconciled) => column::left(&mut line, 28, "(compared)"),
-            (None, Proof::Event) => column::left(&mut line, 28, ""),
-        }
-        line.push(' ');
-        line.push_str(&printable(mapping));
-        line.truncate(line.trim_end().len());
-        line
+        (None, Proof::Reconciled) => column::left(&mut line, 28, "(compared)"),
+        (None, Proof::Event) => column::left(&mut line, 28, ""),
     }
-}
-
-/// Where the pages of a move end.
-const fn end(one: &Move) -> u64 {
-    one.va.0.saturating_add(one.pages.saturating_mul(PAGE_SIZE))
+    line.push(' ');
+    line.push_str(&printable(mapping));
+    line.truncate(line.trim_end().len());
+    line
 }
 
 /// A column that is there where there are several processes.
@@ -144,8 +80,7 @@ fn frames(one: PageState, scattered: bool) -> impl Display {
 }
 
 impl Moves {
-    /// Takes the next move; gives the line of the oldest story, where there is no room for one more. What befell one page comes in the
-    /// order in which it did: a move is not told by a story that began before another one of the same page.
+    /// Takes the next move; gives the line of the oldest story, where there is no room for one more.
     pub(super) fn add(
         &mut self,
         next: &Move,
@@ -153,28 +88,20 @@ impl Moves {
         clock: &mut Clock,
         colour: bool,
     ) -> Option<String> {
-        for run in self.open.iter_mut().rev() {
-            if run.takes(next, (pid, mapping)) {
-                return None;
-            }
-            if run.tells_of(next, pid) {
-                break;
-            }
+        if story::is_continued(&mut self.open, next, (pid, mapping)) {
+            return None;
         }
-        let full = self.open.len() >= OPEN;
+        let full = self.open.len() >= story::AT_A_TIME;
         let oldest = full.then(|| self.line(clock, colour)).flatten();
-        self.open.push_back(Run {
-            first: *next,
-            pid,
-            mapping: Rc::clone(mapping),
-            scattered: false,
-        });
+        self.open.push_back(Story::of(*next, pid, mapping));
         oldest
     }
 
     /// The line of the oldest story.
     pub(super) fn line(&mut self, clock: &mut Clock, colour: bool) -> Option<String> {
-        self.open.pop_front().map(|run| run.line(clock, colour))
+        self.open
+            .pop_front()
+            .map(|story| line(&story, clock, colour))
     }
 }
 
@@ -182,7 +109,7 @@ impl Moves {
 mod tests {
     use super::*;
     use crate::record::{Cause, Comm, Hex};
-    use v2p_common::Pfn;
+    use v2p_common::{PAGE_SIZE, Pfn};
 
     fn one(i: u64, to: u64) -> Move {
         Move {
@@ -199,15 +126,6 @@ mod tests {
                 comm: Comm(*b"kcompactd0\0\0\0\0\0\0"),
             }),
             proof: Proof::Event,
-        }
-    }
-
-    fn back(i: u64) -> Move {
-        Move {
-            cause: Cause::Unmap,
-            reason: None,
-            to: PageState::Absent,
-            ..one(i, 0)
         }
     }
 
@@ -236,45 +154,6 @@ mod tests {
         assert!(
             second.contains("x2 ") && second.contains("pfn 103, .. -> pfn 203, .."),
             "{second}"
-        );
-    }
-
-    #[test]
-    fn stories_that_are_told_in_turn_are_a_line_each() {
-        let lines = told((0..100).flat_map(|i| [back(i), one(i, 200 + i)]));
-        let [first, second] = lines.as_slice() else {
-            panic!("{lines:?}");
-        };
-        assert!(first.contains("x100    unmap "), "{first}");
-        assert!(second.contains("x100    migration:compaction"), "{second}");
-    }
-
-    #[test]
-    fn what_befell_a_page_comes_in_its_order() {
-        // Page 2 goes and comes back beside others that came before.
-        let lines = told([one(0, 200), one(1, 201), back(2), one(2, 202), one(3, 203)]);
-        let causes: Vec<_> = lines
-            .iter()
-            .map(|line| line.split_whitespace().skip(1).take(3).collect::<Vec<_>>())
-            .collect();
-        assert_eq!(
-            causes,
-            [
-                ["0x7f0000001000", "x2", "migration:compaction"],
-                ["0x7f0000003000", "unmap", "pfn"],
-                ["0x7f0000003000", "x2", "migration:compaction"],
-            ]
-        );
-    }
-
-    #[test]
-    fn neighbours_may_come_from_above() {
-        let [line] = told([one(2, 202), one(1, 201), one(0, 200)])
-            .try_into()
-            .unwrap();
-        assert_eq!(
-            line,
-            "    0.000000  0x7f0000001000 x3      migration:compaction          pfn 100 -> pfn 200          by kcompactd0 (5)            [heap]"
         );
     }
 

@@ -1,18 +1,17 @@
 //! What there is to show, and what keys do to it. Pure: time comes as seconds that are over.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, rc::Rc};
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use v2p_common::PAGE_SIZE;
 
 use super::{
     mappings::{Mappings, Sort},
     sample::{Pages, Sampled},
     series::Series,
 };
-use crate::{
-    record::{Cause, Move, Record},
-    render::is_of_one_story,
+use crate::record::{
+    Cause, Move, Record,
+    story::{self, Story},
 };
 
 /// Moves that are kept.
@@ -48,8 +47,8 @@ pub struct Seen {
     pub moved: Series,
     /// Lost events.
     pub lost: u64,
-    /// The latest moves, the latest last; neighbours are one.
-    pub latest: VecDeque<(Move, String)>,
+    /// The latest moves as stories, the latest last.
+    pub latest: VecDeque<Story>,
     /// Mapping by mapping.
     pub mappings: Mappings,
     /// When the first event was, in nanoseconds.
@@ -312,18 +311,13 @@ impl App {
 }
 
 impl Seen {
-    fn later(&mut self, one: &Move, mapping: &str) {
-        if let Some((last, name)) = self.latest.back_mut()
-            && one.va.0 == last.va.0 + last.pages * PAGE_SIZE
-            && is_of_one_story(one, last)
-            && *name == mapping
-        {
-            last.pages += one.pages;
+    fn later(&mut self, one: &Move, mapping: &Rc<str>) {
+        if story::is_continued(&mut self.latest, one, (None, mapping)) {
             return;
         }
         if self.latest.len() == LATEST {
             self.latest.pop_front();
         }
-        self.latest.push_back((*one, mapping.to_owned()));
+        self.latest.push_back(Story::of(*one, None, mapping));
     }
 }

@@ -60,11 +60,8 @@ pub(super) fn lines(app: &App, width: usize, height: usize) -> Vec<Line<'static>
 fn latest(seen: &Seen, run: &Run) -> Option<(String, crate::record::Cause)> {
     let (start, end) = (run.first.va.0, run.first.va.0 + run.pages * PAGE_SIZE);
     let touches = |va: u64, pages: u64| va < end && start < va + pages * PAGE_SIZE;
-    let (one, _) = seen
-        .latest
-        .iter()
-        .rev()
-        .find(|(one, _)| touches(one.va.0, one.pages))?;
+    let mut moves = seen.latest.iter().rev().map(|story| &story.first);
+    let one = moves.find(|one| touches(one.va.0, one.pages))?;
     let ms = one.t_ns.saturating_sub(seen.start_ns.unwrap_or(one.t_ns)) / 1_000_000;
     let text = format!(
         "{} at {}.{:03} s",

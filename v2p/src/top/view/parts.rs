@@ -7,7 +7,7 @@ use ratatui::{
 
 use super::{Tones, fitted, label};
 use crate::{
-    record::Move,
+    record::{Move, story::Story},
     render::{cause_text, file_name, grouped, mapping_name, printable, state_text},
     state::PageState,
     top::{App, mappings::Sort, series::Series},
@@ -189,7 +189,12 @@ pub(super) fn latest(app: &App, width: usize, height: usize) -> Vec<Line<'static
     ];
     let heads = parts.line(heads).concat();
     let mut lines = vec![Line::styled(fitted(&heads, width), Tones::head())];
-    for (one, mapping) in seen.latest.iter().rev().take(height.saturating_sub(1)) {
+    for story in seen.latest.iter().rev().take(height.saturating_sub(1)) {
+        let Story {
+            first: one,
+            mapping,
+            ..
+        } = story;
         let frames = format!("{} \u{2192} {}", state(one.from), state(one.to));
         let by = one.by.map_or(String::new(), |by| by.comm.to_string());
         let [start, cause, rest] = parts.line([
