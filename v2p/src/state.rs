@@ -105,6 +105,18 @@ pub enum Verdict {
     Single,
 }
 
+impl Verdict {
+    /// As the contract has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Agree => "agree",
+            Self::Disagree => "disagree",
+            Self::Moved => "moved",
+            Self::Single => "single",
+        }
+    }
+}
+
 /// How many pages there were of each kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Totals {

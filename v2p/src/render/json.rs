@@ -1,4 +1,4 @@
-//! JSON of the records that come by the million, put together by hand: a fault, a move. The same bytes as serde's, which the
+//! JSON of the records that come by the million, put together by hand: a fault, a move, a run of pages. The same bytes as serde's, which the
 //! test holds it to.
 
 use crate::{
@@ -34,6 +34,38 @@ pub(super) fn put(line: &mut Vec<u8>, record: &Record) -> bool {
             };
         }
         Record::Move { pid, one, .. } => json.moved(*pid, one),
+        Record::Run {
+            va,
+            pages,
+            state,
+            pa,
+            page_size,
+            flags,
+            mapped,
+            node,
+            mapping,
+            verdict,
+        } => {
+            json.text(r#"{"type":"run","va":"#).hex(*va);
+            json.text(r#","pages":"#).number(*pages);
+            json.text(",").members(*state);
+            if let Some(pa) = pa {
+                json.text(r#","pa":"#).hex(*pa);
+            }
+            json.text(r#","page_size":"#).number_or_null(*page_size);
+            json.text(r#","flags":["#);
+            for (i, flag) in flags.iter().enumerate() {
+                json.text(if i > 0 { "," } else { "" }).string(flag);
+            }
+            json.text("]");
+            for (name, number) in [(r#","mapped":"#, mapped), (r#","node":"#, node)] {
+                if let Some(number) = number {
+                    json.text(name).number((*number).into());
+                }
+            }
+            json.text(r#","mapping":"#).string(mapping);
+            json.text(r#","verdict":""#).text(verdict.name()).text("\"");
+        }
         _ => return false,
     }
     json.text("}\n");
@@ -89,7 +121,7 @@ impl Json<'_> {
         self.text("\"");
     }
 
-    /// A string that only the kernel or we have made: it may hold anything.
+    /// A string, which may hold anything.
     fn string(&mut self, text: &str) {
         let plain = |b: &u8| (0x20..0x7f).contains(b) && *b != b'"' && *b != b'\\';
         if text.as_bytes().iter().all(plain) {
@@ -100,7 +132,13 @@ impl Json<'_> {
     }
 
     fn state(&mut self, state: PageState) {
-        self.text(r#"{"state":""#).text(state.name()).text("\"");
+        self.text("{").members(state);
+        self.text("}");
+    }
+
+    /// What a state is, without the braces around it.
+    fn members(&mut self, state: PageState) {
+        self.text(r#""state":""#).text(state.name()).text("\"");
         match state {
             PageState::Present { pfn }
             | PageState::Migrating { pfn }
@@ -118,7 +156,6 @@ impl Json<'_> {
             }
             _ => {}
         }
-        self.text("}");
     }
 
     fn moved(&mut self, pid: Option<u32>, one: &Move) {
@@ -167,14 +204,72 @@ impl Json<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Access, Cause, Comm, Proof};
-    use v2p_common::Pfn;
+    use crate::{
+        record::{Access, Cause, Comm, Proof},
+        state::Verdict,
+    };
+    use v2p_common::{PAGE_SIZE, Pfn};
 
     fn same(record: &Record) {
         let mut line = Vec::new();
         assert!(put(&mut line, record));
         let wanted = serde_json::to_string(record).unwrap() + "\n";
         assert_eq!(String::from_utf8(line).unwrap(), wanted);
+    }
+
+    fn states() -> [PageState; 10] {
+        let pfn = Pfn(0x123);
+        let swap = Some(SwapPlace {
+            device: 255,
+            offset: 1 << 49,
+        });
+        [
+            PageState::Absent,
+            PageState::Zero,
+            PageState::Present { pfn },
+            PageState::Migrating { pfn },
+            PageState::Device { pfn },
+            PageState::Swapped { swap },
+            PageState::Swapped { swap: None },
+            PageState::Poisoned,
+            PageState::Guard,
+            PageState::Hidden,
+        ]
+    }
+
+    #[test]
+    fn a_run_is_the_json_of_serde_in_every_state_and_verdict() {
+        let verdicts = [
+            Verdict::Agree,
+            Verdict::Disagree,
+            Verdict::Moved,
+            Verdict::Single,
+        ];
+        let flags: [&[&'static str]; 3] = [&[], &["exclusive"], &["file", "lru", "mmap"]];
+        let names = ["", "[heap]", "/tmp/a \"b\\\n\u{e9}\u{1b} (deleted)"];
+        let mut number = 0usize;
+        for state in states() {
+            for verdict in verdicts {
+                for flags in flags {
+                    for name in names {
+                        number += 1;
+                        let every = |n: usize| number.is_multiple_of(n);
+                        same(&Record::Run {
+                            va: Hex(u64::MAX >> (number % 64)),
+                            pages: number as u64,
+                            state,
+                            pa: every(2).then_some(Hex(number as u64 * PAGE_SIZE)),
+                            page_size: every(3).then_some(PAGE_SIZE),
+                            flags: flags.into(),
+                            mapped: every(5).then_some(u32::MAX),
+                            node: every(7).then_some(1),
+                            mapping: name.into(),
+                            verdict,
+                        });
+                    }
+                }
+            }
+        }
     }
 
     #[test]
@@ -202,23 +297,7 @@ mod tests {
 
     #[test]
     fn a_move_is_the_json_of_serde_in_every_state_cause_and_name() {
-        let pfn = Pfn(0x123);
-        let swap = Some(SwapPlace {
-            device: 255,
-            offset: 1 << 49,
-        });
-        let states = [
-            PageState::Absent,
-            PageState::Zero,
-            PageState::Present { pfn },
-            PageState::Migrating { pfn },
-            PageState::Device { pfn },
-            PageState::Swapped { swap },
-            PageState::Swapped { swap: None },
-            PageState::Poisoned,
-            PageState::Guard,
-            PageState::Hidden,
-        ];
+        let states = states();
         let names: [&[u8; 16]; 5] = [
             b"kcompactd0\0\0\0\0\0\0",
             b"a \"quoted\\name\0\0",
