@@ -89,7 +89,15 @@ fn printed(json: bool, family: &str, (size, unless_given): (&str, &str)) -> Resu
 
 /// What the tests of a family printed of themselves.
 fn lines_of<'a>(family: &'a str, text: &'a str) -> impl Iterator<Item = &'a str> {
-    let own = move |line: &'a str| line.trim().strip_prefix(family)?.strip_prefix(": ");
+    let own = move |line: &'a str| {
+        let line = line.trim();
+        // What is said first stands behind the test's name.
+        let said = match line.split_once(" ... ") {
+            Some((test, said)) if test.starts_with("test ") => said,
+            _ => line,
+        };
+        said.strip_prefix(family)?.strip_prefix(": ")
+    };
     text.lines().filter_map(own)
 }
 
@@ -127,8 +135,8 @@ mod tests {
 
     #[test]
     fn the_lines_of_a_family_are_found() {
-        let text = "running 1 test\n    storm: row  writes\n    storm: a  150\nother\n";
+        let text = "running 1 test\n    test [storm] write_storm ... storm: row  writes\n    storm: a ... 150\nother\n";
         let lines: Vec<_> = lines_of("storm", text).collect();
-        assert_eq!(lines, ["row  writes", "a  150"]);
+        assert_eq!(lines, ["row  writes", "a ... 150"]);
     }
 }
