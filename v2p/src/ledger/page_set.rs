@@ -2,23 +2,63 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
+use v2p_common::control::BLOCK_PAGES;
+
+/// Pages in a block.
+const BLOCK: u64 = BLOCK_PAGES as u64;
 /// Pages in a word.
 const WORD: u64 = 64;
-/// Pages in a block.
-const BLOCK: u64 = 8 * WORD;
 
-/// A set of pages.
+/// The pages of a block that are meant, a bit each.
 #[derive(Default)]
-pub(super) struct PageSet {
-    blocks: BTreeMap<u64, [u64; (BLOCK / WORD) as usize]>,
+pub(super) struct Bits([u64; BLOCK_PAGES / 64]);
+
+impl Bits {
+    /// The word of a page, and its bit there.
+    const fn place(page: u64) -> (usize, u64) {
+        ((page % BLOCK / WORD) as usize, 1 << (page % WORD))
+    }
+
+    pub(super) fn has(&self, page: u64) -> bool {
+        let (word, bit) = Self::place(page);
+        self.0.get(word).is_some_and(|word| word & bit != 0)
+    }
+
+    pub(super) fn put(&mut self, page: u64, is_meant: bool) {
+        let (word, bit) = Self::place(page);
+        if let Some(word) = self.0.get_mut(word) {
+            *word = if is_meant { *word | bit } else { *word & !bit };
+        }
+    }
+
+    /// How many pages before this one are meant.
+    pub(super) fn rank(&self, page: u64) -> usize {
+        let (word, bit) = Self::place(page);
+        let before = self.0.iter().take(word).map(|w| w.count_ones());
+        let inside = self.0.get(word).map_or(0, |w| (w & (bit - 1)).count_ones());
+        (before.sum::<u32>() + inside) as usize
+    }
+
+    /// Takes those in `range` out, of the block whose first page is `first`; whether there were any.
+    fn remove(&mut self, first: u64, range: &Range<u64>) -> bool {
+        let mut any = false;
+        for (word, start) in self
+            .0
+            .iter_mut()
+            .zip((first / WORD..).map(|word| word * WORD))
+        {
+            let bits = bits(start, range);
+            any |= *word & bits != 0;
+            *word &= !bits;
+        }
+        any
+    }
 }
 
 /// The bits of a word that begins with page `start`, of the pages in `range`.
 const fn bits(start: u64, range: &Range<u64>) -> u64 {
-    let (from, to) = (
-        range.start.saturating_sub(start),
-        range.end.saturating_sub(start),
-    );
+    let from = range.start.saturating_sub(start);
+    let to = range.end.saturating_sub(start);
     if from >= WORD || to <= from {
         return 0;
     }
@@ -26,41 +66,31 @@ const fn bits(start: u64, range: &Range<u64>) -> u64 {
     below & !((1 << from) - 1)
 }
 
-/// Its place in a block, and its bit there.
-const fn place(page: u64) -> (usize, u64) {
-    ((page % BLOCK / WORD) as usize, 1 << (page % WORD))
+/// A set of pages.
+#[derive(Default)]
+pub(super) struct PageSet {
+    blocks: BTreeMap<u64, Bits>,
 }
 
 impl PageSet {
     pub(super) fn insert(&mut self, page: u64) {
-        let (word, bit) = place(page);
-        let block = self.blocks.entry(page / BLOCK).or_default();
-        if let Some(word) = block.get_mut(word) {
-            *word |= bit;
-        }
+        self.blocks.entry(page / BLOCK).or_default().put(page, true);
     }
 
     pub(super) fn contains(&self, page: u64) -> bool {
-        let (word, bit) = place(page);
         let block = self.blocks.get(&(page / BLOCK));
-        block
-            .and_then(|block| block.get(word))
-            .is_some_and(|word| word & bit != 0)
+        block.is_some_and(|block| block.has(page))
     }
 
     /// Takes those in `range` out; whether there were any.
     pub(super) fn remove(&mut self, range: &Range<u64>) -> bool {
+        if range.is_empty() {
+            return false;
+        }
+        let blocks = range.start / BLOCK..range.end.div_ceil(BLOCK);
         let mut any = false;
-        for (number, block) in self
-            .blocks
-            .range_mut(range.start / BLOCK..range.end.div_ceil(BLOCK))
-        {
-            let starts = (number * BLOCK / WORD..).map(|word| word * WORD);
-            for (word, start) in block.iter_mut().zip(starts) {
-                let bits = bits(start, range);
-                any |= *word & bits != 0;
-                *word &= !bits;
-            }
+        for (number, block) in self.blocks.range_mut(blocks) {
+            any |= block.remove(number * BLOCK, range);
         }
         any
     }

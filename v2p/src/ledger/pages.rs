@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use v2p_common::{Pfn, control::BLOCK_PAGES};
 
+use super::page_set::Bits;
 use crate::state::{PageState, SwapPlace};
 
 /// Pages in a block, as page numbers go.
@@ -27,60 +28,32 @@ pub(super) struct Pages {
 #[derive(Default)]
 struct Block {
     /// Which pages are there, a bit each.
-    there: [u64; BLOCK_PAGES / 64],
+    there: Bits,
     /// Their packed states, in the order of the pages.
     states: Vec<u64>,
 }
 
 impl Block {
-    const fn split(page: u64) -> (usize, u64) {
-        ((page % BLOCK / 64) as usize, 1 << (page % 64))
-    }
-
-    fn has(&self, page: u64) -> bool {
-        let (word, bit) = Self::split(page);
-        self.there.get(word).is_some_and(|there| there & bit != 0)
-    }
-
-    /// How many pages before this one are there: the place of its state.
-    fn rank(&self, page: u64) -> usize {
-        let (word, bit) = Self::split(page);
-        let before = self
-            .there
-            .iter()
-            .take(word)
-            .map(|w| w.count_ones())
-            .sum::<u32>();
-        let inside = self
-            .there
-            .get(word)
-            .map_or(0, |w| (w & (bit - 1)).count_ones());
-        (before + inside) as usize
-    }
-
     fn get(&self, page: u64) -> PageState {
-        let packed = self
-            .has(page)
-            .then(|| self.states.get(self.rank(page)))
+        let there = self.there.has(page);
+        let packed = there
+            .then(|| self.states.get(self.there.rank(page)))
             .flatten();
         packed.map_or(PageState::Absent, |packed| unpack(*packed))
     }
 
     fn put(&mut self, page: u64, state: PageState) {
-        let (place, there) = (self.rank(page), self.has(page));
-        let (word, bit) = Self::split(page);
-        let Some(bits) = self.there.get_mut(word) else {
-            return;
-        };
+        // The place of its state is that in the order of those that are there.
+        let (place, there) = (self.there.rank(page), self.there.has(page));
         if state == PageState::Absent {
             if there {
-                *bits &= !bit;
+                self.there.put(page, false);
                 self.states.remove(place);
             }
             return;
         }
         if !there {
-            *bits |= bit;
+            self.there.put(page, true);
             if self.states.len() == self.states.capacity() {
                 self.states.reserve_exact(GROWTH);
             }
@@ -118,7 +91,7 @@ impl Pages {
             let first = number * BLOCK;
             let pages = first.max(range.start)..(first + BLOCK).min(range.end);
             pages
-                .filter(|page| block.has(*page))
+                .filter(|page| block.there.has(*page))
                 .map(|page| (page, block.get(page)))
         })
     }

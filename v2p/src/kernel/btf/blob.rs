@@ -13,8 +13,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 pub struct Blob(Bytes);
 
 enum Bytes {
-    /// Pages of the kernel's own: from 6.16 on (btf_sysfs_vmlinux_mmap, kernel/bpf/sysfs_btf.c, 7.3). A third of what all of a walk's
-    /// start takes is saved (6.18), since sysfs is read a page a call.
+    /// Pages of the kernel's own, where it lets them be mapped (btf_sysfs_vmlinux_mmap, kernel/bpf/sysfs_btf.c; seen on 6.18): sysfs is read a
+    /// page a call.
     Mapped(&'static [u8]),
     /// A copy.
     Read(Vec<u8>),

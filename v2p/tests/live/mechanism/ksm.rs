@@ -15,7 +15,10 @@ use v2p::{
     process::{FrameFlags, Pagemap, frame_flags},
 };
 
-use super::{scene::Scene, tid};
+use super::{
+    scene::{Scene, Told},
+    tid,
+};
 use crate::{
     Again, Done,
     machine::Setting,
@@ -83,18 +86,24 @@ fn wait_for_one_frame(target: &Target) -> bool {
     false
 }
 
-fn ksm_merge() -> Done {
-    let mut scene = Scene::new(&[ALL], |target| target.fill(va(8), 4));
-    let _at_work = match ksm() {
-        Ok(settings) => settings,
-        Err(skipped) => return skipped,
-    };
+/// KSM merges four pages of the scene.
+fn merged(mut scene: Scene) -> Result<Told, Done> {
+    let _at_work = ksm()?;
     scene.act(|target| target.must(libc::SYS_madvise, &[va(8), 4 * PAGE, MADV_MERGEABLE]));
     if !wait_for_one_frame(&scene.target) {
-        return Done::Skipped("KSM did not merge them in 20 s".to_owned());
+        let why = "KSM did not merge them in 20 s".to_owned();
+        return Err(Done::Skipped(why));
     }
     thread::sleep(Duration::from_millis(500));
-    let told = scene.end();
+    Ok(scene.end())
+}
+
+fn ksm_merge() -> Done {
+    let scene = Scene::new(&[ALL], |target| target.fill(va(8), 4));
+    let told = match merged(scene) {
+        Ok(told) => told,
+        Err(skipped) => return skipped,
+    };
     // ksmd takes back the first half of a pair whose second it cannot have just then.
     let taken_back = |m: &&Value| m["cause"] != "ksm-merge" && m["by"]["comm"] == "ksmd";
     if let Some(one) = told.moves.iter().find(taken_back) {
@@ -145,6 +154,22 @@ fn ksm_break_by_a_write() -> Done {
 }
 
 fn ksm_unmerge() -> Done {
+    unmerged("MADV_UNMERGEABLE", |scene| {
+        scene.act(|target| target.must(libc::SYS_madvise, &[va(8), 4 * PAGE, MADV_UNMERGEABLE]));
+        scene.target.pid()
+    })
+}
+
+/// As root asks for it, of every process.
+fn ksm_unmerge_all() -> Done {
+    unmerged("of all at once", |_| {
+        fs::write(format!("{KSM}/run"), "2").unwrap();
+        tid()
+    })
+}
+
+/// `unmerge` has four pages unmerged, and gives the thread that did.
+fn unmerged(mechanism: &str, unmerge: impl FnOnce(&mut Scene) -> u32) -> Done {
     let _at_work = match ksm() {
         Ok(settings) => settings,
         Err(skipped) => return skipped,
@@ -157,36 +182,12 @@ fn ksm_unmerge() -> Done {
     if !merged {
         return Done::Skipped("KSM did not merge them in 20 s".to_owned());
     }
-    scene.act(|target| target.must(libc::SYS_madvise, &[va(8), 4 * PAGE, MADV_UNMERGEABLE]));
+    let by = unmerge(&mut scene);
     let told = scene.end();
     if told.functions {
-        told.only((va(8), 4), &["ksm-break"])
-            .by("ksm-break", told.pid);
+        told.only((va(8), 4), &["ksm-break"]).by("ksm-break", by);
     }
-    told.proven("KSM break, MADV_UNMERGEABLE");
-    Done::Passed
-}
-
-/// As root asks for it, of every process.
-fn ksm_unmerge_all() -> Done {
-    let _at_work = match ksm() {
-        Ok(settings) => settings,
-        Err(skipped) => return skipped,
-    };
-    let mut merged = true;
-    let scene = Scene::new(&[ALL], |target| {
-        equal_pages(target);
-        merged &= wait_for_one_frame(target);
-    });
-    if !merged {
-        return Done::Skipped("KSM did not merge them in 20 s".to_owned());
-    }
-    fs::write(format!("{KSM}/run"), "2").unwrap();
-    let told = scene.end();
-    if told.functions {
-        told.only((va(8), 4), &["ksm-break"]).by("ksm-break", tid());
-    }
-    told.proven("KSM break, of all at once");
+    told.proven(&format!("KSM break, {mechanism}"));
     Done::Passed
 }
 
@@ -196,7 +197,7 @@ fn ksm_merge_with_zero_page() -> Done {
     let Some(_zero) = Setting::change(&path, "1") else {
         return Done::Skipped("this kernel's KSM does not know the zero page".to_owned());
     };
-    let mut scene = Scene::new(&[ALL], |target| {
+    let scene = Scene::new(&[ALL], |target| {
         target.fill(va(8), 4);
         let memory = fs::OpenOptions::new()
             .write(true)
@@ -205,16 +206,10 @@ fn ksm_merge_with_zero_page() -> Done {
         let zeros = |i| memory.write_all_at(&[0; 4096], va(i)).unwrap();
         (8..12).for_each(zeros);
     });
-    let _at_work = match ksm() {
-        Ok(settings) => settings,
+    let told = match merged(scene) {
+        Ok(told) => told,
         Err(skipped) => return skipped,
     };
-    scene.act(|target| target.must(libc::SYS_madvise, &[va(8), 4 * PAGE, MADV_MERGEABLE]));
-    if !wait_for_one_frame(&scene.target) {
-        return Done::Skipped("KSM did not merge them in 20 s".to_owned());
-    }
-    thread::sleep(Duration::from_millis(500));
-    let told = scene.end();
     told.only((va(8), 4), &["ksm-merge"]);
     for one in &told.moves {
         assert_eq!(one["to"]["state"], "zero", "{one:#}");
