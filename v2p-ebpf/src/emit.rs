@@ -12,7 +12,7 @@ use v2p_common::{
     lane::{Lane, Slot},
 };
 
-use crate::{atomic, maps, task};
+use crate::{atomic, maps, task::Task};
 
 /// include/uapi/linux/bpf.h
 const BPF_RB_NO_WAKEUP: u64 = 1;
@@ -132,7 +132,7 @@ impl Quiet {
 pub(crate) fn emit_fault(
     control: &Control,
     (cpu, lane): (u32, &Lane),
-    tid: u32,
+    task: Task,
     brought: &Brought,
     quiet: Quiet,
 ) -> Option<()> {
@@ -153,8 +153,13 @@ pub(crate) fn emit_fault(
         seq,
         // SAFETY: the helper has no preconditions.
         t_ns: unsafe { bpf_ktime_get_ns() },
-        task: Slot::pack(tid, task::tgid(), brought.level, brought.flags | contested),
-        comm: task::comm(),
+        task: Slot::pack(
+            task.tid(),
+            task.tgid(),
+            brought.level,
+            brought.flags | contested,
+        ),
+        comm: task.comm(),
         va: brought.va,
         entry: brought.entry,
         mm: brought.mm,

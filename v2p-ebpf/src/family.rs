@@ -78,7 +78,7 @@ pub(crate) fn is_target(target: &Target) -> bool {
     if known == 0 || offset == KernelLayout::ABSENT {
         return true;
     }
-    let started = kread::word(task::current() + offset);
+    let started = kread::word(task::running().address() + offset);
     started.is_none_or(|started| started.wrapping_sub(known) < TICK_NS)
 }
 
@@ -106,12 +106,12 @@ pub(crate) fn forget(child: u64) {
 #[inline(always)]
 pub(crate) fn is_descendant() -> bool {
     // SAFETY: only the parent before the child runs, and the process itself at its end, write its value.
-    let Some(entered) = (unsafe { maps::DESCENDANTS.get(task::tgid()) }) else {
+    let Some(entered) = (unsafe { maps::DESCENDANTS.get(task::running().tgid()) }) else {
         return false;
     };
     // The leader's: a thread that executes a program takes it over (de_thread, fs/exec.c, 6.1 to 7.3).
     let layout = maps::layout();
-    let started = kread::word(task::current() + layout.task_leader)
+    let started = kread::word(task::running().address() + layout.task_leader)
         .and_then(|leader| kread::word(leader + layout.task_start));
     started == Some(*entered)
 }
@@ -119,5 +119,5 @@ pub(crate) fn is_descendant() -> bool {
 /// Takes the running process out, as it ends. False: it was not in, or another thread was faster.
 #[inline(always)]
 pub(crate) fn leave() -> bool {
-    is_descendant() && maps::DESCENDANTS.remove(task::tgid()).is_ok()
+    is_descendant() && maps::DESCENDANTS.remove(task::running().tgid()).is_ok()
 }

@@ -8,7 +8,7 @@ use v2p_common::{
     layout::{CAST, KernelLayout},
 };
 
-use crate::maps;
+use crate::{maps, walk::Above};
 
 /// Reads one word at a kernel address; `None` where it is not mapped.
 /// The kernel checks the address itself: a wrong one is refused, never followed.
@@ -18,10 +18,13 @@ pub(crate) fn word(address: u64) -> Option<u64> {
     unsafe { bpf_probe_read_kernel(address as *const u64) }.ok()
 }
 
-/// As [`word`], in place where this kernel lets programs: far cheaper, but each use makes the verifier's work longer.
+/// The entry at `address`, in the table that `above` leads to: as [`word`], but in place where this kernel lets programs: far cheaper, but
+/// each use makes the verifier's work longer.
 #[inline(always)]
-pub(crate) fn word_in_place(address: u64) -> Option<u64> {
+pub(crate) fn entry_in_place(address: u64, above: Above) -> Option<u64> {
     match cast_word(address) {
+        // Empty, or not mapped; but what an entry still leads to is a table, and mapped.
+        Some(0) if above.entry != 0 && cast_word(above.address) == Some(above.entry) => Some(0),
         None | Some(0) => word(address),
         found => found,
     }

@@ -2,10 +2,7 @@
 
 use aya_ebpf::{
     bindings::bpf_pidns_info,
-    helpers::generated::{
-        bpf_get_current_task, bpf_get_current_task_btf, bpf_get_ns_current_pid_tgid,
-        bpf_task_pt_regs,
-    },
+    helpers::generated::{bpf_get_current_task_btf, bpf_get_ns_current_pid_tgid, bpf_task_pt_regs},
 };
 use v2p_common::{call, control::Request, event::zap, layout::KernelLayout};
 
@@ -18,85 +15,95 @@ pub(crate) mod regs {
     pub(crate) const NUMBER: u64 = 120;
 }
 
-/// Its thread number in the initial PID namespace.
-#[inline(always)]
-pub(crate) fn tid() -> u32 {
-    own(maps::layout().task_tid)
-}
+/// A task, by the pointer whose type the verifier knows. To be asked for once a program: the helper is a call to the kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct Task(*const u8);
 
-/// The number of its process there.
+/// The running one.
 #[inline(always)]
-pub(crate) fn tgid() -> u32 {
-    own(maps::layout().task_tgid)
-}
-
-/// Its name, up to a NUL: what comes after may be left of another.
-#[inline(always)]
-pub(crate) fn comm() -> [u64; 2] {
-    let at = maps::layout().task_comm;
-    [own(at), own(at + 8)]
-}
-
-/// Its `task_struct`.
-#[inline(always)]
-pub(crate) fn current() -> u64 {
+pub(crate) fn running() -> Task {
     // SAFETY: the helper has no preconditions.
-    unsafe { bpf_get_current_task() }
+    Task(unsafe { bpf_get_current_task_btf() }.cast())
 }
 
-/// A word of its `task_struct`, read in place: the verifier knows the type, and that the layout does not change. So
-/// `offset` must come straight from the layout, and `T` lie within the member there.
-#[inline(always)]
-fn own<T>(offset: u64) -> T {
-    // SAFETY: the running task is there, and the verifier holds the offset against its type.
-    unsafe {
-        let task = bpf_get_current_task_btf().cast::<u8>();
-        task.add(offset as usize).cast::<T>().read_volatile()
+impl Task {
+    /// Its `task_struct`.
+    #[inline(always)]
+    pub(crate) fn address(self) -> u64 {
+        self.0 as u64
     }
-}
 
-/// A pointer in its `task_struct`. Not as [`own`] where there is another way: for every pointer that a program reads by its type the
-/// verifier looks through all types for what is said of it, one after the other (btf_nested_type_is_trusted, kernel/bpf/btf.c): 15 % of
-/// what a watch took to start on 6.18.
-#[inline(always)]
-fn pointer(offset: u64) -> u64 {
-    match kread::cast_word(current() + offset) {
-        Some(pointer) => pointer,
-        None => own(offset),
+    /// A word of its `task_struct`, read in place: the verifier knows the type, and that the layout does not change. So
+    /// `offset` must come straight from the layout, and `T` lie within the member there.
+    #[inline(always)]
+    fn own<T>(self, offset: u64) -> T {
+        // SAFETY: the running task is there, and the verifier holds the offset against its type.
+        unsafe { self.0.add(offset as usize).cast::<T>().read_volatile() }
     }
-}
 
-/// Its `mm`; 0 for a kernel thread.
-#[inline(always)]
-pub(crate) fn mm() -> u64 {
-    pointer(maps::layout().task_mm)
-}
-
-/// The top table of its `mm`, a direct-map address; 0 for a kernel thread.
-#[inline(always)]
-pub(crate) fn pgd() -> u64 {
-    let layout = maps::layout();
-    if let Some(pgd) = kread::cast_word(mm() + layout.mm_pgd) {
-        return pgd;
+    /// A pointer in its `task_struct`. Not as [`Self::own`] where there is another way: for every pointer that a program reads by its type
+    /// the verifier looks through all types for what is said of it, one after the other (btf_nested_type_is_trusted, kernel/bpf/btf.c): 15 %
+    /// of what a watch took to start on 6.18.
+    #[inline(always)]
+    fn pointer(self, offset: u64) -> u64 {
+        match kread::cast_word(self.address() + offset) {
+            Some(pointer) => pointer,
+            None => self.own(offset),
+        }
     }
-    // SAFETY: as in `own`, one type further; the kernel gives 0 where the mm cannot be read.
-    unsafe {
-        let mm = own::<*const u8>(layout.task_mm);
-        mm.add(layout.mm_pgd as usize).cast::<u64>().read_volatile()
+
+    /// Its thread number in the initial PID namespace.
+    #[inline(always)]
+    pub(crate) fn tid(self) -> u32 {
+        self.own(maps::layout().task_tid)
     }
-}
 
-/// Its faults so far.
-#[inline(always)]
-pub(crate) fn faults() -> u64 {
-    let layout = maps::layout();
-    own::<u64>(layout.task_min_flt).wrapping_add(own(layout.task_maj_flt))
-}
+    /// The number of its process there.
+    #[inline(always)]
+    pub(crate) fn tgid(self) -> u32 {
+        self.own(maps::layout().task_tgid)
+    }
 
-/// Whether no perf event is on it.
-#[inline(always)]
-pub(crate) fn is_unheard() -> bool {
-    pointer(maps::layout().task_perf_events) == 0
+    /// Its name, up to a NUL: what comes after may be left of another.
+    #[inline(always)]
+    pub(crate) fn comm(self) -> [u64; 2] {
+        let at = maps::layout().task_comm;
+        [self.own(at), self.own(at + 8)]
+    }
+
+    /// Its `mm`; 0 for a kernel thread.
+    #[inline(always)]
+    pub(crate) fn mm(self) -> u64 {
+        self.pointer(maps::layout().task_mm)
+    }
+
+    /// The top table of `mm`, its own: a direct-map address.
+    #[inline(always)]
+    pub(crate) fn pgd(self, mm: u64) -> u64 {
+        let layout = maps::layout();
+        if let Some(pgd) = kread::cast_word(mm + layout.mm_pgd) {
+            return pgd;
+        }
+        // SAFETY: as in `own`, one type further; the kernel gives 0 where the mm cannot be read.
+        unsafe {
+            let mm = self.own::<*const u8>(layout.task_mm);
+            mm.add(layout.mm_pgd as usize).cast::<u64>().read_volatile()
+        }
+    }
+
+    /// Its faults so far.
+    #[inline(always)]
+    pub(crate) fn faults(self) -> u64 {
+        let layout = maps::layout();
+        self.own::<u64>(layout.task_min_flt)
+            .wrapping_add(self.own(layout.task_maj_flt))
+    }
+
+    /// Whether no perf event is on it.
+    #[inline(always)]
+    pub(crate) fn is_unheard(self) -> bool {
+        self.pointer(maps::layout().task_perf_events) == 0
+    }
 }
 
 /// Whether it is the thread of v2p's that asks.
@@ -156,7 +163,7 @@ fn number_in_ours(task: u64) -> Option<u32> {
 #[inline(always)]
 pub(crate) fn is_last() -> bool {
     let layout = maps::layout();
-    let signal = kread::word(current() + layout.task_signal);
+    let signal = kread::word(running().address() + layout.task_signal);
     signal.and_then(|signal| kread::half(signal + layout.signal_live)) == Some(0)
 }
 
@@ -167,7 +174,7 @@ pub(crate) fn is_compat() -> bool {
     const TS_COMPAT: u32 = 1 << 1;
     let status = maps::layout().task_status;
     status != KernelLayout::ABSENT
-        && kread::half(current() + status).is_some_and(|status| status & TS_COMPAT != 0)
+        && kread::half(running().address() + status).is_some_and(|status| status & TS_COMPAT != 0)
 }
 
 /// Whether it is in an exec: execve or execveat of the table that its call is of
@@ -184,7 +191,7 @@ pub(crate) fn is_in_exec() -> bool {
 /// The number of the system call that it is in, as [`zap::CALL`] has it.
 #[inline(always)]
 pub(crate) fn system_call() -> u64 {
-    if mm() == 0 || is_compat() {
+    if running().mm() == 0 || is_compat() {
         return zap::NO_CALL;
     }
     call_number().unwrap_or(zap::NO_CALL)

@@ -23,6 +23,14 @@ pub(crate) fn pgd_of(mm: u64) -> Option<u64> {
     kread::word(mm + maps::layout().mm_pgd)
 }
 
+/// An entry, and the kernel address where it was read: of a walk, the one that led to the table which is read next.
+#[derive(Clone, Copy)]
+pub(crate) struct Above {
+    pub(crate) address: u64,
+    /// 0: none, the top table is read next.
+    pub(crate) entry: u64,
+}
+
 /// How far down a walk for a table came. Always whole: with an `Option` in a loop the compiler leaves a register unset, which
 /// the verifier refuses.
 #[derive(Clone, Copy)]
@@ -40,7 +48,8 @@ pub(crate) struct Down {
 #[inline(always)]
 pub(crate) fn to_table(direct_map: &DirectMap, pgd: u64, va: VirtAddr, directory: bool) -> Down {
     let (mut level, mut entry) = (Table::UNREADABLE, 0);
-    let mut walk = Walk::new(direct_map, va, kread::word, |at, read| {
+    let read = |address, _| kread::word(address);
+    let mut walk = Walk::new(direct_map, va, read, |at, read| {
         (level, entry) = (at as u64, read)
     });
     let five_levels = direct_map.levels.get() == 5;
@@ -74,7 +83,7 @@ pub(crate) fn walk(
     direct_map: &DirectMap,
     pgd: u64,
     va: VirtAddr,
-    read: impl Fn(u64) -> Option<u64>,
+    read: impl Fn(u64, Above) -> Option<u64>,
     visit: impl FnMut(Level, u64),
 ) -> Option<End> {
     let mut walk = Walk::new(direct_map, va, read, visit);
@@ -87,17 +96,22 @@ struct Walk<R, V> {
     base: u64,
     physical_mask: u64,
     va: VirtAddr,
+    above: Above,
     read: R,
     visit: V,
 }
 
-impl<R: Fn(u64) -> Option<u64>, V: FnMut(Level, u64)> Walk<R, V> {
+impl<R: Fn(u64, Above) -> Option<u64>, V: FnMut(Level, u64)> Walk<R, V> {
     #[inline(always)]
     fn new(direct_map: &DirectMap, va: VirtAddr, read: R, visit: V) -> Self {
         Self {
             base: direct_map.base.get(),
             physical_mask: direct_map.physical_mask.get(),
             va,
+            above: Above {
+                address: 0,
+                entry: 0,
+            },
             read,
             visit,
         }
@@ -132,9 +146,11 @@ impl<R: Fn(u64) -> Option<u64>, V: FnMut(Level, u64)> Walk<R, V> {
     /// Goes on with the next lower table, or breaks with the walk's end.
     #[inline(always)]
     fn down(&mut self, table: u64, level: Level) -> ControlFlow<Option<End>, u64> {
-        let Some(entry) = (self.read)(table + 8 * level.index(self.va)) else {
+        let address = table + 8 * level.index(self.va);
+        let Some(entry) = (self.read)(address, self.above) else {
             return Break(None);
         };
+        self.above = Above { address, entry };
         (self.visit)(level, entry);
         match Entry(entry).state(level, self.physical_mask) {
             EntryState::Table(pfn) => Continue(self.base + pfn.base().0),

@@ -133,7 +133,7 @@ fn returned(regs: u64, result: u64) -> Option<()> {
     ) {
         return None;
     }
-    let space = space_of(task::mm())?;
+    let space = space_of(task::running().mm())?;
     // What the 32-bit calls did is found by comparing.
     if task::is_compat() {
         return None;
@@ -239,7 +239,7 @@ fn served(file: u64, command: u64, argument: u64) -> Option<()> {
 #[inline(always)]
 fn open_file(descriptor: u64) -> Option<u64> {
     let layout = maps::layout();
-    let files = kread::word(task::current() + layout.task_files)?;
+    let files = kread::word(task::running().address() + layout.task_files)?;
     let table = kread::word(files + layout.files_fdt)?;
     let descriptor = descriptor & 0xffff_ffff;
     if descriptor >= kread::word(table + layout.fdt_max)? & 0xffff_ffff {

@@ -88,7 +88,7 @@ fn walk_into(control: &Control, mm: u64, va: u64) -> Option<()> {
         &control.direct_map,
         pgd,
         VirtAddr(va),
-        kread::word,
+        |address, _| kread::word(address),
         |level, entry| {
             if let Some(place) = answer.entries.get(level as usize) {
                 place.set(entry);

@@ -25,7 +25,9 @@ use crate::{
     atomic,
     emit::{self, Brought},
     hooks::{Space, space_of, watched},
-    kread, maps, task, walk,
+    kread, maps,
+    task::{self, Task},
+    walk,
 };
 
 /// Pages that are looked at around a fault, so that those which the kernel maps lie within, also where they begin with the mapping. The rest of a
@@ -65,57 +67,86 @@ fn page_fault_kernel(ctx: RawTracePointContext) -> u32 {
     0
 }
 
-/// The address, and whose it is, where it is watched. Children inherit the perf event, but have another mm.
-#[inline(always)]
-fn address_of(ctx: &PerfEventContext) -> Option<(u64, Space)> {
-    // SAFETY: the kernel hands every perf_event program a valid context.
-    let va = unsafe { (*ctx.ctx).addr };
-    let space = space_of(task::mm())?;
-    watched(&space.control.target, va).then_some((va, space))
+/// A thread that takes a fault on what is watched.
+#[derive(Clone, Copy)]
+struct Faulting {
+    task: Task,
+    space: Space,
+    va: u64,
+}
+
+impl Faulting {
+    /// The one that an event is about. Children inherit it, but have another mm.
+    #[inline(always)]
+    fn of(ctx: &PerfEventContext) -> Option<Self> {
+        let task = task::running();
+        // SAFETY: the kernel hands every perf_event program a valid context.
+        let va = unsafe { (*ctx.ctx).addr };
+        let space = space_of(task.mm())?;
+        watched(&space.control.target, va).then_some(Self { task, space, va })
+    }
+
+    /// Walks its tables.
+    #[inline(always)]
+    fn walk(self) -> Option<walk::End> {
+        let Space { control, mm } = self.space;
+        let (pgd, va) = (self.task.pgd(mm), VirtAddr(self.va));
+        walk::walk(
+            &control.direct_map,
+            pgd,
+            va,
+            kread::entry_in_place,
+            |_, _| {},
+        )
+    }
+
+    /// Leaves word of what is known of a fault as it comes.
+    #[inline(always)]
+    fn came(self, lane: &Lane, flag: u32, entry: Entry) {
+        let Self { task, space, va } = self;
+        let (tid, page) = (task.tid(), VirtAddr(va).page_number());
+        let came = Came {
+            tid,
+            page,
+            faults: task.faults(),
+            flag,
+        };
+        lane.at.set(va);
+        lane.came.set(came.pack());
+        remember(space.control, tid, va, entry);
+    }
 }
 
 #[inline(always)]
 fn begins(ctx: &PerfEventContext) -> Option<()> {
-    let (va, space) = address_of(ctx)?;
+    let faulting = Faulting::of(ctx)?;
     let (_, lane) = emit::lane()?;
     lane.came.set(0);
     // What could not be read is not known to be empty.
-    let entry = Entry(walk_in_place(space.control, va)?.entry);
-    came(space.control, lane, va, empty(entry), entry);
+    let entry = Entry(faulting.walk()?.entry);
+    faulting.came(lane, empty(entry), entry);
     Some(())
 }
 
 /// Arguments (address, regs, error_code), 6.1 to 7.3.
 #[inline(always)]
 fn error_code(ctx: &RawTracePointContext) -> Option<()> {
-    let control = space_of(task::mm())?.control;
+    let task = task::running();
+    let space = space_of(task.mm())?;
     let (va, error): (u64, u64) = (ctx.arg(0), ctx.arg(2));
+    let faulting = Faulting { task, space, va };
     let (_, lane) = emit::lane()?;
     let access = Came::access(error);
     // That there was one, not which.
     let told = Entry(error & PROT);
-    let is_blind = control.target.blind.get() != 0 && watched(&control.target, va);
-    let found = is_blind.then(|| walk_in_place(control, va)).flatten();
+    let target = &space.control.target;
+    let is_blind = target.blind.get() != 0 && watched(target, va);
+    let found = is_blind.then(|| faulting.walk()).flatten();
     match found.map(|end| Entry(end.entry)) {
-        Some(entry) => came(control, lane, va, access | empty(entry), entry),
-        None => came(control, lane, va, access, told),
+        Some(entry) => faulting.came(lane, access | empty(entry), entry),
+        None => faulting.came(lane, access, told),
     }
     Some(())
-}
-
-/// Leaves word of what is known of a fault as it comes.
-#[inline(always)]
-fn came(control: &Control, lane: &Lane, va: u64, flag: u32, entry: Entry) {
-    let (tid, page) = (task::tid(), VirtAddr(va).page_number());
-    let came = Came {
-        tid,
-        page,
-        faults: task::faults(),
-        flag,
-    };
-    lane.at.set(va);
-    lane.came.set(came.pack());
-    remember(control, tid, va, entry);
 }
 
 /// mm_filemap_map_pages (mapping, first, last), 6.12 to 7.3, within a fault, after pages of a file were mapped: some around the one that is
@@ -128,19 +159,20 @@ fn mm_filemap_map_pages(_: RawTracePointContext) -> u32 {
 
 #[inline(always)]
 fn around() -> Option<()> {
-    let space = space_of(task::mm())?;
+    let task = task::running();
+    let space = space_of(task.mm())?;
     let (_, lane) = emit::lane()?;
     let va = VirtAddr(lane.at.get());
     if !watched(&space.control.target, va.0) {
         return None;
     }
     // Of this fault, where the thread was not moved to another CPU meanwhile; it is not counted yet.
-    let next = task::faults().wrapping_add(1);
-    if Came::flag(lane.came.get(), task::tid(), va.page_number(), next) == 0 {
+    let next = task.faults().wrapping_add(1);
+    if Came::flag(lane.came.get(), task.tid(), va.page_number(), next) == 0 {
         return None;
     }
     let direct_map = &space.control.direct_map;
-    let table = walk::to_table(direct_map, task::pgd(), va, false).table;
+    let table = walk::to_table(direct_map, task.pgd(space.mm), va, false).table;
     if table == 0 {
         return None;
     }
@@ -209,27 +241,15 @@ fn was_there(control: &Control, tid: u32, va: u64, now: Entry) -> bool {
     page == VirtAddr(va).page_number() && !Entry(entry).has_frame_of(now)
 }
 
-/// Walks the running task's tables.
-#[inline(always)]
-fn walk_in_place(control: &Control, va: u64) -> Option<walk::End> {
-    walk::walk(
-        &control.direct_map,
-        task::pgd(),
-        VirtAddr(va),
-        kread::word_in_place,
-        |_, _| {},
-    )
-}
-
 /// Whether this fault was told already. A thread that was started while its process was being attached to may
 /// have the event twice, inherited and of its own: both are served within one fault, on one CPU, with the same
 /// count of faults (mm_account_fault counts before it tells).
 #[inline(always)]
-fn is_told(lane: &Lane, tid: u32) -> bool {
-    let ([thread, count], now) = (&lane.last, task::faults());
-    let told = thread.get() == u64::from(tid) && count.get() == now;
+fn is_told(lane: &Lane, tid: u32, faults: u64) -> bool {
+    let [thread, count] = &lane.last;
+    let told = thread.get() == u64::from(tid) && count.get() == faults;
     thread.set(u64::from(tid));
-    count.set(now);
+    count.set(faults);
     told
 }
 
@@ -237,17 +257,18 @@ fn is_told(lane: &Lane, tid: u32) -> bool {
 fn after(ctx: &PerfEventContext, major: u32) -> Option<()> {
     let (cpu, lane) = emit::lane()?;
     lane.runs.set(lane.runs.get().wrapping_add(1));
-    let (va, space) = address_of(ctx)?;
+    let faulting = Faulting::of(ctx)?;
+    let Faulting { task, space, va } = faulting;
     let control = space.control;
-    let tid = task::tid();
-    if is_told(lane, tid) {
+    let (tid, faults) = (task.tid(), task.faults());
+    if is_told(lane, tid, faults) {
         return None;
     }
     // Known where the thread was not moved to another CPU meanwhile, and no other of the target's came between.
     let page = VirtAddr(va).page_number();
-    let came = Came::flag(lane.came.get(), tid, page, task::faults());
+    let came = Came::flag(lane.came.get(), tid, page, faults);
     let quiet = emit::Quiet::now(control);
-    let end = walk_in_place(control, va);
+    let end = faulting.walk();
     let now = Entry(end.map_or(0, |end| end.entry));
     let protection = match was_there(control, tid, va, now) {
         true => fault::PROTECTION,
@@ -261,5 +282,5 @@ fn after(ctx: &PerfEventContext, major: u32) -> Option<()> {
         level: end.map_or(u32::MAX, |end| end.level as u32),
         flags: major | protection | came,
     };
-    emit::emit_fault(control, (cpu, lane), tid, &brought, quiet)
+    emit::emit_fault(control, (cpu, lane), task, &brought, quiet)
 }

@@ -28,7 +28,7 @@ fn space_ends(ctx: &RawTracePointContext) -> Option<()> {
         family::remove(control, mm);
     }
     // exec_mmap gives the task its new mm before it drops the old one (fs/exec.c); a task that exits has none.
-    let number = match task::mm() {
+    let number = match task::running().mm() {
         0 => gone::EXIT,
         _ if task::is_in_exec() => gone::EXEC,
         // Who reads of a process, in /proc for instance, holds its mm meanwhile.
@@ -53,10 +53,10 @@ fn exec() -> Option<()> {
     let control = maps::control()?;
     let followed = control.target.pid.get();
     // By our own namespace's numbers, also of a process that lives in one further down.
-    let pid = task::process_number(task::current());
+    let pid = task::process_number(task::running().address());
     if followed != 0 && u64::from(pid) == followed && family::is_target(&control.target) {
         let before = control.target.mm.get();
-        let mm = task::mm();
+        let mm = task::running().mm();
         // Somebody else may still have the old one: a child that shares it (vfork). User space may have found the new one before.
         let stays = before != 0 && before != mm && family::follows();
         if stays {
@@ -72,7 +72,7 @@ fn exec() -> Option<()> {
     if !family::follows() || !family::is_descendant() {
         return None;
     }
-    let mm = task::mm();
+    let mm = task::running().mm();
     let mm = if family::add(control, mm) { mm } else { 0 };
     executed(control, mm, pid);
     Some(())
@@ -83,8 +83,8 @@ fn executed(control: &Control, mm: u64, pid: u32) {
     emit::emit_now(control, mm, kind::EXEC, |header| Exec {
         header,
         pid,
-        unheard: task::is_unheard().into(),
-        faults: task::faults(),
+        unheard: task::running().is_unheard().into(),
+        faults: task::running().faults(),
     });
 }
 
@@ -98,9 +98,9 @@ fn sched_process_fork(ctx: RawTracePointContext) -> u32 {
 
 #[inline(always)]
 fn forked(child: u64) -> Option<()> {
-    let Space { control, mm } = space_of(task::mm())?;
+    let Space { control, mm } = space_of(task::running().mm())?;
     let layout = maps::layout();
-    if !family::follows() || kread::half(child + layout.task_tgid)? == task::tgid() {
+    if !family::follows() || kread::half(child + layout.task_tgid)? == task::running().tgid() {
         // A thread.
         return None;
     }
@@ -110,7 +110,7 @@ fn forked(child: u64) -> Option<()> {
     let watched = entered && (child_mm == mm || family::add(control, child_mm));
     let (pid, parent) = (
         task::process_number(child),
-        task::process_number(task::current()),
+        task::process_number(task::running().address()),
     );
     let started_ns = kread::word(child + layout.task_boot_start).unwrap_or(0);
     let told = emit::emit_now(control, mm, kind::FORK, |header| Fork {
@@ -143,7 +143,7 @@ fn ended() -> Option<()> {
     if !family::follows() || !task::is_last() {
         return None;
     }
-    let number = task::process_number(task::current());
+    let number = task::process_number(task::running().address());
     let target = &control.target.pid;
     let is_target = number != 0 && u64::from(number) == target.get();
     if is_target {

@@ -120,7 +120,7 @@ fn collapse_file_begins(ctx: FEntryContext) -> u32 {
     let file: u64 = ctx.arg(2);
     if let Some(mapping) = kread::word(file + maps::layout().file_mapping) {
         // A full map costs the name of a cause, not an event.
-        let _ = maps::COLLAPSING.insert(task::tid(), mapping, 0);
+        let _ = maps::COLLAPSING.insert(task::running().tid(), mapping, 0);
     }
     0
 }
@@ -128,7 +128,7 @@ fn collapse_file_begins(ctx: FEntryContext) -> u32 {
 /// collapse_file (mm, addr, ...), mm/khugepaged.c, 6.1 to 7.3.
 #[fexit]
 fn collapse_file(ctx: FExitContext) -> u32 {
-    let _ = maps::COLLAPSING.remove(task::tid());
+    let _ = maps::COLLAPSING.remove(task::running().tid());
     if has_succeeded(&ctx) {
         done_at(ctx.arg(0), ctx.arg(1), how::COLLAPSE);
     }

@@ -83,7 +83,7 @@ fn migrated_in(space: Space, kind: u32, va: u64, entry: u64) -> Option<()> {
     }
     if kind == kind::MIGRATION_SET {
         // Who is not in it when its call ends is not asked for the reason: that costs a word, not an event.
-        let _ = maps::MOVERS.insert(task::tid(), 1, 0);
+        let _ = maps::MOVERS.insert(task::running().tid(), 1, 0);
     }
     emit::emit(control, mm, kind, |header| Migration {
         header,
@@ -112,7 +112,7 @@ fn migrated_of_8(ctx: RawTracePointContext) -> u32 {
 
 #[inline(always)]
 fn migrated(reason: u64) -> Option<()> {
-    let tid = task::tid();
+    let tid = task::running().tid();
     // SAFETY: only this thread writes its own value.
     unsafe { maps::MOVERS.get(tid) }?;
     let _ = maps::MOVERS.remove(tid);

@@ -49,7 +49,7 @@ impl Space {
             &self.control.direct_map,
             pgd,
             VirtAddr(va),
-            kread::word,
+            |address, _| kread::word(address),
             |_, _| {},
         )
     }

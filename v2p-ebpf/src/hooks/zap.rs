@@ -23,7 +23,7 @@ use crate::{
 #[fentry]
 fn zap_begins(ctx: FEntryContext) -> u32 {
     if let Some(space) = mm_of_vma(ctx.arg(1)).and_then(space_of) {
-        let tid = task::tid();
+        let tid = task::running().tid();
         // SAFETY: only this thread writes its own value.
         let known = unsafe { maps::ZAPPING.get(tid) }.is_some();
         // Of a full map the faults are not marked.
@@ -46,7 +46,8 @@ fn zap_range(ctx: FExitContext) -> u32 {
 #[inline(always)]
 fn zap_ends() {
     // One that began before the hooks were live was not counted.
-    if let (Ok(()), Some(control)) = (maps::ZAPPING.remove(task::tid()), maps::control()) {
+    if let (Ok(()), Some(control)) = (maps::ZAPPING.remove(task::running().tid()), maps::control())
+    {
         atomic::decrement(&control.account.zapping);
     }
 }
@@ -147,7 +148,9 @@ fn memory_of(folio: u64, flags: u64) -> Option<u64> {
     // PAGE_MAPPING_ANON (include/linux/page-flags.h, 6.1 to 7.3).
     Some(match mapping & 1 {
         // What it reclaims meanwhile, to have memory, is of other files. SAFETY: only this thread writes its own value.
-        0 if unsafe { maps::COLLAPSING.get(task::tid()) } == Some(&mapping) => memory::COLLAPSING,
+        0 if unsafe { maps::COLLAPSING.get(task::running().tid()) } == Some(&mapping) => {
+            memory::COLLAPSING
+        }
         0 if layout.ttu_ignore_mlock != KernelLayout::ABSENT
             && flags & layout.ttu_ignore_mlock != 0 =>
         {
