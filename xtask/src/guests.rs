@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    lab::{self, Options},
+    lab::{self, Nodes, Options},
     test::LONGER,
 };
 
@@ -11,7 +11,7 @@ use crate::{
 pub(crate) struct Guest {
     pub(crate) kernel: &'static str,
     append: &'static str,
-    numa: bool,
+    nodes: Nodes,
     /// MiB of memory.
     memory: u32,
     /// What a write of RAM through /dev/mem meets there: `open`, or the check that denies.
@@ -73,7 +73,7 @@ const fn guest(kernel: &'static str, append: &'static str, devmem: &'static str)
     Guest {
         kernel,
         append,
-        numa: false,
+        nodes: Nodes::One,
         memory: lab::MEMORY,
         devmem,
         levels: None,
@@ -87,7 +87,7 @@ const fn guest(kernel: &'static str, append: &'static str, devmem: &'static str)
 /// form, and two nodes to move pages between.
 const fn with_rare_memory(kernel: &'static str) -> Guest {
     Guest {
-        numa: true,
+        nodes: Nodes::Two,
         memory: 4096,
         families: &[
             "demo",
@@ -145,14 +145,14 @@ const fn with_levels(levels: &'static str, guest: Guest) -> Guest {
 }
 
 /// All kernels have five levels unless they are told otherwise. Those that take longest come first, so that the last to end is a short one.
-pub(crate) const GUESTS: [Guest; 21] = [
+pub(crate) const GUESTS: [Guest; 23] = [
     with_levels("4", with_rare_memory("opened-6.1")),
     with_levels("4", with_rare_memory("opened-6.12")),
     with_levels("4", with_rare_memory("opened-7.3")),
     with_levels(
         "5",
         Guest {
-            numa: true,
+            nodes: Nodes::Two,
             // The one kernel here that refuses to map RAM for PAT's sake.
             families: &[
                 "demo",
@@ -180,7 +180,7 @@ pub(crate) const GUESTS: [Guest; 21] = [
     with_levels(
         "5",
         Guest {
-            numa: true,
+            nodes: Nodes::Two,
             inject: "100",
             families: &["demo", "signals", SOAK],
             ..guest("opened-6.12", "", "open")
@@ -223,6 +223,8 @@ pub(crate) const GUESTS: [Guest; 21] = [
     // The same words for the oldest and the newest kernel: one boot each.
     with_levels("5", confidential("stock-6.1")),
     with_levels("5", confidential("stock-7.3")),
+    with_levels("5", with_tiers("opened-6.12")),
+    with_levels("5", with_tiers("opened-7.3")),
     with_levels(
         "5",
         of_a_boot(
@@ -253,6 +255,15 @@ pub(crate) const GUESTS: [Guest; 21] = [
     ),
 ];
 
+/// Memory of two tiers, for the tests that want them.
+const fn with_tiers(kernel: &'static str) -> Guest {
+    Guest {
+        nodes: Nodes::Tiers,
+        only: Some("_tier_"),
+        ..with_families(&[MECHANISMS], guest(kernel, "", "open"))
+    }
+}
+
 /// What the matrix has beside [`GUESTS`], so that every kernel stands in it with each kind of tables, and with each lockdown: `cargo xtask
 /// matrix` alone boots them.
 pub(crate) const FOR_THE_MATRIX: [Guest; 12] = [
@@ -262,7 +273,7 @@ pub(crate) const FOR_THE_MATRIX: [Guest; 12] = [
     with_levels(
         "4",
         Guest {
-            numa: true,
+            nodes: Nodes::Two,
             families: OF_A_COLUMN,
             ..guest("built-6.12", "no5lvl", "open")
         },
@@ -282,7 +293,7 @@ const fn five_levels(kernel: &'static str) -> Guest {
     with_levels(
         "5",
         Guest {
-            numa: true,
+            nodes: Nodes::Two,
             families: OF_A_COLUMN,
             ..guest(kernel, "secretmem.enable=1", "open")
         },
@@ -291,7 +302,7 @@ const fn five_levels(kernel: &'static str) -> Guest {
 
 const fn locked_down(kernel: &'static str, families: &'static [&'static str]) -> Guest {
     Guest {
-        numa: true,
+        nodes: Nodes::Two,
         families,
         ..guest(kernel, "lockdown=integrity", "lockdown")
     }
@@ -328,7 +339,7 @@ impl Guest {
         Options {
             kernel: self.kernel.to_owned(),
             append: self.append.to_owned(),
-            numa: self.numa,
+            nodes: self.nodes,
             memory: self.memory,
             timeout: match LONGER.iter().any(|name| std::env::var_os(name).is_some()) {
                 true => Duration::from_secs(6 * 3600),
@@ -369,7 +380,11 @@ impl Guest {
         } else {
             format!(" {}", self.append)
         };
-        let nodes = if self.numa { " with two nodes" } else { "" };
+        let nodes = match self.nodes {
+            Nodes::One => "",
+            Nodes::Two => " with two nodes",
+            Nodes::Tiers => " with two tiers of memory",
+        };
         format!("v2p live on {}{append}{nodes}", self.kernel)
     }
 }

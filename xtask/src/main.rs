@@ -66,9 +66,9 @@ struct Guest {
     /// More words for the kernel's command line
     #[arg(long, value_name = "WORDS", default_value = "")]
     append: String,
-    /// Two NUMA nodes
-    #[arg(long)]
-    numa: bool,
+    /// NUMA nodes: one; two, with a CPU each; or tiers: the second slower and without a CPU
+    #[arg(long, value_enum, default_value_t)]
+    nodes: lab::Nodes,
     /// Memory
     #[arg(long, value_name = "MIB", default_value_t = lab::MEMORY)]
     memory: u32,
@@ -85,7 +85,7 @@ impl Guest {
         lab::Options {
             kernel: self.kernel.clone(),
             append: self.append.clone(),
-            numa: self.numa,
+            nodes: self.nodes,
             memory: self.memory,
             kvm: self.kvm,
             timeout: Duration::from_secs(self.timeout),

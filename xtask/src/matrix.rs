@@ -26,11 +26,7 @@ const SHOWN: [&str; 9] = [
 ];
 
 /// Ways of moving a page, and a cause of the doctor's, that no test makes, and why.
-const NOT_MADE: [(&str, &str); 7] = [
-    (
-        "demotion",
-        "it wants a slower tier of memory, which comes from an HMAT or a dax device; no guest has one",
-    ),
+const NOT_MADE: [(&str, &str); 6] = [
     (
         "contiguous allocation",
         "no kernel here has an area for CMA or a device of virtio-mem, and none found a gigabyte that it could clear for a huge page (tried on 6.1, 6.12, 7.3)",

@@ -29,6 +29,17 @@ use crate::{
 /// MiB of memory that a guest has, if not told otherwise.
 pub(crate) const MEMORY: u32 = 1024;
 
+/// The NUMA nodes of a guest.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, clap::ValueEnum)]
+pub(crate) enum Nodes {
+    #[default]
+    One,
+    /// Alike, with a CPU each.
+    Two,
+    /// The second has no CPU and is slower: a tier of its own.
+    Tiers,
+}
+
 /// How a guest is to be.
 #[derive(Clone)]
 pub(crate) struct Options {
@@ -36,8 +47,7 @@ pub(crate) struct Options {
     pub(crate) kernel: String,
     /// More words for the kernel's command line.
     pub(crate) append: String,
-    /// Two NUMA nodes.
-    pub(crate) numa: bool,
+    pub(crate) nodes: Nodes,
     /// MiB of memory.
     pub(crate) memory: u32,
     /// Hardware virtualisation.
@@ -51,7 +61,7 @@ impl Default for Options {
         Self {
             kernel: "opened-6.12".to_owned(),
             append: String::new(),
-            numa: false,
+            nodes: Nodes::One,
             memory: MEMORY,
             kvm: false,
             timeout: Duration::from_secs(300),

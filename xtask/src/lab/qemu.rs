@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    Kernel, Options, Sink,
+    Kernel, Nodes, Options, Sink,
     opened::{Opening, PLACED},
     wire::{Frame, Frames},
 };
@@ -140,8 +140,13 @@ fn start(options: &Options, kernel: &Kernel, initrd: &Path, run: &Path) -> Resul
         qemu.arg("-gdb")
             .arg(format!("unix:{},server=on,wait=off", socket.display()));
     }
-    if options.numa {
-        two_nodes(&mut qemu, options.memory);
+    match options.nodes {
+        Nodes::One => {}
+        Nodes::Two => two_nodes(&mut qemu, options.memory, ["cpus=0", "cpus=1"]),
+        Nodes::Tiers => {
+            two_nodes(&mut qemu, options.memory, ["cpus=0-1", "initiator=0"]);
+            two_speeds(&mut qemu);
+        }
     }
     qemu.stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -160,7 +165,11 @@ fn machine(qemu: &mut Command, options: &Options) {
         // text patching, which attaching hooks does all the time, and the guest dies of it.
         "tcg,thread=single"
     };
-    qemu.args(["-machine", "q35", "-accel", accelerator])
+    let machine = match options.nodes {
+        Nodes::Tiers => "q35,hmat=on",
+        Nodes::One | Nodes::Two => "q35",
+    };
+    qemu.args(["-machine", machine, "-accel", accelerator])
         // It has LA57, so five levels of page tables unless no5lvl says otherwise.
         .args(["-cpu", "max", "-smp", "2"])
         .args(["-m", &format!("{}M", options.memory)])
@@ -180,13 +189,23 @@ fn boot(qemu: &mut Command, options: &Options, kernel: &Kernel, initrd: &Path) {
     qemu.arg("-append").arg(line);
 }
 
-/// A CPU and half of `memory` each, in MiB.
-fn two_nodes(qemu: &mut Command, memory: u32) {
-    for node in ["0", "1"] {
+/// Half of `memory` each, in MiB, and who uses it.
+fn two_nodes(qemu: &mut Command, memory: u32, users: [&str; 2]) {
+    for (node, user) in users.iter().enumerate() {
         let size = memory / 2;
         let backend = format!("memory-backend-ram,id=m{node},size={size}M");
-        let numa = format!("node,nodeid={node},cpus={node},memdev=m{node}");
+        let numa = format!("node,nodeid={node},{user},memdev=m{node}");
         qemu.args(["-object", &backend, "-numa", &numa]);
+    }
+}
+
+/// Has the firmware say (HMAT) that the second node's memory is ten times as slow: what is not so far apart is one tier
+/// (MEMTIER_CHUNK_SIZE, include/linux/memory-tiers.h, 6.12 and 7.3).
+fn two_speeds(qemu: &mut Command) {
+    for (node, latency, bandwidth) in [(0, "10", "10G"), (1, "100", "1G")] {
+        let way = format!("hmat-lb,initiator=0,target={node},hierarchy=memory,data-type=access");
+        qemu.args(["-numa", &format!("{way}-latency,latency={latency}")]);
+        qemu.args(["-numa", &format!("{way}-bandwidth,bandwidth={bandwidth}")]);
     }
 }
 

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Done, target::Target};
+use crate::{
+    Done,
+    target::{PAGE, Target},
+};
 
 /// A cgroup; there is one at a time.
 pub(super) struct Group(PathBuf);
@@ -52,6 +55,13 @@ impl Group {
     pub(super) fn set(&self, name: &str, value: &str) {
         let path = self.0.join(name);
         fs::write(&path, value).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+
+    /// Has the kernel take so many pages of it, as far as it can.
+    pub(super) fn reclaim(&self, pages: u64) {
+        let bytes = (pages * PAGE).to_string();
+        // What it says where it could take less (EAGAIN).
+        let _ = fs::write(self.0.join("memory.reclaim"), bytes);
     }
 
     /// Others may be in it still, and the guest is thrown away: what it limits is put back.

@@ -14,6 +14,7 @@ mod pressure;
 mod removal;
 mod scene;
 mod swap;
+mod tiers;
 mod uffd;
 mod writers;
 
@@ -37,6 +38,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         uffd::trials(),
         writers::trials(),
         pressure::trials(),
+        tiers::trials(),
     ]
     .into_iter()
     .flatten()
