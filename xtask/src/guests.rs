@@ -145,7 +145,7 @@ const fn with_levels(levels: &'static str, guest: Guest) -> Guest {
 }
 
 /// All kernels have five levels unless they are told otherwise. Those that take longest come first, so that the last to end is a short one.
-pub(crate) const GUESTS: [Guest; 23] = [
+pub(crate) const GUESTS: [Guest; 24] = [
     with_levels("4", with_rare_memory("opened-6.1")),
     with_levels("4", with_rare_memory("opened-6.12")),
     with_levels("4", with_rare_memory("opened-7.3")),
@@ -225,6 +225,7 @@ pub(crate) const GUESTS: [Guest; 23] = [
     with_levels("5", confidential("stock-7.3")),
     with_levels("5", with_tiers("opened-6.12")),
     with_levels("5", with_tiers("opened-7.3")),
+    with_levels("5", WITH_CMA),
     with_levels(
         "5",
         of_a_boot(
@@ -263,6 +264,13 @@ const fn with_tiers(kernel: &'static str) -> Guest {
         ..with_families(&[MECHANISMS], guest(kernel, "", "open"))
     }
 }
+
+/// Half of a zone is kept for one huge page, so that the kernel lends of it from the first page on.
+const WITH_CMA: Guest = Guest {
+    memory: 4096,
+    only: Some("contiguous"),
+    ..with_families(&[MECHANISMS], guest("opened-7.3", "hugetlb_cma=1G", "open"))
+};
 
 /// What the matrix has beside [`GUESTS`], so that every kernel stands in it with each kind of tables, and with each lockdown: `cargo xtask
 /// matrix` alone boots them.

@@ -11,7 +11,7 @@ use libtest_mimic::Trial;
 use super::{scene::Scene, tid};
 use crate::{
     Done,
-    machine::only_in_guests,
+    machine::{Setting, only_in_guests},
     target::{BASE, PAGE, PAGES, Target, va},
     trial,
 };
@@ -30,6 +30,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("mechanism_hwpoison", hwpoison),
         trial("mechanism_longterm_pin", longterm_pin),
         trial("mechanism_memory_offline", memory_offline),
+        trial("mechanism_contiguous_allocation", contiguous_allocation),
     ]
 }
 
@@ -162,5 +163,38 @@ fn memory_offline() -> Done {
     told.only((va(3), 1), &["migration"]).by("migration", tid());
     told.reason("migration", "hotplug")
         .by_event("memory offline");
+    Done::Passed
+}
+
+/// A huge page of a gigabyte, whose place the kernel keeps free for it (CMA) and lends to what can be moved.
+fn contiguous_allocation() -> Done {
+    const GIGABYTES: &str = "/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages";
+    let known = fs::read_to_string("/proc/meminfo").unwrap();
+    let area = known
+        .lines()
+        .find_map(|line| line.strip_prefix("CmaTotal:"));
+    if area.is_none_or(|size| size.trim() == "0 kB") {
+        return Done::Skipped("no memory is kept for contiguous allocation (CMA)".to_owned());
+    }
+    let scene = Scene::new(&[ALL], |target| target.fill(BASE, PAGES));
+    let frames = || -> Vec<_> { (0..PAGES).map(|i| scene.target.frame(i)).collect() };
+    let before = frames();
+    let pool = Setting::change(GIGABYTES, "1");
+    let after = frames();
+    let told = scene.end();
+    let got = fs::read_to_string(GIGABYTES).unwrap_or_default();
+    drop(pool);
+    if got.trim() != "1" || before == after {
+        return Done::Skipped(format!(
+            "no page of the target's was in the way of {} GB",
+            got.trim()
+        ));
+    }
+    for (i, (was, is)) in (0..).zip(before.iter().zip(&after)) {
+        let causes: &[&str] = if was == is { &[] } else { &["migration"] };
+        told.just((va(i), 1), causes);
+    }
+    told.by("migration", tid()).reason("migration", "contig");
+    told.by_event("contiguous allocation");
     Done::Passed
 }
