@@ -1,8 +1,17 @@
 //! What tests change of the whole machine: kept inside guests where it cannot be put back.
 
-use std::{ffi::CString, fs, io::Write as _, process::Command};
+use std::{
+    ffi::CString,
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::{
+    mount::{MountFlags, mount},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
 
 use crate::harness;
 
@@ -72,6 +81,21 @@ pub(crate) fn two_nodes() -> Result<(), String> {
     match nodes.starts_with("0-") {
         true => Ok(()),
         false => Err("one NUMA node".to_owned()),
+    }
+}
+
+/// A file of debugfs; a guest's has to be mounted first.
+pub(crate) fn debugfs(name: &str) -> Result<PathBuf, String> {
+    let own = Path::new("/sys/kernel/debug");
+    if !own.join(name).exists() {
+        only_in_guests("mounts debugfs")?;
+        // What is not there then is seen below.
+        let _ = mount(c"none", own, c"debugfs", MountFlags::empty(), None);
+    }
+    let file = own.join(name);
+    match file.exists() {
+        true => Ok(file),
+        false => Err(format!("this kernel has no {name} in debugfs")),
     }
 }
 
