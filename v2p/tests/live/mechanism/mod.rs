@@ -13,6 +13,7 @@ mod migration;
 mod pressure;
 mod removal;
 mod scene;
+mod split;
 mod swap;
 mod tiers;
 mod uffd;
@@ -33,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         frames::trials(),
         swap::trials(),
         huge::trials(),
+        split::trials(),
         hugetlb::trials(),
         ksm::trials(),
         uffd::trials(),
