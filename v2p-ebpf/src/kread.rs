@@ -23,7 +23,8 @@ pub(crate) fn word(address: u64) -> Option<u64> {
 #[inline(always)]
 pub(crate) fn entry_in_place(address: u64, above: Above) -> Option<u64> {
     match cast_word(address) {
-        // Empty, or not mapped; but what an entry still leads to is a table, and mapped.
+        // Empty, or not mapped. Where the entry above is still as it was, the table is there, so it is empty; an Accessed bit that was set
+        // meanwhile costs the slower reading.
         Some(0) if above.entry != 0 && cast_word(above.address) == Some(above.entry) => Some(0),
         None | Some(0) => word(address),
         found => found,

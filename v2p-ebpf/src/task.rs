@@ -15,7 +15,7 @@ pub(crate) mod regs {
     pub(crate) const NUMBER: u64 = 120;
 }
 
-/// A task, by the pointer whose type the verifier knows. To be asked for once a program: the helper is a call to the kernel.
+/// A task, by the pointer whose type the verifier knows. What runs at every fault asks for it once: the helper is a call to the kernel (6.18).
 #[derive(Clone, Copy)]
 pub(crate) struct Task(*const u8);
 
@@ -84,6 +84,7 @@ impl Task {
         if let Some(pgd) = kread::cast_word(mm + layout.mm_pgd) {
             return pgd;
         }
+        // From the task once more: the verifier wants a pointer whose type it has seen.
         // SAFETY: as in `own`, one type further; the kernel gives 0 where the mm cannot be read.
         unsafe {
             let mm = self.own::<*const u8>(layout.task_mm);

@@ -90,7 +90,9 @@ pub fn move_by_compaction(pid: u32, va: VirtAddr) -> Result<()> {
         "the page was not moved: {} s of compaction left it in frame {before}",
         PATIENCE.as_secs()
     ))
-    .hint("try it where there are two NUMA nodes: cargo xtask lab --numa -- demo --inject-move")
+    .hint(
+        "try it where there are two NUMA nodes: cargo xtask lab --nodes two -- demo --inject-move",
+    )
     .into())
 }
 

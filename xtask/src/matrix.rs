@@ -26,11 +26,7 @@ const SHOWN: [&str; 9] = [
 ];
 
 /// Ways of moving a page, and a cause of the doctor's, that no test makes, and why.
-const NOT_MADE: [(&str, &str); 6] = [
-    (
-        "contiguous allocation",
-        "no kernel here has an area for CMA or a device of virtio-mem, and none found a gigabyte that it could clear for a huge page (tried on 6.1, 6.12, 7.3)",
-    ),
+const NOT_MADE: [(&str, &str); 5] = [
     (
         "DAX",
         "it wants persistent memory and a file system on it; no guest has any",

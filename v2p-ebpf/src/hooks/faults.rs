@@ -67,7 +67,7 @@ fn page_fault_kernel(ctx: RawTracePointContext) -> u32 {
     0
 }
 
-/// A thread that takes a fault on what is watched.
+/// A thread that is watched, and where it takes a fault.
 #[derive(Clone, Copy)]
 struct Faulting {
     task: Task,

@@ -1,28 +1,89 @@
 //! Columns of a line. Not by the formatter's own padding, which goes character by character: there may be a line a page.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::{Arguments, Write as _};
+
+use super::digits::Digits;
+use crate::{record::Hex, state::PageState};
 
 /// As wide as any column.
 const SPACES: &str = "                                ";
 
-/// Adds `value` to `line`, right-aligned in `width` characters; what is wider stands out.
-pub(super) fn right(line: &mut String, width: usize, value: impl Display) {
+/// What stands in a column.
+pub(super) trait Cell {
+    /// Adds it to the line.
+    fn add(&self, line: &mut String);
+}
+
+impl Cell for &str {
+    fn add(&self, line: &mut String) {
+        line.push_str(self);
+    }
+}
+
+impl Cell for u64 {
+    fn add(&self, line: &mut String) {
+        line.push_str(Digits::decimal(*self).text());
+    }
+}
+
+impl Cell for Hex {
+    fn add(&self, line: &mut String) {
+        line.push_str(Digits::hex(self.0).text());
+    }
+}
+
+impl Cell for Arguments<'_> {
+    fn add(&self, line: &mut String) {
+        // A String takes everything.
+        let _ = line.write_fmt(*self);
+    }
+}
+
+/// A page's state in a word or two.
+impl Cell for PageState {
+    fn add(&self, line: &mut String) {
+        match *self {
+            Self::Present { pfn } => ("pfn ", pfn.0).add(line),
+            Self::Zero => line.push_str("zero page"),
+            Self::Swapped { swap: Some(swap) } => {
+                ("swap ", (u64::from(swap.device), (":", swap.offset))).add(line);
+            }
+            Self::Swapped { swap: None } => line.push_str("swapped"),
+            Self::Migrating { pfn } => ("migrating ", pfn.0).add(line),
+            Self::Device { pfn } => ("device ", pfn.0).add(line),
+            Self::Poisoned => line.push_str("poisoned"),
+            Self::Guard => line.push_str("guard"),
+            Self::Hidden => line.push_str("hidden"),
+            Self::Absent => line.push('-'),
+        }
+    }
+}
+
+/// One behind the other.
+impl<A: Cell, B: Cell> Cell for (A, B) {
+    fn add(&self, line: &mut String) {
+        self.0.add(line);
+        self.1.add(line);
+    }
+}
+
+/// Adds `cell` to `line`, right-aligned in `width` characters; what is wider stands out.
+pub(super) fn right(line: &mut String, width: usize, cell: impl Cell) {
     let start = line.len();
-    let spaces = add(line, width, value);
+    let spaces = add(line, width, &cell);
     line.insert_str(start, spaces);
 }
 
 /// The same, left-aligned.
-pub(super) fn left(line: &mut String, width: usize, value: impl Display) {
-    let spaces = add(line, width, value);
+pub(super) fn left(line: &mut String, width: usize, cell: impl Cell) {
+    let spaces = add(line, width, &cell);
     line.push_str(spaces);
 }
 
-/// Adds `value`; gives the spaces that are missing.
-fn add(line: &mut String, width: usize, value: impl Display) -> &'static str {
+/// Adds `cell`; gives the spaces that are missing.
+fn add(line: &mut String, width: usize, cell: &impl Cell) -> &'static str {
     let start = line.len();
-    // A String takes everything.
-    let _ = write!(line, "{value}");
+    cell.add(line);
     let added = line.get(start..).unwrap_or_default();
     let missing = width.saturating_sub(added.chars().count());
     SPACES.get(..missing).unwrap_or(SPACES)

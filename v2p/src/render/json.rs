@@ -1,6 +1,7 @@
 //! JSON of the records that come by the million, put together by hand: a fault, a move, a run of pages. The same bytes as serde's, which the
 //! test holds it to.
 
+use super::digits::Digits;
 use crate::{
     record::{By, Hex, Move, Record},
     state::{PageState, SwapPlace},
@@ -81,18 +82,8 @@ impl Json<'_> {
         self
     }
 
-    fn number(&mut self, mut number: u64) {
-        let mut digits = [0; 20];
-        let mut used = 0;
-        for digit in digits.iter_mut().rev() {
-            *digit = b'0' + (number % 10) as u8;
-            number /= 10;
-            used += 1;
-            if number == 0 {
-                break;
-            }
-        }
-        self.0.extend(digits.iter().skip(digits.len() - used));
+    fn number(&mut self, number: u64) {
+        self.text(Digits::decimal(number).text());
     }
 
     fn number_or_null(&mut self, number: Option<u64>) {
@@ -111,14 +102,7 @@ impl Json<'_> {
     }
 
     fn hex(&mut self, Hex(number): Hex) {
-        let digits = (64 - number.leading_zeros()).div_ceil(4).max(1);
-        self.text("\"0x");
-        let digit = |place: u32| match (number >> (4 * place) & 0xf) as u8 {
-            low @ 0..=9 => b'0' + low,
-            high => b'a' + high - 10,
-        };
-        self.0.extend((0..digits).rev().map(digit));
-        self.text("\"");
+        self.text("\"").text(Digits::hex(number).text()).text("\"");
     }
 
     /// A string, which may hold anything.

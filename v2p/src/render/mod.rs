@@ -2,6 +2,7 @@
 
 mod column;
 mod demo;
+mod digits;
 mod doctor;
 mod json;
 mod moves;
@@ -16,7 +17,7 @@ use anyhow::{Context as _, Result};
 use clap::ColorChoice;
 use serde::Serialize;
 
-use self::{moves::Moves, progress::Progress, text::Clock};
+use self::{column::Cell as _, moves::Moves, progress::Progress, text::Clock};
 
 pub use self::{
     demo::DemoText,
@@ -26,7 +27,7 @@ pub use self::{
 };
 pub use crate::printable::printable;
 
-use crate::{kernel::now_ns, record::Record};
+use crate::{kernel::now_ns, record::Record, state::PageState};
 
 /// Bytes that are gathered before they are written.
 const BUFFER: usize = 1 << 16;
@@ -170,7 +171,10 @@ impl Output {
         let Self {
             stdout, progress, ..
         } = self;
-        let said = progress.aside(|| writeln!(stdout, "{line}"));
+        let said = progress.aside(|| {
+            stdout.write_all(line.as_bytes())?;
+            stdout.write_all(b"\n")
+        });
         self.said(said)
     }
 
@@ -228,8 +232,10 @@ impl Output {
 }
 
 /// A page's state in a word or two.
-pub fn state_text(state: crate::state::PageState) -> String {
-    text::state(state).to_string()
+pub fn state_text(state: PageState) -> String {
+    let mut text = String::new();
+    state.add(&mut text);
+    text
 }
 
 /// What a colour means.

@@ -1,12 +1,12 @@
 //! Moves as lines for people: a story a line.
 
-use std::{
-    collections::VecDeque,
-    fmt::{self, Display},
-    rc::Rc,
-};
+use std::{collections::VecDeque, rc::Rc};
 
-use super::{Clock, Colour, cause_text, column, paint, printable, text::state};
+use super::{
+    Clock, Colour, cause_text,
+    column::{self, Cell},
+    paint, printable,
+};
 use crate::{
     record::{
         By, Move, Proof,
@@ -36,12 +36,12 @@ fn line(story: &Story, clock: &mut Clock, colour: bool) -> String {
     line.push(' ');
     match m.pages {
         1 => column::left(&mut line, 7, ""),
-        pages => column::left(&mut line, 7, format_args!("x{pages}")),
+        pages => column::left(&mut line, 7, ("x", pages)),
     }
     line.push(' ');
     let cause = cause_text(m.cause, m.reason);
     match colour && m.cause.stands_out() {
-        false => column::left(&mut line, 20, cause),
+        false => column::left(&mut line, 20, cause.as_str()),
         // Colours have no width: padded before they are put on.
         true => line.push_str(&paint(&format!("{cause:<20}"), Colour::Bad, true)),
     }
@@ -73,10 +73,10 @@ pub(super) fn of_process(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!("{pid:>7}  "))
 }
 
-fn frames(one: PageState, scattered: bool) -> impl Display {
+fn frames(one: PageState, scattered: bool) -> impl Cell {
     let more = matches!(one, PageState::Present { .. } | PageState::Swapped { .. });
     let dots = if scattered && more { ", .." } else { "" };
-    fmt::from_fn(move |f| write!(f, "{}{dots}", state(one)))
+    (one, dots)
 }
 
 impl Moves {

@@ -6,8 +6,7 @@ use anyhow::Result;
 use v2p_common::VirtAddr;
 
 use super::{
-    Colour, Output, printable,
-    text::state,
+    Colour, Output, printable, state_text,
     words::{self, count},
 };
 use crate::{
@@ -150,7 +149,10 @@ impl<'a> WriteText<'a> {
             let who = m.by.as_ref().map_or_else(String::new, |by| {
                 format!(", by {} ({})", printable(&by.comm.to_string()), by.tid)
             });
-            self.say(what, &format!("{} -> {}{who}", state(m.from), state(m.to)))?;
+            self.say(
+                what,
+                &format!("{} -> {}{who}", state_text(m.from), state_text(m.to)),
+            )?;
         }
         Ok(())
     }

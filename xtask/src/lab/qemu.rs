@@ -199,8 +199,8 @@ fn two_nodes(qemu: &mut Command, memory: u32, users: [&str; 2]) {
     }
 }
 
-/// Has the firmware say (HMAT) that the second node's memory is ten times as slow: what is not so far apart is one tier
-/// (MEMTIER_CHUNK_SIZE, include/linux/memory-tiers.h, 6.12 and 7.3).
+/// Has the firmware say (HMAT) that the second node's memory takes ten times as long and carries a tenth: far enough apart for two tiers
+/// (mt_perf_to_adistance, mm/memory-tiers.c, 6.12 and 7.3).
 fn two_speeds(qemu: &mut Command) {
     for (node, latency, bandwidth) in [(0, "10", "10G"), (1, "100", "1G")] {
         let way = format!("hmat-lb,initiator=0,target={node},hierarchy=memory,data-type=access");

@@ -2,9 +2,7 @@
 
 mod pages;
 
-use std::fmt::{self, Display, Write as _};
-
-use v2p_common::Pfn;
+use std::fmt::Write as _;
 
 use super::{
     Colour,
@@ -12,10 +10,7 @@ use super::{
     paint, printable,
     words::{self, count},
 };
-use crate::{
-    record::{Access, Comm, Hex, Record},
-    state::PageState,
-};
+use crate::record::{Access, Comm, Hex, Record};
 
 /// Tells time since it was made for that moment, else since the first record that has a time.
 #[derive(Default)]
@@ -177,22 +172,4 @@ fn end(
         count(faults, "fault"),
         count(events, "event"),
     )
-}
-
-/// A page's state in a word or two.
-pub(super) fn state(state: PageState) -> impl Display {
-    fmt::from_fn(move |f| match state {
-        PageState::Present { pfn: Pfn(pfn) } => write!(f, "pfn {pfn}"),
-        PageState::Zero => f.write_str("zero page"),
-        PageState::Swapped { swap: Some(swap) } => {
-            write!(f, "swap {}:{}", swap.device, swap.offset)
-        }
-        PageState::Swapped { swap: None } => f.write_str("swapped"),
-        PageState::Migrating { pfn: Pfn(pfn) } => write!(f, "migrating {pfn}"),
-        PageState::Device { pfn: Pfn(pfn) } => write!(f, "device {pfn}"),
-        PageState::Poisoned => f.write_str("poisoned"),
-        PageState::Guard => f.write_str("guard"),
-        PageState::Hidden => f.write_str("hidden"),
-        PageState::Absent => f.write_str("-"),
-    })
 }

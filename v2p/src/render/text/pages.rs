@@ -92,7 +92,7 @@ fn run(
     line.push_str("  ");
     match state {
         PageState::Absent => column::left(&mut line, 16, "absent"),
-        other => column::left(&mut line, 16, super::state(other)),
+        other => column::left(&mut line, 16, other),
     }
     line.push(' ');
     column::left(&mut line, 3, size_name(page_size));

@@ -59,9 +59,12 @@ impl Group {
 
     /// Has the kernel take so many pages of it, as far as it can.
     pub(super) fn reclaim(&self, pages: u64) {
-        let bytes = (pages * PAGE).to_string();
-        // What it says where it could take less (EAGAIN).
-        let _ = fs::write(self.0.join("memory.reclaim"), bytes);
+        let written = fs::write(self.0.join("memory.reclaim"), (pages * PAGE).to_string());
+        match written {
+            // It could take less.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            written => written.unwrap(),
+        }
     }
 
     /// Others may be in it still, and the guest is thrown away: what it limits is put back.

@@ -20,7 +20,7 @@ use crate::{
 
 pub(super) const AREA: (u64, u64) = (HUGE_BASE, 512);
 const MADV_HUGEPAGE: u64 = 14;
-const MADV_NOHUGEPAGE: u64 = 15;
+pub(super) const MADV_NOHUGEPAGE: u64 = 15;
 pub(super) const MADV_COLLAPSE: u64 = 25;
 
 pub(crate) fn trials() -> Vec<Trial> {

@@ -1,6 +1,6 @@
 //! Huge pages that are taken apart.
 
-use std::fs;
+use std::{fs, io};
 
 use libtest_mimic::Trial;
 use v2p::{
@@ -9,11 +9,11 @@ use v2p::{
 };
 
 use super::{
-    huge::{AREA, MADV_COLLAPSE, thp},
+    huge::{AREA, MADV_COLLAPSE, MADV_NOHUGEPAGE, thp},
     scene::{Scene, Told},
 };
 use crate::{
-    Done,
+    Again, Done,
     machine::debugfs,
     memory::{FILE_BASE, HUGE, HUGE_BASE},
     target::{PAGE, Target},
@@ -55,6 +55,8 @@ fn split_folio(prepare: impl Fn(&mut Target)) -> Result<(Pfn, Vec<Option<Pfn>>, 
     let scene = Scene::new(&[AREA], |target| {
         given = given.min(target.tell("thp", 0));
         prepare(target);
+        // Or khugepaged might put it together again.
+        target.must(libc::SYS_madvise, &[HUGE_BASE, HUGE, MADV_NOHUGEPAGE]);
     });
     if given == 0 {
         return Err(Done::Skipped("the kernel gave no huge page".to_owned()));
@@ -63,8 +65,16 @@ fn split_folio(prepare: impl Fn(&mut Target)) -> Result<(Pfn, Vec<Option<Pfn>>, 
     let is_whole = || frame_flags(first).unwrap().has(FrameFlags::THP);
     assert!(is_whole(), "{first}");
     let (pid, end) = (scene.target.pid(), HUGE_BASE + HUGE);
-    fs::write(&file, format!("{pid},{HUGE_BASE:#x},{end:#x}")).unwrap();
-    assert!(!is_whole(), "it was not split");
+    match fs::write(&file, format!("{pid},{HUGE_BASE:#x},{end:#x}")) {
+        // Under lockdown nobody writes to debugfs.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(Done::Skipped(format!("{}: {e}", file.display())));
+        }
+        written => written.unwrap(),
+    }
+    if is_whole() {
+        std::panic::panic_any(Again("somebody else held the huge page".to_owned()));
+    }
     let frames = (0..512).map(|i| scene.target.word(HUGE_BASE + i * PAGE).pfn());
     let frames = frames.collect();
     Ok((first, frames, scene.end()))
