@@ -59,8 +59,9 @@ impl Ledger {
         moves.0.extend(come.0);
     }
 
-    /// Pages of a file may have come here, for a fault: those of which nothing was known. What is dirty was written to, by a fault that tells
-    /// of it; and what something else may have brought, the reading tells.
+    /// Pages of a file may have come here, for a fault: those of which nothing was known, and those that are sure to have been taken away, also
+    /// where they came back in the frames that they had. What is dirty was written to, by a fault that tells of it; and what something else may
+    /// have brought, the reading tells.
     pub(super) fn around(&mut self, around: &Around, moves: &mut Moves) {
         self.contests.heard(around.header.tid);
         // What is not known may have been there before.
@@ -69,21 +70,45 @@ impl Ledger {
         }
         let change = Change::of(&around.header);
         let first = around.va >> PAGE_SHIFT;
+        // One after the other, so that each run stays whole.
+        let (mut gone, mut come) = (Moves::default(), Moves::default());
         for (page, entry) in (first..).zip(around.entries.map(Entry)) {
             let (_, to) = match self.states_of_entry(page << PAGE_SHIFT, Level::Pte, entry) {
                 Some(leaf @ (_, PageState::Present { .. })) if !entry.is_dirty() => leaf,
                 _ => continue,
             };
             let from = self.pages.get(page);
-            let is_told = !self.is_asked(page) || self.is_seeded(page, change.t_ns);
+            if !self.is_asked(page) || self.is_seeded(page, change.t_ns) {
+                continue;
+            }
+            if !is_nothing(from) {
+                if let Some((cause, taken)) = self.taken_away(page, from) {
+                    gone.push(page, from, PageState::Absent, cause, &taken);
+                    let from = PageState::Absent;
+                    self.change(page, from, to, Cause::FirstTouch, &change, &mut come);
+                }
+                continue;
+            }
             let is_explained = self.doubts.is_found(page)
                 || self
                     .doubts
                     .explain(page, from, to, (false, false))
                     .is_some();
-            if is_nothing(from) && !is_told && !is_explained {
-                self.change(page, from, to, Cause::FirstTouch, &change, moves);
+            if !is_explained {
+                self.change(page, from, to, Cause::FirstTouch, &change, &mut come);
             }
         }
+        moves.0.extend(gone.0);
+        moves.0.extend(come.0);
+    }
+
+    /// What is sure to have taken `page` away since it came, and not elsewhere; it explains that once.
+    fn taken_away(&mut self, page: u64, from: PageState) -> Option<(Cause, Change)> {
+        let merged = self.merged.contains(&page);
+        let (cause, _) = self.doubts.took(page, from, merged)?;
+        if cause == Cause::Remap {
+            return None;
+        }
+        self.doubts.take(page, from, merged)
     }
 }

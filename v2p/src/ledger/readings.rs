@@ -203,9 +203,17 @@ impl Ledger {
             || (deduced(from, to, how.mapped), Change::reconciled(how.t_ns)),
             |(cause, change)| (cause, *change),
         );
-        // Somebody filled in what the ledger has another page of: that was taken away before, if something is known to have done it.
-        if let (PageState::Present { .. } | PageState::Zero, Cause::Cow | Cause::ZeroFill) =
-            (from, cause)
+        // Somebody filled in what the ledger has another page of: that was taken away before, if something is known to have done it; and if it
+        // is sure to have, somebody did.
+        let may_be_filled = match cause {
+            Cause::Cow | Cause::ZeroFill => true,
+            Cause::Unknown => {
+                matches!(to, PageState::Present { .. } | PageState::Zero)
+                    && self.doubts.took(page, from, merged).is_some()
+            }
+            _ => false,
+        };
+        if let (PageState::Present { .. } | PageState::Zero, true) = (from, may_be_filled)
             && let Some((why, taken)) = self.doubts.take(page, from, merged)
         {
             gone.push(page, from, PageState::Absent, why, &taken);

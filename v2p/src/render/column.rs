@@ -67,26 +67,32 @@ impl<A: Cell, B: Cell> Cell for (A, B) {
     }
 }
 
-/// Adds `cell` to `line`, right-aligned in `width` characters; what is wider stands out.
-pub(super) fn right(line: &mut String, width: usize, cell: impl Cell) {
+/// Adds `cell` to `line`, right-aligned in `width` characters. What is wider stands out, by so many as this gives: the next column may have so much
+/// less.
+pub(super) fn right(line: &mut String, width: usize, cell: impl Cell) -> usize {
     let start = line.len();
-    let spaces = add(line, width, &cell);
+    let (spaces, over) = add(line, width, &cell);
     line.insert_str(start, spaces);
+    over
 }
 
 /// The same, left-aligned.
-pub(super) fn left(line: &mut String, width: usize, cell: impl Cell) {
-    let spaces = add(line, width, &cell);
+pub(super) fn left(line: &mut String, width: usize, cell: impl Cell) -> usize {
+    let (spaces, over) = add(line, width, &cell);
     line.push_str(spaces);
+    over
 }
 
-/// Adds `cell`; gives the spaces that are missing.
-fn add(line: &mut String, width: usize, cell: &impl Cell) -> &'static str {
+/// Adds `cell`; gives the spaces that are missing, and the characters that are too many.
+fn add(line: &mut String, width: usize, cell: &impl Cell) -> (&'static str, usize) {
     let start = line.len();
     cell.add(line);
-    let added = line.get(start..).unwrap_or_default();
-    let missing = width.saturating_sub(added.chars().count());
-    SPACES.get(..missing).unwrap_or(SPACES)
+    let used = line.get(start..).unwrap_or_default().chars().count();
+    let missing = width.saturating_sub(used);
+    (
+        SPACES.get(..missing).unwrap_or(SPACES),
+        used.saturating_sub(width),
+    )
 }
 
 #[cfg(test)]

@@ -37,31 +37,33 @@ fn line(story: &Story, clock: &mut Clock, colour: bool) -> String {
     match m.pages {
         1 => column::left(&mut line, 7, ""),
         pages => column::left(&mut line, 7, ("x", pages)),
-    }
+    };
     line.push(' ');
     let cause = cause_text(m.cause, m.reason);
-    match colour && m.cause.stands_out() {
+    let over = match colour && m.cause.stands_out() {
         false => column::left(&mut line, 20, cause.as_str()),
-        // Colours have no width: padded before they are put on.
-        true => line.push_str(&paint(&format!("{cause:<20}"), Colour::Bad, true)),
-    }
+        true => {
+            // Colours have no width: padded before they are put on.
+            let mut padded = String::new();
+            let over = column::left(&mut padded, 20, cause.as_str());
+            line.push_str(&paint(&padded, Colour::Bad, true));
+            over
+        }
+    };
     line.push(' ');
-    column::right(&mut line, 16, frames(m.from, *scattered));
+    let over = column::right(&mut line, 16 - over.min(16), frames(m.from, *scattered));
     line.push_str(" -> ");
-    column::left(&mut line, 16, frames(m.to, *scattered));
+    let over = column::left(&mut line, 16 - over.min(16), frames(m.to, *scattered));
     line.push(' ');
     match (&m.by, m.proof) {
         (Some(By { tid, comm }), _) => {
             let name = comm.text();
-            column::left(
-                &mut line,
-                28,
-                format_args!("by {} ({tid})", printable(&name)),
-            );
+            let by = format_args!("by {} ({tid})", printable(&name));
+            column::left(&mut line, 28 - over.min(28), by)
         }
-        (None, Proof::Reconciled) => column::left(&mut line, 28, "(compared)"),
-        (None, Proof::Event) => column::left(&mut line, 28, ""),
-    }
+        (None, Proof::Reconciled) => column::left(&mut line, 28 - over.min(28), "(compared)"),
+        (None, Proof::Event) => column::left(&mut line, 28 - over.min(28), ""),
+    };
     line.push(' ');
     line.push_str(&printable(mapping));
     line.truncate(line.trim_end().len());
@@ -108,7 +110,10 @@ impl Moves {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Cause, Comm, Hex};
+    use crate::{
+        record::{Cause, Comm, Hex},
+        state::SwapPlace,
+    };
     use v2p_common::{PAGE_SIZE, Pfn};
 
     fn one(i: u64, to: u64) -> Move {
@@ -154,6 +159,29 @@ mod tests {
         assert!(
             second.contains("x2 ") && second.contains("pfn 103, .. -> pfn 203, .."),
             "{second}"
+        );
+    }
+
+    #[test]
+    fn names_that_are_longer_than_their_column_take_from_the_next() {
+        let swap = |offset| PageState::Swapped {
+            swap: Some(SwapPlace { device: 0, offset }),
+        };
+        let mut far = one(0, 200);
+        (far.cause, far.reason) = (Cause::SwapOut, None);
+        (far.from, far.to) = (swap(1_234_567_890), swap(12_345_678_901));
+        let mut bad = one(5, 300);
+        bad.reason = Some("memory-failure");
+        let lines = told([one(9, 400), bad, far]);
+        let places = |what: &str| -> Vec<_> {
+            let place = |line: &String| line.find(what).unwrap();
+            lines.iter().map(place).collect()
+        };
+        let (arrows, names) = (places("-> "), places("[heap]"));
+        assert!(names.iter().all(|place| *place == names[0]), "{lines:#?}");
+        assert!(
+            arrows[0] == arrows[1] && arrows[2] == arrows[0] + 1,
+            "{lines:#?}"
         );
     }
 

@@ -127,6 +127,7 @@ impl Hooks {
             for name in INSTEAD_OF_FUNCTIONS {
                 hooks.tracepoint(programs, name);
             }
+            hooks.not_tried();
             return hooks;
         }
         hooks.neighbours(programs);
@@ -151,6 +152,23 @@ impl Hooks {
             hooks.function(programs, "ksm_merge", &["try_to_merge_one_page"]);
         }
         hooks
+    }
+
+    /// The functions that are left alone where the one that counts most cannot be hooked.
+    fn not_tried(&mut self) {
+        let collapses = COLLAPSE
+            .iter()
+            .filter_map(|(_, functions)| functions.first());
+        let others = [MAPS[0], REMAP, GET_USER_PAGES];
+        for hook in others.iter().chain(collapses) {
+            let missing = Missing {
+                hook: (*hook).to_owned(),
+                why: "not tried, where another function cannot be hooked".to_owned(),
+            };
+            if !self.missing.contains(&missing) {
+                self.missing.push(missing);
+            }
+        }
     }
 
     /// Those that tell the kind of access that a fault came of.

@@ -80,6 +80,7 @@ fn burst() -> Done {
         moved as f64 / took
     );
     assert!(moved > 1000, "{moved} pages moved");
-    assert!(told == moved || lost > 0 && told < moved, "{end}");
+    // An event that is lost is one move at most that is not told.
+    assert!(told <= moved && moved <= told + lost, "{end}");
     Done::Passed
 }

@@ -1,6 +1,6 @@
 //! Pages that come with the one that was touched.
 
-use v2p_common::event::mapped;
+use v2p_common::{call, event::mapped};
 
 use super::*;
 
@@ -126,6 +126,68 @@ fn what_came_around_a_fault_is_told_where_nothing_was_known() {
     );
     assert_eq!(moves[0].va, Hex(page(5).0));
     assert!(ledger.apply(&Event::Around(around)).is_empty());
+}
+
+#[test]
+fn what_is_sure_to_have_gone_and_is_around_a_fault_has_come_back() {
+    let clean = |pfn| pte(pfn) & !0x40;
+    let mut ledger = Ledger::new(ZERO, PAGING);
+    for i in 0..3 {
+        let va = VirtAddr(VA.0 + i * PAGE_SIZE);
+        ledger.seed(va, PagemapWord(1 << 63 | (60 + i)), false);
+    }
+    let done = |seq, detail| {
+        let mut look = look(how::ZAP, 2, detail);
+        look.header.seq = seq;
+        Event::Look(look)
+    };
+    let came = |seq| {
+        let mut around = event::Around {
+            header: header(event::kind::AROUND),
+            va: VA.0,
+            entries: [clean(60), clean(91), clean(62), 0, 0, 0, 0, 0],
+        };
+        around.header.seq = seq;
+        Event::Around(around)
+    };
+    // A call that failed may have taken nothing.
+    assert!(
+        ledger
+            .apply(&done(1, call::MADVISE | zap::PERHAPS))
+            .is_empty()
+    );
+    assert!(ledger.apply(&came(2)).is_empty());
+    assert!(ledger.apply(&done(3, call::MADVISE)).is_empty());
+    let moves = ledger.apply(&came(4));
+    let (absent, event) = (PageState::Absent, Proof::Event);
+    assert_eq!(
+        told(&moves),
+        [
+            (Cause::Discard, 2, present(60), absent, event),
+            (Cause::FirstTouch, 1, absent, present(60), event),
+            (Cause::FirstTouch, 1, absent, present(91), event),
+        ]
+    );
+    assert!(ledger.apply(&came(5)).is_empty());
+}
+
+#[test]
+fn what_is_sure_to_have_gone_and_lies_elsewhere_was_filled_in() {
+    let page = VA.page_number();
+    for (detail, causes) in [
+        (call::MMAP, &[Cause::Unmap, Cause::FirstTouch] as &[Cause]),
+        (call::MMAP | zap::PERHAPS, &[Cause::Unknown]),
+    ] {
+        let mut ledger = Ledger::new(ZERO, PAGING);
+        ledger.seed(VA, PagemapWord(1 << 63 | 7), false);
+        ledger.apply(&Event::Look(look(how::ZAP, 2, detail)));
+        for range in ledger.take_unread() {
+            ledger.compare(range, &[(page, PagemapWord(1 << 63 | 100))]);
+        }
+        let moves = ledger.confirm(1, |_| true);
+        let found: Vec<_> = moves.iter().map(|m| m.cause).collect();
+        assert_eq!(found, causes);
+    }
 }
 
 #[test]

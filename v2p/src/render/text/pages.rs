@@ -93,7 +93,7 @@ fn run(
     match state {
         PageState::Absent => column::left(&mut line, 16, "absent"),
         other => column::left(&mut line, 16, other),
-    }
+    };
     line.push(' ');
     column::left(&mut line, 3, size_name(page_size));
     line.push(' ');

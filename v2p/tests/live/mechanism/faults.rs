@@ -23,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("mechanism_cow_of_a_file_page", cow_of_a_file_page),
         trial("mechanism_fault_around", fault_around),
         trial("mechanism_fault_around_and_gone", fault_around_and_gone),
+        trial("mechanism_fault_around_and_back", fault_around_and_back),
         trial("mechanism_large_folio_fault", large_folio_fault),
         trial("mechanism_populate", populate),
         trial("mechanism_mlock", mlock),
@@ -124,6 +125,44 @@ fn fault_around() -> Done {
     assert!(told.moves.iter().all(|m| m["cause"] == "first-touch"));
     heard(&told);
     told.told_as("fault-around", told.neighbours);
+    Done::Passed
+}
+
+/// Neighbours that are discarded and come back, mostly in the frames that they had, which no reading of the tables can tell.
+fn fault_around_and_back() -> Done {
+    const MADV_DONTNEED: u64 = 4;
+    let (pages, touched) = (16, FILE_BASE + 3 * PAGE);
+    let area = (FILE_BASE, pages);
+    let there = |target: &Target| -> Vec<bool> {
+        let is_there = |i| target.word(FILE_BASE + i * PAGE).pfn().is_some();
+        (0..pages).map(is_there).collect()
+    };
+    let mut scene = Scene::new(&[area], |target| {
+        file_with_a_table(target, pages);
+        target.touch(touched);
+    });
+    let before = there(&scene.target);
+    scene.act(|target| {
+        target.must(libc::SYS_madvise, &[FILE_BASE, pages * PAGE, MADV_DONTNEED]);
+        target.touch(touched);
+    });
+    let after = there(&scene.target);
+    let told = scene.end();
+    if !told.neighbours {
+        return Done::Skipped("what came along is but read of, where no hook tells it".to_owned());
+    }
+    heard(&told);
+    for (i, is_there) in (0..).zip(before.iter().zip(&after)) {
+        let causes: &[&str] = match is_there {
+            (true, true) => &["discard", "first-touch"],
+            (true, false) => &["discard"],
+            (false, true) => &["first-touch"],
+            (false, false) => &[],
+        };
+        told.just((FILE_BASE + i * PAGE, 1), causes);
+    }
+    told.by("discard", told.pid).by("first-touch", told.pid);
+    told.by_event("fault-around, discarded and read again");
     Done::Passed
 }
 
