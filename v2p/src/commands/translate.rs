@@ -97,6 +97,12 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
             "v2p: {why}: a poisoned page is told as migrating here, and the huge zero page as present"
         ));
     }
+    if said.totals.hidden > 0 {
+        output.say(
+            "v2p: pagemap withholds frames from who has not CAP_SYS_ADMIN: those are hidden here",
+        );
+        output.say("hint: run it as root");
+    }
     output.record(&Record::Translated {
         route: translator.route.name(),
         why: translator.why.clone(),
@@ -278,21 +284,31 @@ const fn level_name(level: Level, levels: u64) -> &'static str {
 
 /// The flags of an entry, as arch/x86/include/asm/pgtable_types.h names its bits.
 fn flags_of(entry: Entry, level: Level) -> Vec<&'static str> {
+    const HUGE: u64 = 1 << 7;
+    const PROTNONE: u64 = 1 << 8;
     let present = entry.0 & 1 != 0;
-    let leaf_above = matches!(level, Level::Pmd | Level::Pud);
+    // No entry in swap form has that bit.
+    let maps = present || entry.0 & PROTNONE != 0;
+    let above = matches!(level, Level::Pmd | Level::Pud);
+    let huge = maps && above && entry.0 & HUGE != 0;
+    let leaf = maps && level == Level::Pte || huge;
     [
         (0, "present", true),
-        (1, "rw", present),
-        (2, "user", present),
-        (3, "pwt", present),
-        (4, "pcd", present),
-        (5, "accessed", present),
-        (6, "dirty", present),
-        (7, "huge", leaf_above),
-        (7, "pat", level == Level::Pte && present),
+        (1, "rw", maps),
+        (2, "user", maps),
+        (3, "pwt", maps),
+        (4, "pcd", maps),
+        (5, "accessed", maps),
+        (6, "dirty", maps),
+        (7, "huge", huge),
+        (7, "pat", maps && level == Level::Pte),
         (8, "global", present),
         (8, "protnone", !present),
-        (63, "nx", present),
+        (9, "special", leaf),
+        (10, "uffd-wp", leaf),
+        (11, "soft-dirty", leaf),
+        (12, "pat", huge),
+        (63, "nx", maps),
     ]
     .into_iter()
     .filter(|(bit, _, counts)| *counts && entry.0 >> bit & 1 != 0)

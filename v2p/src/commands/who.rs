@@ -1,6 +1,9 @@
 //! `v2p who`: whose page a frame is, by walking the page tables of every process.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+};
 
 use anyhow::{Context as _, Result};
 use v2p_common::Pfn;
@@ -26,8 +29,6 @@ pub fn run(args: &cli::Who, output: &mut Output) -> Result<u8> {
     tracing::require().context("who")?;
     let mut translator = Translator::new(Route::Walk).context("who")?;
     translator.frames_alone();
-    let pids = pids()?;
-    output.progress(pids.len() as u64);
     let mut search = Search {
         wanted: Wanted::new(&args.frames),
         translator,
@@ -37,9 +38,20 @@ pub fn run(args: &cli::Who, output: &mut Output) -> Result<u8> {
         unread: 0,
         found: BTreeMap::new(),
     };
-    for pid in pids {
-        search.process(pid, output)?;
-        output.advance(1);
+    let mut known = BTreeSet::new();
+    for list in 0..LISTS {
+        let mut pids = pids()?;
+        pids.retain(|pid| known.insert(*pid));
+        if list == 0 {
+            output.progress(pids.len() as u64);
+        }
+        if pids.is_empty() {
+            break;
+        }
+        for pid in pids {
+            search.process(pid, output)?;
+            output.advance(1);
+        }
     }
     let Search {
         processes,
@@ -72,6 +84,11 @@ pub fn run(args: &cli::Who, output: &mut Output) -> Result<u8> {
     Ok(if mappings == 0 { exit::NO } else { exit::YES })
 }
 
+/// How often the processes are listed at most: some start while others are looked at.
+const LISTS: usize = 4;
+/// How often a process is looked at that executes another program meanwhile.
+const ATTEMPTS: usize = 4;
+
 /// Every process, by number.
 fn pids() -> Result<Vec<u32>> {
     let entries = fs::read_dir("/proc").context("/proc")?.flatten();
@@ -93,18 +110,36 @@ struct Search {
     found: BTreeMap<u64, u64>,
 }
 
+/// What became of a look at a process.
+enum Look {
+    /// It was counted, or has ended.
+    Over,
+    /// What was seen is not what it has now.
+    Changed,
+}
+
 impl Search {
-    /// Looks at one process. Kernel threads have no pages, and one that ends, or executes another program, before all of it was
-    /// looked at has left those that it had: nothing is said of them. What we may not read is counted.
+    /// Looks at one process. Kernel threads have no pages, and one that ends before all of it was looked at has left those that it had: nothing
+    /// is said of them. What we may not read is counted, and so is what executes one program after the other.
     fn process(&mut self, pid: u32, output: &mut Output) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            if matches!(self.look(pid, output)?, Look::Over) {
+                return Ok(());
+            }
+        }
+        self.unread += 1;
+        Ok(())
+    }
+
+    fn look(&mut self, pid: u32, output: &mut Output) -> Result<Look> {
         let space =
             Process::open(pid).and_then(|process| Ok((AddressSpace::of(&process)?, process)));
         let (space, process) = match space {
             Ok(found) => found,
-            Err(e) if exit::code(&e) == exit::NO => return Ok(()),
+            Err(e) if exit::code(&e) == exit::NO => return Ok(Look::Over),
             Err(_) => {
                 self.unread += 1;
-                return Ok(());
+                return Ok(Look::Over);
             }
         };
         let AddressSpace {
@@ -132,12 +167,12 @@ impl Search {
                     .map(|(page, pfn)| (pfn, record(pid, &comm, mapping, pfn, page))),
             );
             if !alive {
-                return Ok(());
+                return Ok(after(&process));
             }
         }
         // The name too.
         if !space.is_of(&process) {
-            return Ok(());
+            return Ok(after(&process));
         }
         match whole {
             true => self.processes += 1,
@@ -149,7 +184,15 @@ impl Search {
             *self.found.entry(pfn.0).or_default() += 1;
             output.record(record)?;
         }
-        Ok(())
+        Ok(Look::Over)
+    }
+}
+
+/// What became of a look that the address space did not outlast.
+fn after(process: &Process) -> Look {
+    match process.has_ended() {
+        true => Look::Over,
+        false => Look::Changed,
     }
 }
 

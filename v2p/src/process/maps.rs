@@ -164,7 +164,7 @@ pub fn select(mappings: &[Mapping], asked: &[Asked], end: VirtAddr) -> Result<Ve
         match one {
             Asked::Range(range) => {
                 let pieces = covered(mappings, *range);
-                let beyond = |piece: &Mapping| piece.end > end.0 && piece.name == NOT_MAPPED;
+                let beyond = |piece: &Mapping| piece.end > end.0 && piece.is_gap();
                 if pieces.iter().any(beyond) {
                     return Err(beyond_the_end(*range, end).into());
                 }
@@ -205,6 +205,13 @@ fn beyond_the_end(Range { start, end }: Range, VirtAddr(last): VirtAddr) -> Fail
     } else {
         format!("{start:#x}..{end:#x} goes beyond the process's addresses, which end at {last:#x}")
     })
+}
+
+impl Mapping {
+    /// Whether it is addresses that no mapping has, which [`select`] gives as one.
+    pub fn is_gap(&self) -> bool {
+        self.name == NOT_MAPPED
+    }
 }
 
 /// What stands for a name where nothing is mapped; no name of the kernel's is like it.

@@ -50,6 +50,10 @@ impl Frames {
         self.missing = None;
     }
 
+    pub(super) fn without_nodes(&mut self) {
+        self.nodes = Nodes::default();
+    }
+
     pub(super) fn with_counts(&mut self) {
         self.counts = FrameFile::counts().ok();
     }

@@ -32,9 +32,9 @@ pub(super) fn settle(
         let Some((word, walk)) = carrier.both(pagemap, page.va)? else {
             return Ok(None);
         };
-        // A table that could not be read was freed under the walk.
+        // A table that could not be read was freed under the walk: of a page that the routes differed on that says that it moves.
         let Some(end) = walk.end else {
-            changes = true;
+            changes |= compared;
             continue;
         };
         let walked = (end.level, end.entry);

@@ -83,7 +83,7 @@ impl Translator {
         })
     }
 
-    /// Leaves out what /proc/kpageflags says: a translation alone is faster. Then a poisoned page is told as one in
+    /// Leaves out what /proc/kpageflags says: a translation alone is faster. Where there are several nodes, that of each frame is still told. Then a poisoned page is told as one in
     /// migration: only the frame's flags tell them apart.
     pub fn without_flags(&mut self) {
         self.frames.without_flags();
@@ -99,9 +99,10 @@ impl Translator {
         self.frames.with_counts();
     }
 
-    /// Frames alone, whatever they are: no flags, and the shared zero page is a frame like any other.
+    /// Frames alone, whatever they are: no flags, no nodes, and the shared zero page is a frame like any other.
     pub fn frames_alone(&mut self) {
         self.without_flags();
+        self.frames.without_nodes();
         self.decoder.zero = ZeroFrames::UNKNOWN;
     }
 
@@ -202,7 +203,7 @@ impl Translator {
         sink: &mut S,
     ) -> Result<Option<u64>> {
         while at < mapping.end {
-            let Some(found) = self.find(pagemap, at, mapping.end)? else {
+            let Some(found) = self.find(pagemap, at, mapping)? else {
                 return Ok(None);
             };
             // Where nothing was found since the address space is gone, that is no page's absence.
@@ -232,8 +233,9 @@ impl Translator {
         Ok(Some(at))
     }
 
-    /// The next populated parts from `at` on, up to `end`, and how far they are all. `None`: the address space is gone.
-    fn find(&mut self, pagemap: &Pagemap, at: u64, end: u64) -> Result<Option<Step>> {
+    /// The next populated parts from `at` on in `mapping`, and how far they are all. `None`: the address space is gone.
+    fn find(&mut self, pagemap: &Pagemap, at: u64, mapping: &Mapping) -> Result<Option<Step>> {
+        let end = mapping.end;
         // Where there is a walk, its steps say where anything is, also what a scan takes for holes.
         if let Some(walker) = &mut self.walker {
             return walker.step(pagemap, at, end);
@@ -241,7 +243,11 @@ impl Translator {
         if let Some(step) = self.scanner.next(pagemap, at, end, DENSE)? {
             return Ok(Some(step));
         }
-        let parts = vec![Part { start: at, end }];
+        // All has to be read, but for what no mapping is of: that may be all addresses that there are.
+        let parts = match mapping.is_gap() {
+            true => Vec::new(),
+            false => vec![Part { start: at, end }],
+        };
         Ok(Some(Step { parts, next: end }))
     }
 
