@@ -6,7 +6,7 @@ use object::{Object as _, ObjectSection as _, SectionKind};
 
 /// Helpers by number (include/uapi/linux/bpf.h, ___BPF_FUNC_MAPPER). Each of them reads, or writes to maps and rings of ours. Not one writes
 /// to memory of the kernel or of a process (probe_write_user is 36), changes what a function returns (override_return, 58) or sends a signal (109, 117).
-const HARMLESS: [(u32, &str); 17] = [
+const HARMLESS: [(u32, &str); 16] = [
     (1, "map_lookup_elem"),
     (2, "map_update_elem"),
     (3, "map_delete_elem"),
@@ -14,7 +14,6 @@ const HARMLESS: [(u32, &str); 17] = [
     (8, "get_smp_processor_id"),
     (14, "get_current_pid_tgid"),
     (16, "get_current_comm"),
-    (35, "get_current_task"),
     (112, "probe_read_user"),
     (113, "probe_read_kernel"),
     (120, "get_ns_current_pid_tgid"),

@@ -9,9 +9,9 @@ use v2p_common::{
 };
 
 use super::{
-    Ledger,
+    AT_A_TIME, Ledger,
     cause::{Deed, Memory, filled},
-    moves::{Change, Moves},
+    moves::{Change, Moves, Tell},
 };
 use crate::{record::Cause, state::PageState};
 
@@ -181,7 +181,7 @@ impl Ledger {
         }
     }
 
-    pub(super) fn look(&mut self, look: &event::Look, moves: &mut Moves) {
+    pub(super) fn look(&mut self, look: &event::Look, moves: &mut Moves, tell: Tell<'_>) {
         if look.how == how::MAPPED {
             return self.mapped(look, moves);
         }
@@ -201,7 +201,7 @@ impl Ledger {
             .and_then(|level| self.states_of_entry(look.va, level, Entry(look.entry)));
         match (look.how, exact) {
             (how::ZAP, _) if look.detail & zap::WHOLE != 0 => {
-                self.zap(deed, pages, &change, moves);
+                self.zap(deed, pages, &change, moves, tell);
             }
             (how::REMAP, _) => {
                 let to = look.other >> PAGE_SHIFT;
@@ -274,19 +274,34 @@ impl Ledger {
     }
 
     /// Everything in `pages` went.
-    fn zap(&mut self, deed: Deed, pages: Span<u64>, change: &Change, moves: &mut Moves) {
-        let there: Vec<_> = self.pages.range(pages).collect();
-        for (page, from) in there {
-            // MADV_DONTNEED leaves markers of guard regions; what removes the mapping itself is no move of a page.
-            if from == PageState::Guard || self.is_seeded(page, change.t_ns) {
-                continue;
+    fn zap(
+        &mut self,
+        deed: Deed,
+        pages: Span<u64>,
+        change: &Change,
+        moves: &mut Moves,
+        tell: Tell<'_>,
+    ) {
+        let mut rest = pages;
+        loop {
+            let there: Vec<_> = self.pages.range(rest.clone()).take(AT_A_TIME).collect();
+            let Some((last, _)) = there.last().copied() else {
+                break;
+            };
+            for (page, from) in there {
+                // MADV_DONTNEED leaves markers of guard regions; what removes the mapping itself is no move of a page.
+                if from == PageState::Guard || self.is_seeded(page, change.t_ns) {
+                    continue;
+                }
+                if self.contests.meets(page, change) {
+                    // Either was first: what is there now says which.
+                    self.doubts.add(deed, page..page + 1, *change);
+                } else {
+                    self.explained(deed, page, PageState::Absent, change, moves);
+                }
             }
-            if self.contests.meets(page, change) {
-                // Either was first: what is there now says which.
-                self.doubts.add(deed, page..page + 1, *change);
-            } else {
-                self.explained(deed, page, PageState::Absent, change, moves);
-            }
+            moves.spill(tell);
+            rest.start = last + 1;
         }
         self.contests.removed(change);
     }

@@ -35,7 +35,7 @@ use self::{
     collapse::Collapsed,
     contest::Contests,
     doubt::Doubts,
-    moves::{Change, Moves},
+    moves::{Change, Moves, Tell},
     pages::Pages,
     seedings::Seedings,
 };
@@ -69,6 +69,9 @@ fn is_same_frame(known: PageState, found: PageState) -> bool {
 const fn is_nothing(state: PageState) -> bool {
     matches!(state, PageState::Absent | PageState::Guard)
 }
+
+/// Pages that are looked at together where much changes at once: the memory that this takes is not to follow how much.
+const AT_A_TIME: usize = 1 << 12;
 
 /// What lies behind the pages of one address space.
 pub struct Ledger {
@@ -198,6 +201,13 @@ impl Ledger {
 
     /// Takes one event; gives the moves that it shows.
     pub fn apply(&mut self, event: &Event) -> Vec<Move> {
+        let mut moves = Vec::new();
+        self.tell(event, &mut |one| moves.push(one));
+        moves
+    }
+
+    /// Takes one event; tells the moves that it shows, some at a time: it may be the end of a large address space.
+    pub fn tell(&mut self, event: &Event, tell: &mut dyn FnMut(Move)) {
         self.seedings.forget(event.header().t_ns);
         let mut moves = Moves::default();
         let ends_collapse = self.ends_collapse(event);
@@ -206,7 +216,7 @@ impl Ledger {
         }
         match event {
             Event::Fault(fault) => self.fault(fault, &mut moves),
-            Event::Look(look) => self.look(look, &mut moves),
+            Event::Look(look) => self.look(look, &mut moves, tell),
             Event::Around(around) => self.around(around, &mut moves),
             Event::MigrationSet(m) => self.migration_set(m, &mut moves),
             Event::MigrationRemove(m) => self.migration_remove(m, &mut moves),
@@ -218,12 +228,12 @@ impl Ledger {
                 let mut change = Change::of(&gone.header);
                 // Who happened to look last did not do it.
                 change.by = change.by.filter(|_| gone.number != event::gone::BEFORE);
-                self.clear(cause, &change, &mut moves);
+                self.clear(cause, &change, &mut moves, tell);
             }
             Event::Exec(exec) => {
                 let change = Change::of(&exec.header);
                 // Another process may still have the old address space: then it was not taken down.
-                self.clear(Cause::Exec, &change, &mut moves);
+                self.clear(Cause::Exec, &change, &mut moves, tell);
                 self.read_again(0..USER_END >> PAGE_SHIFT);
             }
             Event::Fork(_)
@@ -235,7 +245,7 @@ impl Ledger {
         if ends_collapse {
             self.tell_collapsed(&mut moves);
         }
-        moves.0
+        moves.0.into_iter().for_each(tell);
     }
 
     /// The pages of `stack` that are there now were set up by this exec.
@@ -243,28 +253,30 @@ impl Ledger {
         self.doubts.add(Deed::Exec, stack, Change::of(&exec.header));
     }
 
-    /// The address space has ended, and no event told it; gives the moves that this makes.
-    pub fn end(&mut self, t_ns: u64) -> Vec<Move> {
-        let mut moves = Moves::default();
-        self.tell_collapsed(&mut moves);
-        self.clear(Cause::Exit, &Change::reconciled(t_ns), &mut moves);
-        moves.0
+    /// The address space has ended, and no event told it; tells the moves that this makes.
+    pub fn end(&mut self, t_ns: u64, tell: &mut dyn FnMut(Move)) {
+        self.cease(Cause::Exit, t_ns, tell);
     }
 
-    /// The process has executed another program, and who gave up its old address space last was somebody else; gives the
+    /// The process has executed another program, and who gave up its old address space last was somebody else; tells the
     /// moves that this makes.
-    pub fn left_by_exec(&mut self, t_ns: u64) -> Vec<Move> {
-        let mut moves = Moves::default();
-        self.tell_collapsed(&mut moves);
-        self.clear(Cause::Exec, &Change::reconciled(t_ns), &mut moves);
-        moves.0
+    pub fn left_by_exec(&mut self, t_ns: u64, tell: &mut dyn FnMut(Move)) {
+        self.cease(Cause::Exec, t_ns, tell);
     }
 
-    fn clear(&mut self, cause: Cause, change: &Change, moves: &mut Moves) {
+    fn cease(&mut self, cause: Cause, t_ns: u64, tell: Tell<'_>) {
+        let mut moves = Moves::default();
+        self.tell_collapsed(&mut moves);
+        self.clear(cause, &Change::reconciled(t_ns), &mut moves, tell);
+        moves.0.into_iter().for_each(tell);
+    }
+
+    fn clear(&mut self, cause: Cause, change: &Change, moves: &mut Moves, tell: Tell<'_>) {
         let pages = std::mem::take(&mut self.pages);
         let mut elsewhere = Vec::new();
         for (page, from) in pages.range(0..u64::MAX) {
             elsewhere.extend(self.leave(page, from, (cause, change), moves));
+            moves.spill(tell);
         }
         while !elsewhere.is_empty() {
             // Where something is known already, which of the two came first is not.

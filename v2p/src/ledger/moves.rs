@@ -44,11 +44,26 @@ fn by(header: &event::Header) -> By {
     }
 }
 
+/// Who is told of moves.
+pub(super) type Tell<'a> = &'a mut dyn FnMut(Move);
+
+/// More are told at once where a whole address space, or a large part of it, goes: the memory that they take is not to follow its size.
+const MANY: usize = 1024;
+
 /// Moves, neighbours with the same story as one.
 #[derive(Default)]
 pub(super) struct Moves(pub(super) Vec<Move>);
 
 impl Moves {
+    /// Tells them where there are many, but for the last, which the next may continue.
+    pub(super) fn spill(&mut self, tell: Tell<'_>) {
+        if self.0.len() > MANY {
+            let last = self.0.pop();
+            self.0.drain(..).for_each(tell);
+            self.0.extend(last);
+        }
+    }
+
     pub(super) fn push(
         &mut self,
         page: u64,

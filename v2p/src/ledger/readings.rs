@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range as Span};
 use v2p_common::{PAGE_SHIFT, PageSize, VirtAddr, pagemap::PagemapWord};
 
 use super::{
-    IN_SWAP, Ledger, Missed,
+    AT_A_TIME, IN_SWAP, Ledger, Missed,
     cause::deduced,
     is_nothing, is_same_frame,
     moves::{Change, Moves},
@@ -107,6 +107,18 @@ impl Ledger {
     /// Believes what was found by the last comparison and no event has told of since; gives the moves that it makes.
     /// `mapped` says whether there is a mapping at a page, by number.
     pub fn confirm(&mut self, t_ns: u64, mapped: impl Fn(u64) -> bool) -> Vec<Move> {
+        let mut moves = Vec::new();
+        self.tell_found(t_ns, mapped, &mut |one| moves.push(one));
+        moves
+    }
+
+    /// The same; tells the moves, some at a time: a large part of the address space may have changed.
+    pub fn tell_found(
+        &mut self,
+        t_ns: u64,
+        mapped: impl Fn(u64) -> bool,
+        tell: &mut dyn FnMut(Move),
+    ) {
         // One after the other, so that each run stays whole.
         let (mut gone, mut moves) = (Moves::default(), Moves::default());
         self.tell_collapsed(&mut gone);
@@ -114,8 +126,14 @@ impl Ledger {
         let young = self.grow_up();
         let found = self.doubts.take_found();
         let mut huge = None;
-        for (page, to) in &found {
+        for (number, (page, to)) in found.iter().enumerate() {
             let (page, to) = (*page, *to);
+            if number % AT_A_TIME == 0 {
+                gone.0
+                    .drain(..)
+                    .chain(moves.0.drain(..))
+                    .for_each(&mut *tell);
+            }
             let from = self.pages.get(page);
             let merged = self.merged.contains(&page);
             let mapped = mapped(page);
@@ -139,8 +157,7 @@ impl Ledger {
         if self.missed == Missed::Read {
             self.missed = Missed::Nothing;
         }
-        gone.0.extend(moves.0);
-        gone.0
+        gone.0.into_iter().chain(moves.0).for_each(tell);
     }
 
     /// Whether page `page` may be there in its mapping, though pagemap shows nothing: it takes a VM_PFNMAP mapping for a hole

@@ -81,9 +81,9 @@ impl Session<'_> {
         if !self.tracer.traces(mm) && !overtake() {
             return Ok(());
         }
-        for one in space.ledger.left_by_exec(now_ns()) {
-            report.moved(one, shown, &mut space.names)?;
-        }
+        space.tell((report, shown), |ledger, tell| {
+            ledger.left_by_exec(now_ns(), tell)
+        })?;
         space.enter(mm, Some(pagemap));
         space.found = true;
         // That exec may have taken them off, for other rights.

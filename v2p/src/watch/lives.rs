@@ -150,9 +150,7 @@ impl Session<'_> {
         for at in 0..family.spaces.len() {
             let shown = family.spaces.get(at).and_then(|space| family.shown(space));
             if let Some(space) = family.spaces.get_mut(at) {
-                for one in space.settle_gone(has_ended) {
-                    report.moved(one, shown, &mut space.names)?;
-                }
+                space.settle_gone(has_ended, (report, shown))?;
             }
         }
         Ok(())
@@ -185,19 +183,11 @@ impl Session<'_> {
             self.unheard(pid);
             let now = now_ns();
             if let Some(mut space) = left {
-                let moves = match space.gone {
-                    Some(_) => space.settle_gone(true),
-                    None => {
-                        // Another of them may have its address by now.
-                        if state.family.find(space.mm).is_none() {
-                            self.tracer.leave(self.programs, space.mm);
-                        }
-                        space.ledger.end(now)
-                    }
-                };
-                for one in moves {
-                    state.report.moved(one, Some(pid), &mut space.names)?;
+                // Another of them may have its address by now.
+                if space.gone.is_none() && state.family.find(space.mm).is_none() {
+                    self.tracer.leave(self.programs, space.mm);
                 }
+                space.settle_gone(true, (&mut state.report, Some(pid)))?;
             }
             state.report.tell(Record::Gone {
                 seq: end.map(|(seq, _)| seq),

@@ -333,9 +333,7 @@ impl Session<'_> {
                 if let Event::Exec(_) = event {
                     space.gone = None;
                 }
-                for one in space.ledger.apply(event) {
-                    report.moved(one, shown, &mut space.names)?;
-                }
+                space.tell((report, shown), |ledger, tell| ledger.tell(event, tell))?;
             }
         }
         if let Event::MmGone(_) = event {
@@ -387,9 +385,7 @@ fn confirm(state: &mut State<'_>) -> Result<()> {
     for at in 0..family.spaces.len() {
         let shown = family.spaces.get(at).and_then(|space| family.shown(space));
         if let Some(space) = family.spaces.get_mut(at) {
-            for one in space.confirm() {
-                report.moved(one, shown, &mut space.names)?;
-            }
+            space.confirm((report, shown))?;
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! One address space that is watched: its ledger, and what is read for it.
 
-use std::ops::Range as Span;
+use std::{cell::RefCell, ops::Range as Span};
 
 use anyhow::Result;
 use v2p_common::{
@@ -9,7 +9,7 @@ use v2p_common::{
     pte::{Entry, Level, Paging, WalkEnd},
 };
 
-use super::{ALL, merged::Merged, names::Names, reading};
+use super::{ALL, merged::Merged, names::Names, reading, report::Report};
 use crate::{
     kernel::now_ns,
     ledger::Ledger,
@@ -42,6 +42,9 @@ pub(super) struct Space {
     /// It was read in this turn: events that are in the reading already may not have come yet.
     pub(super) fresh: bool,
 }
+
+/// Who is told, and the process whose moves they are, where there may be several.
+type Whom<'a, 'o> = (&'a mut Report<'o>, Option<u32>);
 
 impl Space {
     /// One of process `pid`, of which nothing was read yet.
@@ -128,26 +131,49 @@ impl Space {
         matches!(read, Some(Ok(Some(_))))
     }
 
-    /// Believes what the last reading found, but for one of this turn; gives the moves.
-    pub(super) fn confirm(&mut self) -> Vec<Move> {
+    /// Believes what the last reading found, but for one of this turn, and tells the moves.
+    pub(super) fn confirm(&mut self, (report, shown): Whom<'_, '_>) -> Result<()> {
         if std::mem::take(&mut self.fresh) {
-            return Vec::new();
+            return Ok(());
         }
-        let names = &self.names;
-        let has = |page| names.has(page << PAGE_SHIFT);
-        self.ledger.confirm(self.read_ns, has)
+        let names = RefCell::new(&mut self.names);
+        let has = |page| names.borrow().has(page << PAGE_SHIFT);
+        let mut told = Ok(());
+        self.ledger.tell_found(self.read_ns, has, &mut |one| {
+            if told.is_ok() {
+                told = report.moved(one, shown, &mut names.borrow_mut());
+            }
+        });
+        told
     }
 
-    /// The moves that its end makes, where that was told or the process has ended, and what made it is known now: that, or an
+    /// Has `what` done to the ledger, and tells the moves that this makes.
+    pub(super) fn tell(
+        &mut self,
+        (report, shown): Whom<'_, '_>,
+        what: impl FnOnce(&mut Ledger, &mut dyn FnMut(Move)),
+    ) -> Result<()> {
+        let Self { ledger, names, .. } = self;
+        let mut told = Ok(());
+        what(ledger, &mut |one| {
+            if told.is_ok() {
+                told = report.moved(one, shown, names);
+            }
+        });
+        told
+    }
+
+    /// Tells the moves that its end makes, where that was told or the process has ended, and what made it is known now: that, or an
     /// exec that is under way.
-    pub(super) fn settle_gone(&mut self, has_ended: bool) -> Vec<Move> {
-        match self.gone.take() {
+    pub(super) fn settle_gone(&mut self, has_ended: bool, whom: Whom<'_, '_>) -> Result<()> {
+        let gone = self.gone.take();
+        self.tell(whom, |ledger, tell| match gone {
             // The event was lost.
-            None if has_ended => self.ledger.end(now_ns()),
-            None => Vec::new(),
-            Some(gone) if has_ended => self.ledger.apply(&Event::MmGone(gone)),
-            Some(gone) => self.ledger.left_by_exec(gone.header.t_ns),
-        }
+            None if has_ended => ledger.end(now_ns(), tell),
+            None => {}
+            Some(gone) if has_ended => ledger.tell(&Event::MmGone(gone), tell),
+            Some(gone) => ledger.left_by_exec(gone.header.t_ns, tell),
+        })
     }
 
     /// Whether its pages could be read, and it was given up since.

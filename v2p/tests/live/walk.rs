@@ -141,7 +141,11 @@ fn pages_of_every_kind() -> Done {
     kinds.push(("THP, first page", aligned as u64));
     kinds.push(("THP, sixth page", aligned as u64 + 5 * PAGE as u64));
 
-    kinds.push(("text", trials as *const () as u64));
+    // What ran so long ago may have been reclaimed.
+    let text = trials as *const () as *const u8;
+    // SAFETY: our own program.
+    let _ = unsafe { ptr::read_volatile(text) };
+    kinds.push(("text", text as u64));
     let on_the_stack = 0u64;
     kinds.push(("stack", ptr::from_ref(&on_the_stack) as u64));
 

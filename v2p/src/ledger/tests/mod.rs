@@ -91,6 +91,35 @@ fn a_migration_is_one_move_with_old_and_new_frame_and_the_mover() {
 }
 
 #[test]
+fn the_end_of_much_is_told_while_it_goes_and_runs_stay_whole() {
+    const PAGES: u64 = 20_000;
+    let full = || {
+        let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING).seeing_removals(true);
+        for i in 0..PAGES {
+            // Pairs lie together.
+            let pfn = 100 + 10 * (i / 2) + i % 2;
+            let va = VirtAddr(VA.0 + i * PAGE_SIZE);
+            ledger.seed(va, PagemapWord(1 << 63 | pfn), false);
+        }
+        ledger
+    };
+    let gone = Event::MmGone(event::Number {
+        header: header(event::kind::MM_GONE),
+        number: event::gone::EXIT,
+    });
+    let zapped = Event::Look(look(how::ZAP, PAGES, zap::WHOLE | 11));
+    for (event, cause) in [(gone, Cause::Exit), (zapped, Cause::Unmap)] {
+        let mut ledger = full();
+        let mut next = VA.0;
+        ledger.tell(&event, &mut |one| {
+            assert_eq!((one.va.0, one.pages, one.cause), (next, 2, cause));
+            next += 2 * PAGE_SIZE;
+        });
+        assert_eq!((next, ledger.len()), (VA.0 + PAGES * PAGE_SIZE, 0));
+    }
+}
+
+#[test]
 fn an_aborted_migration_is_no_move() {
     let mut ledger = Ledger::new(ZeroFrames::UNKNOWN, PAGING);
     ledger.seed(VA, PagemapWord(1 << 63 | 100), false);
