@@ -10,8 +10,8 @@ use crate::state::{PageState, SwapPlace};
 /// Pages in a block, as page numbers go.
 const BLOCK: u64 = BLOCK_PAGES as u64;
 
-/// A block grows by so many words at a time: no more than these are ever allocated in vain.
-const GROWTH: usize = 32;
+/// A block grows by half as many words as it has, between these: no more than the larger are ever allocated in vain.
+const GROWTH: (usize, usize) = (4, 32);
 
 /// Bits of the payload of a packed state.
 const PAYLOAD_BITS: u32 = 60;
@@ -55,7 +55,9 @@ impl Block {
         if !there {
             self.there.put(page, true);
             if self.states.len() == self.states.capacity() {
-                self.states.reserve_exact(GROWTH);
+                let (least, most) = GROWTH;
+                self.states
+                    .reserve_exact((self.states.len() / 2).clamp(least, most));
             }
             self.states.insert(place, 0);
         }
@@ -217,11 +219,18 @@ mod tests {
             pages.put(page, present(page));
         }
         assert!(pages.bytes() <= 24 * pages.len(), "{}", pages.bytes());
-        // Every sixteenth page alone.
-        let mut sparse = Pages::default();
-        for page in (0..1 << 18).step_by(16) {
-            sparse.put(page, present(page));
+        // Of each 2 MiB so many, from the fewest on of which it holds.
+        for there in 14..=BLOCK {
+            let mut sparse = Pages::default();
+            for page in (0..64).flat_map(|block| (0..there).map(move |i| block * BLOCK + i)) {
+                sparse.put(page, present(page));
+            }
+            let (bytes, pages) = (sparse.bytes(), sparse.len());
+            assert!(bytes <= 24 * pages, "{there}: {bytes}");
         }
-        assert!(sparse.bytes() <= 24 * sparse.len(), "{}", sparse.bytes());
+        // One alone.
+        let mut lone = Pages::default();
+        lone.put(1, present(1));
+        assert!(lone.bytes() <= 224, "{}", lone.bytes());
     }
 }
