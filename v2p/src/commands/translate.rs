@@ -101,7 +101,7 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
         output.say(
             "v2p: pagemap withholds frames from who has not CAP_SYS_ADMIN: those are hidden here",
         );
-        output.say("hint: run it as root");
+        output.say("hint: run it as root, with CAP_SYS_ADMIN");
     }
     output.record(&Record::Translated {
         route: translator.route.name(),

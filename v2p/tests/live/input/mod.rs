@@ -214,7 +214,7 @@ fn hidden_frames() -> Done {
         let said = match end["hidden"].as_u64() {
             Some(0) => "",
             _ => {
-                "v2p: pagemap withholds frames from who has not CAP_SYS_ADMIN: those are hidden here\nhint: run it as root\n"
+                "v2p: pagemap withholds frames from who has not CAP_SYS_ADMIN: those are hidden here\nhint: run it as root, with CAP_SYS_ADMIN\n"
             }
         };
         assert_eq!(String::from_utf8_lossy(&output.stderr), said);
