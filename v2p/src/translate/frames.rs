@@ -26,6 +26,8 @@ pub(super) struct Frames {
     order: Vec<(Pfn, usize)>,
     asked: Vec<Pfn>,
     found: Vec<(Pfn, u64)>,
+    /// Pages whose frames are bad, as they were before that was known.
+    accused: Vec<Page>,
 }
 
 impl Frames {
@@ -42,7 +44,14 @@ impl Frames {
             order: Vec::new(),
             asked: Vec::new(),
             found: Vec::new(),
+            accused: Vec::new(),
         }
+    }
+
+    /// The pages that [`Self::add`] has called poisoned since, as they were before: what was in migration may have left the frame by the time
+    /// at which that was found bad.
+    pub(super) fn take_accused(&mut self) -> Vec<Page> {
+        std::mem::take(&mut self.accused)
     }
 
     pub(super) fn without_flags(&mut self) {
@@ -82,15 +91,20 @@ impl Frames {
             order,
             asked,
             found,
+            accused,
             ..
         } = self;
         if let Some(flags) = flags {
             // Frames beyond the end of memory have no words.
             let add = |page: &mut Page, word: Option<u64>| {
+                let before = *page;
                 page.add_frame(word.map_or(FrameFlags::NOPAGE, FrameFlags));
+                if page.state == PageState::Poisoned {
+                    accused.push(before);
+                }
             };
             ask(flags, asked, order, found, pages, add)?;
-            tell_bad_leaves(flags, pages)?;
+            tell_bad_leaves(flags, pages, accused)?;
         }
         if let Some(counts) = counts {
             let add = |page: &mut Page, word: Option<u64>| {
@@ -117,7 +131,7 @@ impl Frames {
 
 /// What looks like a migration is bad memory where any frame of its leaf is: the mark of that goes from the first frame of a huge page to
 /// the bad one as the page is given up (folio_clear_hugetlb_hwpoison, mm/memory-failure.c, 6.1 to 7.3). All are asked, once a leaf.
-fn tell_bad_leaves(file: &FrameFile, pages: &mut [Page]) -> Result<()> {
+fn tell_bad_leaves(file: &FrameFile, pages: &mut [Page], accused: &mut Vec<Page>) -> Result<()> {
     let mut last = None;
     for page in pages {
         let Some(leaf) = page.leaf_in_doubt().filter(|(_, frames)| *frames > 1) else {
@@ -129,6 +143,7 @@ fn tell_bad_leaves(file: &FrameFile, pages: &mut [Page]) -> Result<()> {
         };
         last = Some((leaf, is_bad));
         if is_bad {
+            accused.push(*page);
             page.state = PageState::Poisoned;
         }
     }
@@ -155,7 +170,7 @@ fn ask(
     order: &[(Pfn, usize)],
     found: &mut Vec<(Pfn, u64)>,
     pages: &mut [Page],
-    add: impl Fn(&mut Page, Option<u64>),
+    mut add: impl FnMut(&mut Page, Option<u64>),
 ) -> Result<()> {
     found.clear();
     // The kernel takes most of the time of a translation for these words: two processors share it.

@@ -34,7 +34,11 @@ pub(super) fn read(
     let mut words = Vec::new();
     for range in ranges {
         let mut at = range.start;
-        for mapping in mappings {
+        let first = mappings.partition_point(|m| m.end >> PAGE_SHIFT <= range.start);
+        for mapping in mappings.get(first..).unwrap_or_default() {
+            if mapping.start >> PAGE_SHIFT >= range.end {
+                break;
+            }
             let start = (mapping.start >> PAGE_SHIFT).max(at);
             let end = (mapping.end >> PAGE_SHIFT).min(range.end);
             if start >= end {

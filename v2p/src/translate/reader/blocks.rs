@@ -40,6 +40,18 @@ impl Translator {
             Ok(())
         })?;
         self.frames.add(&mut pages)?;
+        for before in self.frames.take_accused() {
+            let Some(now) = self.ask_again(pagemap, before, true)? else {
+                return Ok(None);
+            };
+            // It has moved meanwhile, and its old frame is bad.
+            if now.state != before.state
+                && let Ok(at) = pages.binary_search_by_key(&before.va.0, |page| page.va.0)
+                && let Some(page) = pages.get_mut(at)
+            {
+                *page = now;
+            }
+        }
         for page in &pages {
             sink.page(*page, 1)?;
         }
@@ -146,14 +158,15 @@ impl Translator {
         Ok(Some(populated))
     }
 
-    /// Asks again about `page` alone. `compared`: the routes were both asked before, and differed. `None`: the address
+    /// Asks again about `page` alone. `compared`: the routes were both asked before, and differed or are in doubt. `None`: the address
     /// space is gone.
     fn ask_again(&self, pagemap: &Pagemap, page: Page, compared: bool) -> Result<Option<Page>> {
         let Self {
             walker, decoder, ..
         } = self;
         let Some(Walker { carrier, .. }) = walker else {
-            return Ok(Some(page));
+            let word = pagemap.word(page.va)?;
+            return Ok(word.map(|word| decoder.page(page.va, Some(word), None)));
         };
         if self.route == Route::Walk {
             return walk_alone(page.va, carrier, decoder, pagemap);
