@@ -275,6 +275,10 @@ impl Told {
     /// Every move of this cause has this reason.
     pub(crate) fn reason(&self, cause: &str, reason: &str) -> &Self {
         for one in self.of_cause(cause) {
+            // A watch waits for it, but not for ever, and a guest may be slow.
+            if one["reason"].is_null() && one["proof"] == "event" {
+                std::panic::panic_any(Again("the reason came late".to_owned()));
+            }
             assert_eq!(one["reason"], reason, "{one:#}");
         }
         self
