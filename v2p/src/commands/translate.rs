@@ -97,22 +97,21 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
             "v2p: {why}: a poisoned page is told as migrating here, and the huge zero page as present"
         ));
     }
-    if said.totals.hidden > 0 {
-        output.say(
-            "v2p: pagemap withholds frames from who has not CAP_SYS_ADMIN: those are hidden here",
-        );
-        output.say("hint: run it as root, with CAP_SYS_ADMIN");
-    }
     output.record(&Record::Translated {
         route: translator.route.name(),
         why: translator.why.clone(),
         left_out,
         totals: said.totals,
     })?;
-    Ok(match said.last {
+    let code = match said.last {
         Some(state) if said.totals.pages == 1 => code_of(state),
         _ => exit::YES,
-    })
+    };
+    if code == exit::UNSUPPORTED {
+        output.say("v2p: translate: pagemap withholds the frame from who has not CAP_SYS_ADMIN");
+        output.say("hint: run it as root, with CAP_SYS_ADMIN");
+    }
+    Ok(code)
 }
 
 /// The exit code where one page was asked about.

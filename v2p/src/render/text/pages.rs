@@ -152,6 +152,9 @@ fn totals(
         .collect();
     let pages = count(totals.pages, "page");
     let mut line = format!("{pages} by {route}: {}", counts.join(", "));
+    if totals.hidden > 0 {
+        line.push_str("; hidden without CAP_SYS_ADMIN");
+    }
     if let Some(why) = why {
         line.push_str(&format!("; not by a walk too: {why}"));
     }
