@@ -71,7 +71,7 @@ impl Ledger {
     }
 
     /// Compares what was just read of the pages in `range` with what is known: `words` has those that are not absent, in
-    /// order. What differs waits for [`Self::confirm`].
+    /// order. What differs waits for [`Self::tell_found`].
     pub fn compare(&mut self, range: Span<u64>, words: &[(u64, PagemapWord)]) {
         self.was_read(true);
         let mut at = range.start;
@@ -104,15 +104,16 @@ impl Ledger {
         self.was_read(false);
     }
 
-    /// Believes what was found by the last comparison and no event has told of since; gives the moves that it makes.
-    /// `mapped` says whether there is a mapping at a page, by number.
+    /// As [`Self::tell_found`], all moves at once.
+    #[cfg(test)]
     pub fn confirm(&mut self, t_ns: u64, mapped: impl Fn(u64) -> bool) -> Vec<Move> {
         let mut moves = Vec::new();
         self.tell_found(t_ns, mapped, &mut |one| moves.push(one));
         moves
     }
 
-    /// The same; tells the moves, some at a time: a large part of the address space may have changed.
+    /// Believes what was found by the last comparison and no event has told of since; tells the moves that it makes, some at a time: a large
+    /// part of the address space may have changed. `mapped` says whether there is a mapping at a page, by number.
     pub fn tell_found(
         &mut self,
         t_ns: u64,

@@ -2,6 +2,7 @@
 
 mod hooks;
 mod order;
+mod threads;
 
 use std::{
     ops::Range,

@@ -275,9 +275,9 @@ impl Told {
     /// Every move of this cause has this reason.
     pub(crate) fn reason(&self, cause: &str, reason: &str) -> &Self {
         for one in self.of_cause(cause) {
-            // A watch waits for it, but not for ever, and a guest may be slow.
+            // It was seen once (built-6.12, 2026-11-27) that it was not there by the end, and not found out why: null is no wrong answer.
             if one["reason"].is_null() && one["proof"] == "event" {
-                std::panic::panic_any(Again("the reason came late".to_owned()));
+                std::panic::panic_any(Again("the reason was not there".to_owned()));
             }
             assert_eq!(one["reason"], reason, "{one:#}");
         }
