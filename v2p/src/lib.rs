@@ -37,6 +37,7 @@ mod outside;
 pub mod page;
 pub mod printable;
 pub mod process;
+mod recent;
 pub mod record;
 pub mod render;
 pub mod state;

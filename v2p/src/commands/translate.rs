@@ -16,6 +16,7 @@ use crate::{
         AddressSpace, FrameFlags, Pagemap, Process,
         maps::{self, Asked, Mapping},
     },
+    recent::Recent,
     record::{Hex, Record},
     render::Output,
     state::PageState,
@@ -171,22 +172,21 @@ impl Said<'_> {
     }
 }
 
-/// The names of a page's flags, kept for the next page, which mostly has the same.
+/// The names of a page's flags, kept for the next pages, which mostly have the same.
 #[derive(Default)]
-struct Names {
-    of: (Marks, Option<FrameFlags>),
-    names: Rc<[&'static str]>,
-}
+struct Names(Recent<(Marks, Option<FrameFlags>), Rc<[&'static str]>>);
 
 impl Names {
     fn of(&mut self, page: &Page) -> Rc<[&'static str]> {
         let of = (page.marks, page.frame);
-        if self.of != of {
-            let frame = page.frame.iter().flat_map(|frame| frame.names());
-            self.names = page.marks.names().chain(frame).collect();
-            self.of = of;
-        }
-        Rc::clone(&self.names)
+        let names = self.0.get(
+            |known| *known == of,
+            || {
+                let frame = page.frame.iter().flat_map(|frame| frame.names());
+                (of, page.marks.names().chain(frame).collect())
+            },
+        );
+        names.cloned().unwrap_or_default()
     }
 }
 

@@ -99,34 +99,34 @@ impl FrameFile {
         })
     }
 
-    /// Hands the word of every frame of `frames`, which are sorted, to `each`, in order. Frames beyond the end of
-    /// memory are left out.
+    /// Hands the word of every frame of `frames`, which are sorted, to `each`, in order; `None` for frames beyond the end of memory.
     ///
     /// # Errors
     /// Those of the read.
-    pub fn of(&self, frames: &[Pfn], mut each: impl FnMut(Pfn, u64)) -> Result<()> {
+    pub fn of(&self, frames: &[Pfn], mut each: impl FnMut(Option<u64>)) -> Result<()> {
         let mut rest = frames;
         let mut buffer = Vec::new();
         while let Some(first) = rest.first().copied() {
-            let mut count = 1;
             let mut last = first;
-            for next in rest.iter().skip(1) {
-                if next.0 > last.0 + NEAR || next.0 - first.0 >= CHUNK {
-                    break;
-                }
-                last = *next;
-                count += 1;
-            }
+            let near = |pfn: &&Pfn| {
+                let goes_on = pfn.0 <= last.0 + NEAR && pfn.0 - first.0 < CHUNK;
+                last = if goes_on { **pfn } else { last };
+                goes_on
+            };
+            let count = rest.iter().take_while(near).count();
             let (now, later) = rest.split_at(count);
             rest = later;
-            buffer.resize(usize::try_from((last.0 - first.0 + 1) * 8)?, 0);
-            let read = self.file.read_at(&mut buffer, first.0 * 8);
+            let len = usize::try_from((last.0 - first.0 + 1) * 8)?;
+            if buffer.len() < len {
+                buffer.resize(len, 0);
+            }
+            let place = buffer.get_mut(..len).unwrap_or_default();
+            let read = self.file.read_at(place, first.0 * 8);
             let n = read.context(self.path)?;
             let (words, _) = buffer.get(..n).unwrap_or_default().as_chunks::<8>();
             for pfn in now {
-                if let Some(word) = words.get(usize::try_from(pfn.0 - first.0)?) {
-                    each(*pfn, u64::from_ne_bytes(*word));
-                }
+                let word = words.get(usize::try_from(pfn.0 - first.0)?);
+                each(word.map(|word| u64::from_ne_bytes(*word)));
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::fmt::{Arguments, Write as _};
 
-use super::digits::Digits;
+use super::digits::HexDigits;
 use crate::{record::Hex, state::PageState};
 
 /// As wide as any column.
@@ -10,60 +10,71 @@ const SPACES: &str = "                                ";
 
 /// What stands in a column.
 pub(super) trait Cell {
-    /// Adds it to the line.
-    fn add(&self, line: &mut String);
+    /// Adds it to the line; gives how many characters it has.
+    fn add(&self, line: &mut String) -> usize;
 }
 
 impl Cell for &str {
-    fn add(&self, line: &mut String) {
+    fn add(&self, line: &mut String) -> usize {
         line.push_str(self);
+        if self.is_ascii() {
+            self.len()
+        } else {
+            self.chars().count()
+        }
     }
 }
 
 impl Cell for u64 {
-    fn add(&self, line: &mut String) {
-        line.push_str(Digits::decimal(*self).text());
+    fn add(&self, line: &mut String) -> usize {
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(*self);
+        line.push_str(digits);
+        digits.len()
     }
 }
 
 impl Cell for Hex {
-    fn add(&self, line: &mut String) {
-        line.push_str(Digits::hex(self.0).text());
+    fn add(&self, line: &mut String) -> usize {
+        let digits = HexDigits::of(self.0);
+        line.push_str(digits.text());
+        digits.text().len()
     }
 }
 
 impl Cell for Arguments<'_> {
-    fn add(&self, line: &mut String) {
+    fn add(&self, line: &mut String) -> usize {
+        let start = line.len();
         // A String takes everything.
         let _ = line.write_fmt(*self);
+        line.get(start..).unwrap_or_default().chars().count()
     }
 }
 
 /// A page's state in a word or two.
 impl Cell for PageState {
-    fn add(&self, line: &mut String) {
+    fn add(&self, line: &mut String) -> usize {
         match *self {
             Self::Present { pfn } => ("pfn ", pfn.0).add(line),
-            Self::Zero => line.push_str("zero page"),
+            Self::Zero => "zero page".add(line),
             Self::Swapped { swap: Some(swap) } => {
-                ("swap ", (u64::from(swap.device), (":", swap.offset))).add(line);
+                ("swap ", (u64::from(swap.device), (":", swap.offset))).add(line)
             }
-            Self::Swapped { swap: None } => line.push_str("swapped"),
+            Self::Swapped { swap: None } => "swapped".add(line),
             Self::Migrating { pfn } => ("migrating ", pfn.0).add(line),
             Self::Device { pfn } => ("device ", pfn.0).add(line),
-            Self::Poisoned => line.push_str("poisoned"),
-            Self::Guard => line.push_str("guard"),
-            Self::Hidden => line.push_str("hidden"),
-            Self::Absent => line.push('-'),
+            Self::Poisoned => "poisoned".add(line),
+            Self::Guard => "guard".add(line),
+            Self::Hidden => "hidden".add(line),
+            Self::Absent => "-".add(line),
         }
     }
 }
 
 /// One behind the other.
 impl<A: Cell, B: Cell> Cell for (A, B) {
-    fn add(&self, line: &mut String) {
-        self.0.add(line);
-        self.1.add(line);
+    fn add(&self, line: &mut String) -> usize {
+        self.0.add(line) + self.1.add(line)
     }
 }
 
@@ -71,28 +82,21 @@ impl<A: Cell, B: Cell> Cell for (A, B) {
 /// less.
 pub(super) fn right(line: &mut String, width: usize, cell: impl Cell) -> usize {
     let start = line.len();
-    let (spaces, over) = add(line, width, &cell);
-    line.insert_str(start, spaces);
-    over
+    let used = cell.add(line);
+    line.insert_str(start, spaces(width, used));
+    used.saturating_sub(width)
 }
 
 /// The same, left-aligned.
 pub(super) fn left(line: &mut String, width: usize, cell: impl Cell) -> usize {
-    let (spaces, over) = add(line, width, &cell);
-    line.push_str(spaces);
-    over
+    let used = cell.add(line);
+    line.push_str(spaces(width, used));
+    used.saturating_sub(width)
 }
 
-/// Adds `cell`; gives the spaces that are missing, and the characters that are too many.
-fn add(line: &mut String, width: usize, cell: &impl Cell) -> (&'static str, usize) {
-    let start = line.len();
-    cell.add(line);
-    let used = line.get(start..).unwrap_or_default().chars().count();
-    let missing = width.saturating_sub(used);
-    (
-        SPACES.get(..missing).unwrap_or(SPACES),
-        used.saturating_sub(width),
-    )
+/// What fills `width` characters where so many are used.
+fn spaces(width: usize, used: usize) -> &'static str {
+    SPACES.get(..width.saturating_sub(used)).unwrap_or(SPACES)
 }
 
 #[cfg(test)]

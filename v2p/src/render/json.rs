@@ -1,7 +1,7 @@
 //! JSON of the records that come by the million, put together by hand: a fault, a move, a run of pages. The same bytes as serde's, which the
 //! test holds it to.
 
-use super::digits::Digits;
+use super::digits::HexDigits;
 use crate::{
     record::{By, Hex, Move, Record},
     state::{PageState, SwapPlace},
@@ -83,7 +83,7 @@ impl Json<'_> {
     }
 
     fn number(&mut self, number: u64) {
-        self.text(Digits::decimal(number).text());
+        self.text(itoa::Buffer::new().format(number));
     }
 
     fn number_or_null(&mut self, number: Option<u64>) {
@@ -102,7 +102,9 @@ impl Json<'_> {
     }
 
     fn hex(&mut self, Hex(number): Hex) {
-        self.text("\"").text(Digits::hex(number).text()).text("\"");
+        self.text("\"")
+            .text(HexDigits::of(number).text())
+            .text("\"");
     }
 
     /// A string, which may hold anything.

@@ -17,7 +17,12 @@ use anyhow::{Context as _, Result};
 use clap::ColorChoice;
 use serde::Serialize;
 
-use self::{column::Cell as _, moves::Moves, progress::Progress, text::Clock};
+use self::{
+    column::Cell as _,
+    moves::Moves,
+    progress::Progress,
+    text::{Clock, RunLines},
+};
 
 pub use self::{
     demo::DemoText,
@@ -42,6 +47,7 @@ pub struct Output {
     json_line: Vec<u8>,
     stdout: BufWriter<StdoutLock<'static>>,
     clock: Clock,
+    runs: RunLines,
     moves: Moves,
     progress: Progress,
 }
@@ -65,6 +71,7 @@ impl Output {
             json_line: Vec::new(),
             stdout: BufWriter::with_capacity(BUFFER, io::stdout().lock()),
             clock: Clock::from(now_ns()),
+            runs: RunLines::default(),
             moves: Moves::default(),
             progress: Progress::default(),
         }
@@ -101,6 +108,11 @@ impl Output {
             let what = (*pid, mapping);
             let before = self.moves.add(one, what, &mut self.clock, self.colour);
             return before.map_or(Ok(()), |line| self.line(&line));
+        }
+        if let Some(line) = self.runs.line(record, self.colour) {
+            let (stdout, progress) = (&mut self.stdout, &self.progress);
+            let said = progress.aside(|| stdout.write_all(line.as_bytes()));
+            return self.said(said);
         }
         self.finish_run()?;
         let line = self.clock.line(record, self.colour);

@@ -1,8 +1,8 @@
 //! What is known of the frames beside their numbers: flags, how often they are mapped, nodes.
 
-use std::thread;
+use std::sync::Arc;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use v2p_common::Pfn;
 
 use super::page::Page;
@@ -11,29 +11,37 @@ use crate::{
     state::PageState,
 };
 
-/// So many frames are worth a thread.
-const MANY: usize = 4096;
-
-/// Adds what is known of the frames to their pages.
+/// What is to be added to pages, and the files that say it.
+#[derive(Clone)]
 pub(super) struct Frames {
     /// `None`: not asked, or not ours to read.
-    flags: Option<FrameFile>,
+    flags: Option<Arc<FrameFile>>,
     /// `None`: not asked, or not ours to read.
-    counts: Option<FrameFile>,
+    counts: Option<Arc<FrameFile>>,
     /// Why the flags cannot be read.
     pub(super) missing: Option<String>,
     nodes: Nodes,
-    order: Vec<(Pfn, usize)>,
-    asked: Vec<Pfn>,
-    found: Vec<(Pfn, u64)>,
-    /// Pages whose frames are bad, as they were before that was known.
-    accused: Vec<Page>,
 }
+
+/// Frames that are asked about together, and the answers. Small, since it goes from one processor to another and back.
+#[derive(Default)]
+pub(super) struct Asked {
+    /// As their pages come.
+    frames: Vec<Pfn>,
+    /// A word each, or [`BEYOND`]; none where it is not asked.
+    flags: Vec<u64>,
+    counts: Vec<u64>,
+    order: Vec<(Pfn, u32)>,
+    sorted: Vec<Pfn>,
+}
+
+/// Of a frame beyond the end of memory, which has no word.
+const BEYOND: u64 = u64::MAX;
 
 impl Frames {
     pub(super) fn new() -> Self {
         let (flags, missing) = match FrameFile::flags() {
-            Ok(flags) => (Some(flags), None),
+            Ok(flags) => (Some(Arc::new(flags)), None),
             Err(e) => (None, Some(format!("/proc/kpageflags: {e}"))),
         };
         Self {
@@ -41,17 +49,7 @@ impl Frames {
             counts: None,
             missing,
             nodes: Nodes::read(),
-            order: Vec::new(),
-            asked: Vec::new(),
-            found: Vec::new(),
-            accused: Vec::new(),
         }
-    }
-
-    /// The pages that [`Self::add`] has called poisoned since, as they were before: what was in migration may have left the frame by the time
-    /// at which that was found bad.
-    pub(super) fn take_accused(&mut self) -> Vec<Page> {
-        std::mem::take(&mut self.accused)
     }
 
     pub(super) fn without_flags(&mut self) {
@@ -64,7 +62,7 @@ impl Frames {
     }
 
     pub(super) fn with_counts(&mut self) {
-        self.counts = FrameFile::counts().ok();
+        self.counts = FrameFile::counts().ok().map(Arc::new);
     }
 
     /// Whether nothing is to be added to any page.
@@ -72,60 +70,87 @@ impl Frames {
         self.flags.is_none() && self.counts.is_none() && self.nodes.is_single()
     }
 
-    /// Adds what there is.
+    /// Asks about the frames in `asked`.
     ///
     /// # Errors
     /// Those of reading /proc/kpageflags and /proc/kpagecount.
-    pub(super) fn add(&mut self, pages: &mut [Page]) -> Result<()> {
-        if !self.nodes.is_single() {
-            for page in pages.iter_mut() {
-                page.node = page.pfn().and_then(|pfn| self.nodes.of(pfn));
-            }
-        }
-        if self.flags.is_some() || self.counts.is_some() {
-            self.ask_about(pages);
-        }
-        let Self {
+    pub(super) fn ask(&self, asked: &mut Asked) -> Result<()> {
+        let Asked {
+            frames,
             flags,
             counts,
             order,
-            asked,
-            found,
-            accused,
-            ..
-        } = self;
-        if let Some(flags) = flags {
-            // Frames beyond the end of memory have no words.
-            let add = |page: &mut Page, word: Option<u64>| {
-                let before = *page;
-                page.add_frame(word.map_or(FrameFlags::NOPAGE, FrameFlags));
-                if page.state == PageState::Poisoned {
-                    accused.push(before);
+            sorted,
+        } = asked;
+        // In order, so that those near each other are read at once; stable, since such a sort sees the stretches that are in order.
+        order.clear();
+        order.extend(frames.iter().copied().zip(0..));
+        order.sort_by_key(|(pfn, _)| *pfn);
+        sorted.clear();
+        sorted.extend(order.iter().map(|(pfn, _)| *pfn));
+        for (file, words) in [(&self.flags, flags), (&self.counts, counts)] {
+            words.clear();
+            let Some(file) = file else { continue };
+            words.resize(frames.len(), BEYOND);
+            let mut order = order.iter();
+            file.of(sorted, |word| {
+                if let (Some((_, i)), Some(word)) = (order.next(), word)
+                    && let Some(place) = words.get_mut(*i as usize)
+                {
+                    *place = word;
                 }
-            };
-            ask(flags, asked, order, found, pages, add)?;
-            tell_bad_leaves(flags, pages, accused)?;
-        }
-        if let Some(counts) = counts {
-            let add = |page: &mut Page, word: Option<u64>| {
-                if matches!(page.state, PageState::Present { .. }) {
-                    page.mapped = word.and_then(|word| u32::try_from(word).ok());
-                }
-            };
-            ask(counts, asked, order, found, pages, add)?;
+            })?;
         }
         Ok(())
     }
 
-    /// Puts the frames in order, so that those near each other are read at once.
-    fn ask_about(&mut self, pages: &[Page]) {
-        let Self { order, asked, .. } = self;
-        order.clear();
-        asked.clear();
-        let to_ask = pages.iter().enumerate();
-        order.extend(to_ask.filter_map(|(i, page)| Some((page.frame_to_ask()?, i))));
-        order.sort_unstable();
-        asked.extend(order.iter().map(|(pfn, _)| *pfn));
+    /// Adds to `pages` what there is. Those whose frames were found bad come to `accused`, as they were before that was known: what was in
+    /// migration may have left the frame by then.
+    ///
+    /// # Errors
+    /// Those of reading /proc/kpageflags.
+    pub(super) fn add(
+        &self,
+        asked: &Asked,
+        pages: &mut [Page],
+        accused: &mut Vec<Page>,
+    ) -> Result<()> {
+        let mut flags = asked.flags.iter();
+        let mut counts = asked.counts.iter();
+        for page in &mut *pages {
+            if !self.nodes.is_single() {
+                page.node = page.pfn().and_then(|pfn| self.nodes.of(pfn));
+            }
+            if page.frame_to_ask().is_none() {
+                continue;
+            }
+            if let Some(word) = flags.next() {
+                let before = *page;
+                page.add_frame(match *word {
+                    BEYOND => FrameFlags::NOPAGE,
+                    word => FrameFlags(word),
+                });
+                if page.state == PageState::Poisoned {
+                    accused.push(before);
+                }
+            }
+            if let (Some(word), PageState::Present { .. }) = (counts.next(), page.state) {
+                page.mapped = u32::try_from(*word).ok();
+            }
+        }
+        match &self.flags {
+            Some(flags) => tell_bad_leaves(flags, pages, accused),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Asked {
+    /// Sets out to ask about the frames of `pages`.
+    pub(super) fn about(&mut self, pages: &[Page]) {
+        self.frames.clear();
+        self.frames
+            .extend(pages.iter().filter_map(Page::frame_to_ask));
     }
 }
 
@@ -157,53 +182,8 @@ fn tell_bad_leaves(file: &FrameFile, pages: &mut [Page], accused: &mut Vec<Page>
 pub(crate) fn leaf_is_bad(file: &FrameFile, (first, frames): (Pfn, u64)) -> Result<bool> {
     let all: Vec<Pfn> = (first.0..first.0 + frames).map(Pfn).collect();
     let mut is_bad = false;
-    file.of(&all, |_, word| {
-        is_bad |= FrameFlags(word).has(FrameFlags::HWPOISON);
+    file.of(&all, |word| {
+        is_bad |= word.is_some_and(|word| FrameFlags(word).has(FrameFlags::HWPOISON));
     })?;
     Ok(is_bad)
-}
-
-/// Hands each frame's word to its page by `add`.
-fn ask(
-    file: &FrameFile,
-    asked: &[Pfn],
-    order: &[(Pfn, usize)],
-    found: &mut Vec<(Pfn, u64)>,
-    pages: &mut [Page],
-    mut add: impl FnMut(&mut Page, Option<u64>),
-) -> Result<()> {
-    found.clear();
-    // The kernel takes most of the time of a translation for these words: two processors share it.
-    let (mine, others) = asked.split_at(match asked.len() {
-        n if n < MANY => n,
-        n => n / 2,
-    });
-    let read_others = || {
-        let mut found = Vec::with_capacity(others.len());
-        file.of(others, |pfn, word| found.push((pfn, word)))?;
-        anyhow::Ok(found)
-    };
-    let others = thread::scope(|scope| {
-        let helper = match others {
-            [] => None,
-            // Where there is no thread to be had, it is done without.
-            _ => thread::Builder::new().spawn_scoped(scope, read_others).ok(),
-        };
-        file.of(mine, |pfn, word| found.push((pfn, word)))?;
-        match helper {
-            Some(helper) => helper
-                .join()
-                .map_err(|_| anyhow!("the reader of frames died"))?,
-            None => read_others(),
-        }
-    })?;
-    found.extend(others);
-    let mut found = found.iter().peekable();
-    for (pfn, i) in order {
-        let word = found.next_if(|(of, _)| of == pfn).map(|(_, word)| *word);
-        if let Some(page) = pages.get_mut(*i) {
-            add(page, word);
-        }
-    }
-    Ok(())
 }

@@ -4,6 +4,7 @@
 //! a time and undecoded ([`plain`]), others with a state and a verdict each ([`page`]) -> runs ([`run`]). Nothing is
 //! kept: memory is constant.
 
+mod ahead;
 mod block;
 mod both;
 pub mod finder;

@@ -1,6 +1,9 @@
 //! Records as aligned lines for people.
 
 mod pages;
+mod runs;
+
+pub(super) use runs::RunLines;
 
 use std::fmt::Write as _;
 
@@ -85,13 +88,14 @@ impl Clock {
                 reconciled,
                 status,
             } => end(why, *events, *faults, *moves, *lost, *reconciled, *status),
-            Record::Run { .. }
-            | Record::Level { .. }
+            Record::Level { .. }
             | Record::Translated { .. }
             | Record::Mapping { .. }
             | Record::Looked { .. } => pages::line(record, colour),
-            // Moves have lines of their own, for many; the demo tells its story step by step.
-            Record::Move { .. } | Record::Write(_) | Record::Demo { .. } => String::new(),
+            // Runs and moves have lines of their own, since they come by the thousand; the demo tells its story step by step.
+            Record::Run { .. } | Record::Move { .. } | Record::Write(_) | Record::Demo { .. } => {
+                String::new()
+            }
         }
     }
 }

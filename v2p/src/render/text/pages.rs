@@ -1,34 +1,16 @@
-//! The lines of what lies behind pages: a translation's, a walk's levels, who maps a frame.
+//! The lines of what lies behind pages: a walk's levels, what a translation comes to, who maps a frame.
 
 use std::fmt::Write as _;
 
 use crate::{
     record::{Frame, Hex, Record},
-    render::{Colour, column, count, paint, printable},
-    state::{PageState, Totals, Verdict},
+    render::{Colour, count, paint, printable},
+    state::Totals,
 };
 
 /// One of these records as one line.
 pub(super) fn line(record: &Record, colour: bool) -> String {
     match record {
-        Record::Run {
-            va,
-            pages,
-            state,
-            page_size,
-            flags,
-            mapped,
-            node,
-            verdict,
-            ..
-        } => {
-            let notes = Notes {
-                flags,
-                mapped: *mapped,
-                node: *node,
-            };
-            run(*va, *pages, *state, *page_size, notes, *verdict, colour)
-        }
         Record::Level {
             level,
             index,
@@ -67,55 +49,6 @@ pub(super) fn line(record: &Record, colour: bool) -> String {
         ),
         _ => String::new(),
     }
-}
-
-/// What is said of a page's frame.
-struct Notes<'a> {
-    flags: &'a [&'static str],
-    mapped: Option<u32>,
-    node: Option<u32>,
-}
-
-fn run(
-    va: Hex,
-    pages: u64,
-    state: PageState,
-    page_size: Option<u64>,
-    notes: Notes<'_>,
-    verdict: Verdict,
-    colour: bool,
-) -> String {
-    let mut line = String::with_capacity(128);
-    column::right(&mut line, 18, va);
-    line.push_str("  ");
-    column::right(&mut line, 8, pages);
-    line.push_str("  ");
-    match state {
-        PageState::Absent => column::left(&mut line, 16, "absent"),
-        other => column::left(&mut line, 16, other),
-    };
-    line.push(' ');
-    column::left(&mut line, 3, size_name(page_size));
-    line.push(' ');
-    for (i, flag) in notes.flags.iter().enumerate() {
-        line.push_str(if i > 0 { "," } else { "" });
-        line.push_str(flag);
-    }
-    // A String takes everything.
-    if let Some(mapped) = notes.mapped {
-        let _ = write!(line, "  mapped {mapped}x");
-    }
-    if let Some(node) = notes.node {
-        let _ = write!(line, "  node {node}");
-    }
-    match verdict {
-        Verdict::Agree => {}
-        Verdict::Single => line.push_str("  single"),
-        Verdict::Disagree => line.push_str(&paint("  DISAGREE", Colour::Bad, colour)),
-        Verdict::Moved => line.push_str(&paint("  moved", Colour::Bad, colour)),
-    }
-    line.truncate(line.trim_end().len());
-    line
 }
 
 fn level(level: &str, index: u64, entry: Hex, pa: Option<Hex>, flags: &[&str]) -> String {
@@ -211,7 +144,7 @@ fn looked(
     )
 }
 
-const fn size_name(bytes: Option<u64>) -> &'static str {
+pub(super) const fn size_name(bytes: Option<u64>) -> &'static str {
     match bytes {
         Some(1_073_741_824) => "1G",
         Some(2_097_152) => "2M",

@@ -11,6 +11,7 @@ use crate::{
     process::Pagemap,
     state::PageState,
     translate::{
+        ahead::{Batch, DEPTH},
         block::{Block, Piece},
         page::Page,
         route::Route,
@@ -22,7 +23,7 @@ use crate::{
 
 impl Translator {
     /// Reads at most [`super::BLOCKS`] blocks, with what is known of the frames; gives how many pages are not absent. `None`:
-    /// the address space is gone.
+    /// the address space is gone. What is read may be handed out later: by the next chunk, or [`Self::hand_out`].
     pub(super) fn chunk<S: Sink>(
         &mut self,
         pagemap: &Pagemap,
@@ -33,16 +34,52 @@ impl Translator {
         if self.frames.say_nothing() {
             return self.read(pagemap, start, end, sink);
         }
-        let mut pages = std::mem::take(&mut self.pages);
-        pages.clear();
+        let mut batch = self.ahead.spare();
+        batch.pages.reserve(pages(start, end)?);
         let populated = self.read(pagemap, start, end, &mut |page: Page, _| {
-            pages.push(page);
+            batch.pages.push(page);
             Ok(())
         })?;
-        self.frames.add(&mut pages)?;
-        for before in self.frames.take_accused() {
+        let alive = self.ask(pagemap, batch, sink)?;
+        Ok(populated.filter(|_| alive))
+    }
+
+    /// Asks about the frames of `batch`: many on another thread, while those before are handed out. False: the address space is gone.
+    fn ask<S: Sink>(&mut self, pagemap: &Pagemap, batch: Batch, sink: &mut S) -> Result<bool> {
+        let Some(mut batch) = self.ahead.ask(&self.frames, batch) else {
+            return self.hand_out(pagemap, DEPTH, sink);
+        };
+        let alive = self.hand_out(pagemap, 0, sink)?;
+        batch.asked.about(&batch.pages);
+        self.frames.ask(&mut batch.asked)?;
+        Ok(alive && self.told(pagemap, batch, sink)?)
+    }
+
+    /// Hands out what was asked about ahead, but for so many batches. False: the address space is gone.
+    pub(super) fn hand_out<S: Sink>(
+        &mut self,
+        pagemap: &Pagemap,
+        but: usize,
+        sink: &mut S,
+    ) -> Result<bool> {
+        while self.ahead.waiting() > but
+            && let Some(batch) = self.ahead.take()?
+        {
+            if !self.told(pagemap, batch, sink)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Hands out pages whose frames were asked about. False: the address space is gone.
+    fn told<S: Sink>(&mut self, pagemap: &Pagemap, mut batch: Batch, sink: &mut S) -> Result<bool> {
+        let Batch { pages, asked } = &mut batch;
+        let mut accused = Vec::new();
+        self.frames.add(asked, pages, &mut accused)?;
+        for before in accused {
             let Some(now) = self.ask_again(pagemap, before, true)? else {
-                return Ok(None);
+                return Ok(false);
             };
             // It has moved meanwhile, and its old frame is bad.
             if now.state != before.state
@@ -52,11 +89,11 @@ impl Translator {
                 *page = now;
             }
         }
-        for page in &pages {
+        for page in &*pages {
             sink.page(*page, 1)?;
         }
-        self.pages = pages;
-        Ok(populated)
+        self.ahead.give_back(batch);
+        Ok(true)
     }
 
     /// Reads at most [`super::BLOCKS`] blocks by the route; gives how many pages are not absent. `None`: the address

@@ -9,8 +9,9 @@ use v2p_common::{
 };
 
 use super::{
+    ahead::Ahead,
     frames::Frames,
-    page::{Decoder, Page},
+    page::Decoder,
     parts::{Part, Scanner},
     route::Route,
     sink::Sink,
@@ -23,16 +24,16 @@ use crate::{
     process::{Pagemap, maps::Mapping},
 };
 
-/// Blocks that are read, with what is known of their frames, before any is handed out, at most: 128 MiB of address space,
-/// so that memory stays small.
-const BLOCKS: usize = 64;
+/// Blocks that are read, with what is known of their frames, before any is handed out, at most: 32 MiB of address space, so that memory stays
+/// small and the pages are still in the processor's cache as they are told.
+const BLOCKS: usize = 16;
 /// In what is longer than that, the first reading is one block, and each of a dense stretch longer than the one before
 /// it by this factor.
 const GROWTH: usize = 8;
 /// Where fewer pages than one in so many are there, it is sparse: what follows is scanned first.
 const SPARSE: u64 = 16;
 /// A scan that finds so many pages has come to where it is dense: what follows is read.
-const DENSE: u64 = (BLOCKS * BLOCK_PAGES) as u64;
+const DENSE: u64 = 64 * BLOCK_PAGES as u64;
 
 /// Translates, one process after the other.
 pub struct Translator {
@@ -44,8 +45,8 @@ pub struct Translator {
     decoder: Decoder,
     scanner: Scanner,
     frames: Frames,
+    ahead: Ahead,
     words: Vec<u64>,
-    pages: Vec<Page>,
 }
 
 impl Translator {
@@ -78,14 +79,16 @@ impl Translator {
             decoder: Decoder { paging, zero },
             scanner: Scanner::default(),
             frames: Frames::new(),
+            ahead: Ahead::default(),
             words: vec![0; AT_ONCE * BLOCK_PAGES],
-            pages: Vec::new(),
         })
     }
 
     /// Leaves out what /proc/kpageflags says: a translation alone is faster. Where there are several nodes, that of each frame is still told. Then a poisoned page is told as one in
     /// migration: only the frame's flags tell them apart.
     pub fn without_flags(&mut self) {
+        // The thread that asks goes by what was asked for before.
+        self.ahead.forget();
         self.frames.without_flags();
     }
 
@@ -96,6 +99,7 @@ impl Translator {
 
     /// Adds how often each frame is mapped, where /proc/kpagecount can be read.
     pub fn with_counts(&mut self) {
+        self.ahead.forget();
         self.frames.with_counts();
     }
 
@@ -151,6 +155,20 @@ impl Translator {
         if mapping.is_kernels() {
             return self.kernel_half(pagemap, mapping, sink);
         }
+        let read = self.user_half(pagemap, mapping, sink);
+        if read.is_err() {
+            self.ahead.forget();
+        }
+        Ok(read? && self.hand_out(pagemap, 0, sink)?)
+    }
+
+    /// As [`Self::mapping`], but the last of it may still be asked about.
+    fn user_half<S: Sink>(
+        &mut self,
+        pagemap: &Pagemap,
+        mapping: &Mapping,
+        sink: &mut S,
+    ) -> Result<bool> {
         let mut at = mapping.start;
         // As long as there is much to read, it is read; a scan of it all would only come on top.
         while at < mapping.end {
@@ -212,7 +230,9 @@ impl Translator {
             }
             let mut populated = 0;
             for part in &found.parts {
-                self.absent(at, part.start, sink)?;
+                if !self.absent(pagemap, at, part.start, sink)? {
+                    return Ok(None);
+                }
                 let mut start = part.start;
                 while start < part.end {
                     let end = part.end.min(next_chunk(start));
@@ -224,7 +244,9 @@ impl Translator {
                 }
                 at = part.end;
             }
-            self.absent(at, found.next, sink)?;
+            if !self.absent(pagemap, at, found.next, sink)? {
+                return Ok(None);
+            }
             at = found.next;
             if populated >= DENSE {
                 break;
@@ -251,13 +273,21 @@ impl Translator {
         Ok(Some(Step { parts, next: end }))
     }
 
-    /// Pages that hold nothing, from `start` up to `end`.
-    fn absent<S: Sink>(&self, start: u64, end: u64, sink: &mut S) -> Result<()> {
+    /// Hands out pages that hold nothing, from `start` up to `end`, behind all that comes before. False: the address space is gone.
+    fn absent<S: Sink>(
+        &mut self,
+        pagemap: &Pagemap,
+        start: u64,
+        end: u64,
+        sink: &mut S,
+    ) -> Result<bool> {
         if start >= end {
-            return Ok(());
+            return Ok(true);
         }
+        let alive = self.hand_out(pagemap, 0, sink)?;
         let page = self.decoder.page(VirtAddr(start), None, None);
-        sink.page(page, (end - start) / PAGE_SIZE)
+        sink.page(page, (end - start) / PAGE_SIZE)?;
+        Ok(alive)
     }
 }
 
