@@ -29,6 +29,12 @@ macro_rules! flags {
                 $(if self.has(Self::$name) { names.push($text); })*
                 names
             }
+
+            /// Those that are known here.
+            #[must_use]
+            pub const fn known(self) -> Self {
+                Self(self.0 & (0 $(| Self::$name.0)*))
+            }
         }
     };
 }

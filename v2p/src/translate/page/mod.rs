@@ -24,7 +24,8 @@ pub struct Page {
     pub page_size: Option<u64>,
     /// Flags of pagemap's word.
     pub marks: Marks,
-    /// What /proc/kpageflags says of the frame; `None`: not asked, or there is no frame.
+    /// What /proc/kpageflags says of the frame, of the flags that have a name here: no other may end a run; `None`: not asked, or there is no
+    /// frame.
     pub frame: Option<FrameFlags>,
     /// How often the frame is mapped, by /proc/kpagecount; `None`: not asked, or there is no frame.
     pub mapped: Option<u32>,
@@ -307,7 +308,7 @@ impl Page {
             PageState::Present { pfn } if flags.has(FrameFlags::NOPAGE) => {
                 self.state = PageState::Device { pfn }
             }
-            PageState::Present { .. } => self.frame = Some(page::believed(flags)),
+            PageState::Present { .. } => self.frame = Some(page::believed(flags).known()),
             _ => {}
         }
     }
