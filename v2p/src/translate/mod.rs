@@ -1,7 +1,8 @@
 //! From virtual addresses to frames, by pagemap, by a walk of the page tables, or by both side by side.
 //!
 //! Mappings -> populated parts ([`parts`]) -> blocks read in bulk ([`reader`]) -> the caller's [`Sink`], plain pages many at
-//! a time and undecoded ([`plain`]), others with a state and a verdict each ([`page`]) -> runs ([`run`]). Nothing is
+//! a time and undecoded ([`plain`]), others with a state and a verdict each ([`page`]); where flags are asked for, page by page, once a
+//! second thread has read them (`ahead`) -> runs ([`run`]). Nothing is
 //! kept: memory is constant.
 
 mod ahead;
