@@ -73,6 +73,7 @@ pub(crate) fn make(what: &str, i: u64) -> u64 {
         "device" => device(),
         "file" => file(),
         "reserve" => reserve(i),
+        "mixed" => mixed(i),
         other => panic!("{other:?}?"),
     }
 }
@@ -211,6 +212,33 @@ fn file() -> u64 {
     unsafe { mmap(FILE_BASE as *mut _, PAGE_LEN, access, flags, &file, 0) }.unwrap();
     write_to(FILE_BASE);
     1
+}
+
+/// Maps `pages` pages, and of every six writes four, the third of which the kernel may take back, and reads one; gives their address.
+fn mixed(pages: u64) -> u64 {
+    let len = usize::try_from(pages * PAGE).unwrap();
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping touches nothing that exists.
+    let start = unsafe { mmap_anonymous(ptr::null_mut(), len, access, MapFlags::PRIVATE) }.unwrap();
+    // SAFETY: our own mapping; huge pages would be alike.
+    unsafe { madvise(start, len, Advice::LinuxNoHugepage) }.unwrap();
+    let start = start as u64;
+    for i in 0..pages {
+        let va = start + i * PAGE;
+        match i % 6 {
+            // SAFETY: inside our mapping.
+            4 => _ = unsafe { ptr::read_volatile(va as *const u8) },
+            5 => {}
+            _ => write_to(va),
+        }
+    }
+    // The advice is for pages that are on the kernel's lists, not in a batch of a CPU.
+    let _ = fs::write("/proc/sys/vm/compact_memory", "1");
+    for i in (0..pages).filter(|i| i % 6 == 2) {
+        advise((start + i * PAGE) as *mut u8, libc::MADV_FREE);
+    }
+    let _ = fs::write("/proc/sys/vm/compact_memory", "1");
+    start
 }
 
 /// Reserves a TiB and writes `pages` pages all over it; gives its address.

@@ -4,6 +4,10 @@ use std::{fs, time::Instant};
 
 use libtest_mimic::Trial;
 use serde_json::Value;
+use v2p::{
+    common::Pfn,
+    process::{FrameFile, FrameFlags},
+};
 
 use crate::{
     Done,
@@ -31,6 +35,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             without_main_thread,
         ),
         trial("one_page_that_is_not_there_is_an_answer_of_no", one_absent),
+        trial(
+            "many_pages_have_the_flags_of_their_own_frames",
+            flags_of_many,
+        ),
     ]
 }
 
@@ -280,5 +288,52 @@ fn one_absent() -> Done {
     );
     target.tell("write", 3);
     assert_eq!(translate(&target, &[&address]).1, Some(0));
+    Done::Passed
+}
+
+/// So many that their frames are asked about on another thread, several batches of them.
+fn flags_of_many() -> Done {
+    const MANY: u64 = 30_000;
+    let mut target = Target::start();
+    let start = target.tell("mixed", MANY);
+    let (flags, counts) = (FrameFile::flags().unwrap(), FrameFile::counts().unwrap());
+    let word = |file: &FrameFile, pfn: &Value| {
+        let mut words = Vec::new();
+        let frame = [Pfn(pfn.as_u64().unwrap())];
+        file.of(&frame, |word| words.extend(word)).unwrap();
+        words[0]
+    };
+    for route in ["pagemap", "both"] {
+        let range = format!("{start:#x}+{}", MANY * 4096);
+        let (records, _) = translate(&target, &["--each", "--route", route, &range]);
+        let (mut at, mut compared, mut free) = (0, 0, 0);
+        for run in runs(&records) {
+            assert_eq!(address(&run["va"]), start + at * 4096, "{route}: {run}");
+            // What was given away may be taken, and compaction may be moving one, still.
+            let states: &[_] = match at % 6 {
+                2 => &["present", "migrating", "absent"],
+                4 => &["zero"],
+                5 => &["absent"],
+                _ => &["present", "migrating"],
+            };
+            let state = run["state"].as_str().unwrap();
+            assert!(states.contains(&state), "{route}: {run}");
+            at += run["pages"].as_u64().unwrap();
+            if state != "present" {
+                continue;
+            }
+            let names = FrameFlags(word(&flags, &run["pfn"])).names();
+            let told: Vec<_> = run["flags"].as_array().unwrap().iter().collect();
+            let marks = told.len() - names.len();
+            let mapped = run["mapped"] == word(&counts, &run["pfn"]);
+            // What is on its way between the kernel's lists changes.
+            compared += u64::from(mapped && told[marks..] == names);
+            free += u64::from(!names.contains(&"swapbacked"));
+        }
+        assert_eq!(at, MANY, "{route}");
+        let written = MANY / 6 * 4;
+        assert!(compared > written * 99 / 100, "{route}: {compared}");
+        assert!(free > MANY / 6 / 2, "{route}: {free} are as all others");
+    }
     Done::Passed
 }
