@@ -324,7 +324,7 @@ fn flags_of_many() -> Done {
             }
             let names = FrameFlags(word(&flags, &run["pfn"])).names();
             let told: Vec<_> = run["flags"].as_array().unwrap().iter().collect();
-            let marks = told.len() - names.len();
+            let marks = told.len().saturating_sub(names.len());
             let mapped = run["mapped"] == word(&counts, &run["pfn"]);
             // What is on its way between the kernel's lists changes.
             compared += u64::from(mapped && told[marks..] == names);
