@@ -105,7 +105,8 @@ impl FrameFile {
         })
     }
 
-    /// Hands the word of every frame of `frames`, which are sorted, to `each`, in order; `None` for frames beyond the end of memory.
+    /// Hands the word of every frame of `frames` to `each`, in order; `None` for frames beyond the end of memory. Where they are sorted, those
+    /// that lie near each other are read at once.
     ///
     /// # Errors
     /// Those of the read.
@@ -115,8 +116,8 @@ impl FrameFile {
         while let Some(first) = rest.first().copied() {
             let mut last = first;
             let near = |pfn: &&Pfn| {
-                let goes_on = pfn.0 <= last.0 + NEAR && pfn.0 - first.0 < CHUNK;
-                last = if goes_on { **pfn } else { last };
+                let goes_on = pfn.0 <= last.0 + NEAR && pfn.0.wrapping_sub(first.0) < CHUNK;
+                last = if goes_on { last.max(**pfn) } else { last };
                 goes_on
             };
             let count = rest.iter().take_while(near).count();

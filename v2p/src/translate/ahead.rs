@@ -50,7 +50,6 @@ enum Thread {
     /// There was none to be had.
     None,
     Runs {
-        frames: Frames,
         to_ask: Sender<Job>,
         /// The other end: what no thread has begun.
         jobs: Arc<Mutex<Receiver<Job>>>,
@@ -102,14 +101,14 @@ impl Ahead {
     ///
     /// # Errors
     /// Those of [`Frames::ask`].
-    pub(super) fn take(&mut self) -> Result<Option<Batch>> {
+    pub(super) fn take(&mut self, frames: &Frames) -> Result<Option<Batch>> {
         while let Some((_, answer)) = self.waiting.front_mut() {
             if let Some(asked) = answer.take() {
                 self.first += 1;
                 let pages = self.waiting.pop_front().unwrap_or_default().0;
                 return Ok(Some(Batch { pages, asked }));
             }
-            let (number, asked) = self.thread.one()?;
+            let (number, asked) = self.thread.one(frames)?;
             if let Some((_, answer)) = self.waiting.get_mut(number - self.first) {
                 *answer = Some(asked);
             }
@@ -128,18 +127,17 @@ impl Thread {
         let (to_ask, jobs) = mpsc::channel();
         let (done, asked) = mpsc::channel();
         let jobs = Arc::new(Mutex::new(jobs));
-        let (all_frames, all_jobs) = (frames.clone(), Arc::clone(&jobs));
+        let (frames, its_jobs) = (frames.clone(), Arc::clone(&jobs));
         let work = move || {
-            let next = || all_jobs.lock().ok()?.recv().ok();
+            let next = || its_jobs.lock().ok()?.recv().ok();
             while let Some(job) = next() {
-                if done.send(all_frames.answer(job)).is_err() {
+                if done.send(frames.answer(job)).is_err() {
                     return;
                 }
             }
         };
         match thread::Builder::new().spawn(work) {
             Ok(_) => Self::Runs {
-                frames: frames.clone(),
                 to_ask,
                 jobs,
                 asked,
@@ -149,14 +147,8 @@ impl Thread {
     }
 
     /// One that is asked about: here, where the thread has not begun it.
-    fn one(&self) -> Result<Job> {
-        let Self::Runs {
-            frames,
-            jobs,
-            asked,
-            ..
-        } = self
-        else {
+    fn one(&self, frames: &Frames) -> Result<Job> {
+        let Self::Runs { jobs, asked, .. } = self else {
             anyhow::bail!("nothing is asked about frames");
         };
         // The thread holds the lock while it waits for something to do: then there is nothing to do here either.

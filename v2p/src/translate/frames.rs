@@ -82,6 +82,9 @@ impl Frames {
             order,
             sorted,
         } = asked;
+        if self.flags.is_none() && self.counts.is_none() {
+            return Ok(());
+        }
         // In order, so that those near each other are read at once; stable, since such a sort sees the stretches that are in order.
         order.clear();
         order.extend(frames.iter().copied().zip(0..));

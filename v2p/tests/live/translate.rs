@@ -6,7 +6,8 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 use v2p::{
     common::Pfn,
-    process::{FrameFile, FrameFlags},
+    process::{FrameFile, FrameFlags, Pagemap, maps::Mapping},
+    translate::{Page, Route, Translator},
 };
 
 use crate::{
@@ -38,6 +39,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial(
             "many_pages_have_the_flags_of_their_own_frames",
             flags_of_many,
+        ),
+        trial(
+            "what_was_broken_off_comes_into_no_other_translation",
+            broken_off,
         ),
     ]
 }
@@ -335,5 +340,53 @@ fn flags_of_many() -> Done {
         assert!(compared > written * 99 / 100, "{route}: {compared}");
         assert!(free > MANY / 6 / 2, "{route}: {free} are as all others");
     }
+    Done::Passed
+}
+
+/// By the library, which goes on after an error, and after a process that ended.
+fn broken_off() -> Done {
+    // The last of it is enough for another thread, too: it is read in parts of 1, 8, and then 16 blocks of 512.
+    const MANY: u64 = 512 * (1 + 8 + 4 * 16 + 12);
+    let (mut target, mut ends) = (Target::start(), Some(Target::start()));
+    let starts = [&mut target, ends.as_mut().unwrap()].map(|of| of.tell("mixed", MANY));
+    let [mapping, of_other] = starts.map(|start| Mapping {
+        start,
+        end: start + MANY * 4096,
+        writable: true,
+        name: String::new(),
+    });
+    let pagemap = Pagemap::of(target.pid()).unwrap();
+    let other = Pagemap::of(ends.as_ref().unwrap().pid()).unwrap();
+    let mut translator = Translator::new(Route::Pagemap).unwrap();
+    let told_whole = |translator: &mut Translator| {
+        let mut next = mapping.start;
+        let mut take = |page: Page, pages| {
+            anyhow::ensure!(page.va.0 == next, "{page:?} in the place of {next:#x}");
+            next += pages * 4096;
+            Ok(())
+        };
+        assert!(translator.mapping(&pagemap, &mapping, &mut take).unwrap());
+        assert_eq!(next, mapping.end);
+    };
+    for last in [0, 1000, MANY / 2, MANY - 20_000, MANY - 9000, MANY - 1] {
+        let last = mapping.start + last * 4096;
+        let mut take = |page: Page, _| {
+            anyhow::ensure!(page.va.0 != last, "enough");
+            Ok(())
+        };
+        let error = translator.mapping(&pagemap, &mapping, &mut take);
+        assert_eq!(error.unwrap_err().to_string(), "enough");
+        told_whole(&mut translator);
+    }
+    let mut next = of_other.start;
+    let mut take = |page: Page, pages| {
+        drop(ends.take());
+        anyhow::ensure!(page.va.0 == next, "{page:?} in the place of {next:#x}");
+        next += pages * 4096;
+        Ok(())
+    };
+    assert!(!translator.mapping(&other, &of_other, &mut take).unwrap());
+    assert!(next < of_other.end);
+    told_whole(&mut translator);
     Done::Passed
 }

@@ -63,7 +63,7 @@ impl Translator {
         sink: &mut S,
     ) -> Result<bool> {
         while self.ahead.waiting() > but
-            && let Some(batch) = self.ahead.take()?
+            && let Some(batch) = self.ahead.take(&self.frames)?
         {
             if !self.told(pagemap, batch, sink)? {
                 return Ok(false);

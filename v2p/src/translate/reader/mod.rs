@@ -156,10 +156,13 @@ impl Translator {
             return self.kernel_half(pagemap, mapping, sink);
         }
         let read = self.user_half(pagemap, mapping, sink);
-        if read.is_err() {
+        // What was read before the end is told, too.
+        let told = read.and_then(|alive| Ok(self.hand_out(pagemap, 0, sink)? && alive));
+        if !matches!(told, Ok(true)) {
+            // Not into the next mapping, or the next process.
             self.ahead.forget();
         }
-        Ok(read? && self.hand_out(pagemap, 0, sink)?)
+        told
     }
 
     /// As [`Self::mapping`], but the last of it may still be asked about.
