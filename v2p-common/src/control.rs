@@ -194,7 +194,7 @@ pub const BLOCK_BYTES: u64 = 2 << 20;
 pub const BLOCK_PAGES: usize = 512;
 
 /// Blocks that one [`request::TABLES_AT_ONCE`] copies at most: the verifier follows every one of them.
-pub const AT_ONCE: usize = 16;
+pub const AT_ONCE: usize = 4;
 
 /// One table, copied whole: a value of the memory-mapped map `TABLES`. Block n's page table is number n; the directory of
 /// [`request::DIRECTORY`], number 0.
