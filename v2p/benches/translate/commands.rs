@@ -1,23 +1,33 @@
 //! Whole commands, from the start of the process to its end, with frame flags, their output thrown away.
 
 use std::{
+    hint::black_box,
     path::Path,
     process::{Command, Stdio},
+    thread,
 };
 
-use v2p::process::maps;
+use v2p::{
+    common::{VirtAddr, pagemap::PagemapWord},
+    process::{FrameFile, Pagemap, maps},
+};
 
 use crate::{
     report::{Bar, Case, Report},
-    space::Target,
+    space::{PAGE, Target},
 };
+
+/// Words in a bare read.
+const PART: usize = 8192;
+/// Pages of the target.
+const RESIDENT: usize = 65_536;
 
 /// v2p, as this bench was built with.
 pub(crate) const V2P: &str = env!("CARGO_BIN_EXE_v2p");
 
-/// A process of 65,536 resident pages, by the kernel's page-types and by v2p.
+/// A process of 65,536 resident pages, by the kernel's page-types and by v2p; and what of it is the kernel's alone.
 pub(crate) fn whole(report: &mut Report, page_types: Option<&Path>) {
-    let target = Target::start("--resident", 65_536);
+    let target = Target::start("--resident", RESIDENT);
     let pid = target.pid();
     let mut cases = Vec::new();
     match page_types {
@@ -41,8 +51,44 @@ pub(crate) fn whole(report: &mut Report, page_types: Option<&Path>) {
         let name = ["v2p translate --pid PID", &options.join(" ")].join(" ");
         cases.push(command(name.trim_end(), bar, &words));
     }
-    let title = "65536 resident pages, whole commands";
-    report.group(title, usize::from(page_types.is_some()), cases);
+    cases.push(words_alone(&target));
+    let title = format!("{RESIDENT} resident pages, whole commands");
+    report.group(&title, usize::from(page_types.is_some()), cases);
+}
+
+/// The least that all of them need of the kernel: the words of pagemap and of /proc/kpageflags for the target's memory, by all
+/// processors at once, in this process, with nothing sorted, decoded or told.
+fn words_alone(target: &Target) -> Case<'static> {
+    let pid = target.pid().parse().unwrap();
+    let mappings = maps::mappings(pid).unwrap();
+    let length = |m: &&maps::Mapping| m.end - m.start;
+    let start = mappings.iter().max_by_key(length).unwrap().start;
+    let pagemap = Pagemap::of(pid).unwrap();
+    let flags = FrameFile::flags().unwrap();
+    let threads = thread::available_parallelism().unwrap().get();
+    let name = format!("the words alone: bare preads, {threads} threads");
+    Case::new(name, Bar::None, move || {
+        let one = |number: usize| {
+            let (mut words, mut frames) = (vec![0; PART], Vec::with_capacity(PART));
+            for part in (number * PART..RESIDENT).step_by(threads * PART) {
+                let va = VirtAddr(start + (part * PAGE) as u64);
+                assert_eq!(pagemap.read_words(va, &mut words).unwrap(), PART);
+                frames.clear();
+                frames.extend(words.iter().map(|word| PagemapWord(*word).pfn().unwrap()));
+                let mut count = 0;
+                let each = |word: Option<u64>| count += usize::from(black_box(word).is_some());
+                flags.of(&frames, each).unwrap();
+                assert_eq!(count, PART);
+            }
+        };
+        thread::scope(|scope| {
+            for number in 1..threads {
+                let one = &one;
+                scope.spawn(move || one(number));
+            }
+            one(0);
+        });
+    })
 }
 
 /// A search in every process, against a walk of each.
