@@ -75,26 +75,28 @@ fn number(s: &str, otherwise: &str) -> Result<u32, String> {
     })
 }
 
-/// What starts with `0x`, or has nothing in it that a range cannot have, is a range; all else the name of a mapping. A short word of
-/// hex digits with a letter among them (`dd`, `bc`) is a name: an address without `0x` is longer.
+/// What starts with `0x` is a range, and what has anything in it that a range cannot have the name of a mapping. So is a short word of hex
+/// digits with a letter among them (`dd`, `bc`): an address without `0x` is longer. All else may be either: the mappings tell.
 pub(crate) fn asked(s: &str) -> Result<Asked, String> {
     // A range has two dots or none.
     let is_name = |s: &str| {
         s.contains(|c: char| !"0123456789abcdefABCDEFxKMG+.".contains(c))
             || s.replacen("..", "", 1).contains('.')
     };
-    if s.is_empty() {
-        return Err("it is empty".to_owned());
-    }
     let is_word = |s: &str| {
         s.len() < BARE_ADDRESS
             && s.chars().all(|c| c.is_ascii_hexdigit())
             && s.contains(|c: char| c.is_ascii_alphabetic())
     };
-    if !s.starts_with("0x") && (is_name(s) || is_word(s)) {
-        return Ok(Asked::Name(s.to_owned()));
+    if s.is_empty() {
+        Err("it is empty".to_owned())
+    } else if s.starts_with("0x") {
+        pages(s).map(Asked::Range)
+    } else if is_name(s) || is_word(s) {
+        Ok(Asked::Name(s.to_owned()))
+    } else {
+        Ok(Asked::Either(s.to_owned(), pages(s)))
     }
-    pages(s).map(Asked::Range)
 }
 
 pub(crate) fn seconds(s: &str) -> Result<Duration, String> {
@@ -130,7 +132,10 @@ fn address(s: &str) -> Result<u64, String> {
         _ if s.is_empty() => return Err("an address is missing".to_owned()),
         Some(digits) => digits,
         None if s.len() >= BARE_ADDRESS => s,
-        None => return Err(format!("{s:?} is not an address: write 0x{s} if it is one")),
+        None if digits(s, 16).is_some() => {
+            return Err(format!("{s:?} is not an address: write 0x{s} if it is one"));
+        }
+        None => return Err(format!("{s:?} is not an address")),
     };
     self::digits(digits, 16).ok_or_else(|| format!("{s:?} is not an address in hex"))
 }
@@ -142,7 +147,8 @@ fn digits(s: &str, radix: u32) -> Option<u64> {
 }
 
 fn length(s: &str) -> Result<NonZeroU64, String> {
-    let bad = || format!("{s:?} is not a length");
+    let bad =
+        || format!("{s:?} is not a length: a number of bytes, or one with K, M or G after it");
     let unit = s.chars().last().ok_or_else(bad)?;
     let (digits, shift) = match unit {
         'K' => (s.strip_suffix('K').unwrap_or(s), 10),
@@ -236,9 +242,25 @@ mod tests {
         ] {
             assert_eq!(asked(s), name(s), "{s}");
         }
-        assert!(matches!(asked("7f0012340000+4K"), Ok(Asked::Range(_))));
-        assert!(matches!(asked("cafe00000"), Ok(Asked::Range(_))));
-        assert!(asked("1240").is_err());
+        let either = |s: &str| match asked(s) {
+            Ok(Asked::Either(name, range)) if name == s => range,
+            other => panic!("{s}: {other:?}"),
+        };
+        assert!(either("7f0012340000+4K").is_ok());
+        assert!(either("cafe00000").is_ok());
+        for s in [
+            "1240",
+            "xxd",
+            "MAKE",
+            "a+b",
+            "..",
+            &"0123456789abcdef".repeat(4),
+        ] {
+            assert!(either(s).is_err(), "{s}");
+        }
+        let why = either("1240").unwrap_err();
+        assert!(why.ends_with("write 0x1240 if it is one"), "{why}");
+        assert!(!either("xxd").unwrap_err().contains("0xxxd"));
         assert!(asked("0x12zz").is_err());
         assert!(asked("").is_err());
     }

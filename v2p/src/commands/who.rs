@@ -14,7 +14,7 @@ use crate::{
     exit,
     kernel::{iomem::Iomem, privileges},
     page::believed,
-    process::{AddressSpace, FrameFlags, Process, frame_flags, maps::Mapping},
+    process::{AddressSpace, FrameFlags, Process, frame_flags, maps::Mapping, require_own_proc},
     record::{Frame, Hex, Record},
     render::Output,
     translate::{Finder, Page, Route, Translator, Wanted},
@@ -23,9 +23,10 @@ use crate::{
 /// Looks; gives the exit code.
 ///
 /// # Errors
-/// Exit code 3 where privileges or eBPF are missing.
+/// Exit code 3 where privileges or eBPF are missing, or the processes in /proc are not those that we can open.
 pub fn run(args: &cli::Who, output: &mut Output) -> Result<u8> {
     privileges::keep_to_looking(true)?;
+    require_own_proc().context("who")?;
     tracing::require().context("who")?;
     let mut translator = Translator::new(Route::Walk).context("who")?;
     translator.frames_alone();
@@ -255,7 +256,7 @@ fn what_it_is(pfn: Pfn, flags: &Result<FrameFlags>, iomem: Option<&Iomem>) -> St
     let kinds = [
         (
             FrameFlags::MMAP,
-            "it, or another page of its huge page, is mapped by a process that was not found: one of another PID namespace, or one that started, executed a program or mapped it meanwhile",
+            "it, or another page of its huge page, is mapped by a process that was not found: one that could not be read, one of another PID namespace, or one that started, executed a program or mapped it meanwhile",
         ),
         (FrameFlags::BUDDY, "it is free"),
         (FrameFlags::HWPOISON, "it is poisoned"),

@@ -34,10 +34,7 @@ impl Process {
     /// Exit code 1 where there is none, 2 where the number is that of a thread or no number of a process, 3 where /proc has the numbers
     /// of another PID namespace than ours.
     pub fn open(pid: u32) -> Result<Self> {
-        if !proc_is_ours() {
-            let what = "/proc is that of another PID namespace: its numbers are not ours";
-            return Err(Failure::unsupported(what).hint(MOUNT_PROC).into());
-        }
+        require_own_proc()?;
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let raw =
             raw.ok_or_else(|| Failure::failed(format!("{pid} is not the number of a process")))?;
@@ -122,6 +119,18 @@ impl Process {
         };
         poll(&mut fds, Some(&at_once)).is_ok_and(|n| n > 0)
     }
+}
+
+/// That the numbers in /proc are those by which we call processes.
+///
+/// # Errors
+/// Exit code 3 where they are those of another PID namespace.
+pub fn require_own_proc() -> Result<()> {
+    if proc_is_ours() {
+        return Ok(());
+    }
+    let what = "/proc is that of another PID namespace: its numbers are not ours";
+    Err(Failure::unsupported(what).hint(MOUNT_PROC).into())
 }
 
 /// Whether /proc, as it is mounted, calls us what we are called. Where it cannot be read, others say so.

@@ -86,6 +86,8 @@ pub enum Asked {
     Range(Range),
     /// Mappings of this name.
     Name(String),
+    /// What may be either: mappings of this name, where there are any; else these addresses, or why it names none.
+    Either(String, Result<Range, String>),
 }
 
 /// The mappings of process `pid`, by address, without the kernel's own (`[vsyscall]`).
@@ -154,35 +156,39 @@ pub(crate) fn parse(line: &[u8]) -> Option<Mapping> {
 /// of no name, so that their absence is told too. `end`: where the process's addresses end.
 ///
 /// # Errors
-/// Exit code 1 where no mapping has a name that was asked for, 2 where an address can be no process's.
+/// Exit code 1 where no mapping has a name that was asked for, 2 where an address can be no process's, or what is asked for is none.
 pub fn select(mappings: &[Mapping], asked: &[Asked], end: VirtAddr) -> Result<Vec<Mapping>> {
     if asked.is_empty() {
         return Ok(mappings.to_vec());
     }
     let mut selected = Vec::new();
     for one in asked {
-        match one {
-            Asked::Range(range) => {
-                let pieces = covered(mappings, *range);
-                let beyond = |piece: &Mapping| piece.end > end.0 && piece.is_gap();
-                if pieces.iter().any(beyond) {
-                    return Err(beyond_the_end(*range, end).into());
-                }
-                selected.extend(pieces);
-            }
-            Asked::Name(name) => {
-                let before = selected.len();
-                selected.extend(mappings.iter().filter(|m| m.is_called(name)).cloned());
-                if selected.len() == before {
-                    let what = format!("no mapping is called {name:?}");
-                    return Err(Failure::no(what)
-                        .hint("the names are those in /proc/PID/maps, or the last part of a path; an address starts with 0x")
-                        .into());
-                }
+        if let Asked::Name(name) | Asked::Either(name, _) = one {
+            let before = selected.len();
+            selected.extend(mappings.iter().filter(|m| m.is_called(name)).cloned());
+            if selected.len() > before {
+                continue;
             }
         }
+        let range = match one {
+            Asked::Range(range) | Asked::Either(_, Ok(range)) => *range,
+            Asked::Either(_, Err(why)) => return Err(Failure::failed(why.clone()).into()),
+            Asked::Name(name) => return Err(no_such_name(name).into()),
+        };
+        let pieces = covered(mappings, range);
+        let beyond = |piece: &Mapping| piece.end > end.0 && piece.is_gap();
+        if pieces.iter().any(beyond) {
+            return Err(beyond_the_end(range, end).into());
+        }
+        selected.extend(pieces);
     }
     Ok(selected)
+}
+
+fn no_such_name(name: &str) -> Failure {
+    Failure::no(format!("no mapping is called {name:?}")).hint(
+        "the names are those in /proc/PID/maps, or the last part of a path; an address starts with 0x",
+    )
 }
 
 /// By address, each address once: what was asked for twice is in the first that has it.
@@ -243,6 +249,7 @@ fn covered(mappings: &[Mapping], range: Range) -> Vec<Mapping> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit;
 
     #[test]
     fn a_mapping_that_is_told_twice_because_it_grew_counts_once() {
@@ -322,6 +329,29 @@ mod tests {
         assert_eq!(called("[heap]").unwrap().len(), 1);
         assert!(called("").is_err());
         assert!(called("lib").is_err());
+    }
+
+    #[test]
+    fn what_may_be_either_is_a_name_where_a_mapping_has_it() {
+        let maps = [
+            mapping(0x1000, 0x2000, "/bin/xxd"),
+            mapping(0x3000, 0x4000, "/tmp/cafebabe"),
+        ];
+        let range = Range {
+            start: 0xcafe_b000,
+            end: 0xcafe_c000,
+        };
+        let of = |maps, name: &str, range| {
+            let asked = [Asked::Either(name.to_owned(), range)];
+            let found = select(maps, &asked, VirtAddr(USER_END));
+            found.map(|found| found.first().map(|mapping| mapping.start))
+        };
+        assert_eq!(of(&maps, "cafebabe", Ok(range)).unwrap(), Some(0x3000));
+        assert_eq!(of(&[], "cafebabe", Ok(range)).unwrap(), Some(0xcafe_b000));
+        let why = || Err("no address".to_owned());
+        assert_eq!(of(&maps, "xxd", why()).unwrap(), Some(0x1000));
+        let refused = of(&[], "xxd", why()).unwrap_err();
+        assert_eq!(exit::code(&refused), exit::FAILED);
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod space;
 pub(crate) mod stat;
 
 pub use copied::copied_by_fork;
-pub use identity::{Process, tracer_of};
+pub use identity::{Process, require_own_proc, tracer_of};
 pub use kpage::{FrameFile, FrameFlags, frame_flags, frame_mapcount};
 pub use memory::Memory;
 pub use move_page::move_page;

@@ -190,11 +190,9 @@ impl Output {
         self.said(said)
     }
 
-    /// From now on, text comes with a bar on stderr that shows how much of `total` is done, where it takes long.
+    /// From now on, a bar on stderr shows how much of `total` is done, where it takes long and stderr is a terminal.
     pub fn progress(&mut self, total: u64) {
-        if !self.json {
-            self.progress = Progress::of(total);
-        }
+        self.progress = Progress::of(total);
     }
 
     /// So much more is done.

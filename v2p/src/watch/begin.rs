@@ -190,18 +190,26 @@ fn ranges(wish: &Wish<'_>, process: &Process) -> Result<Vec<Range>> {
         }
         return Ok(pieces.iter().map(Mapping::range).collect());
     }
-    let addresses = wish.asked.iter().map(|one| match one {
-        Asked::Range(range) if range.end <= USER_END => Ok(*range),
-        Asked::Range(range) => Err(Failure::failed(format!(
-            "{:#x} is beyond any process's addresses",
-            range.start
-        ))
-        .into()),
-        Asked::Name(_) => Err(
-            Failure::failed("a command has no mappings before it is started")
-                .hint("give addresses, or watch all of it")
-                .into(),
-        ),
+    let addresses = wish.asked.iter().map(|one| {
+        let range = match one {
+            Asked::Range(range) => *range,
+            Asked::Either(_, range) => range.clone().map_err(Failure::failed)?,
+            Asked::Name(_) => {
+                return Err(
+                    Failure::failed("a command has no mappings before it is started")
+                        .hint("give addresses, or watch all of it")
+                        .into(),
+                );
+            }
+        };
+        match range.end <= USER_END {
+            true => Ok(range),
+            false => Err(Failure::failed(format!(
+                "{:#x} is beyond any process's addresses",
+                range.start
+            ))
+            .into()),
+        }
     });
     addresses.collect()
 }

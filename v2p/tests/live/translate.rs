@@ -1,8 +1,9 @@
 //! `v2p translate` on a running kernel, held against what the target itself knows.
 
-use std::{fs, time::Instant};
+use std::{fs, ptr::null_mut, time::Instant};
 
 use libtest_mimic::Trial;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use serde_json::Value;
 use v2p::{
     common::Pfn,
@@ -36,6 +37,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             without_main_thread,
         ),
         trial("one_page_that_is_not_there_is_an_answer_of_no", one_absent),
+        trial("a_name_may_look_like_an_address", names_like_addresses),
         trial(
             "many_pages_have_the_flags_of_their_own_frames",
             flags_of_many,
@@ -293,6 +295,29 @@ fn one_absent() -> Done {
     );
     target.tell("write", 3);
     assert_eq!(translate(&target, &[&address]).1, Some(0));
+    Done::Passed
+}
+
+/// Of a file that is called as an address could be.
+fn names_like_addresses() -> Done {
+    const LEN: usize = 4096;
+    for name in ["cafebabe", "xxd"] {
+        let path = std::env::temp_dir().join(name);
+        fs::write(&path, [1; LEN]).unwrap();
+        let file = fs::File::open(&path).unwrap();
+        // SAFETY: a new mapping touches nothing that exists, and nothing refers to it after it is taken away.
+        let place =
+            unsafe { mmap(null_mut(), LEN, ProtFlags::READ, MapFlags::SHARED, &file, 0) }.unwrap();
+        let pid = std::process::id().to_string();
+        let output = harness::run(&["translate", "--json", "--pid", &pid, name]);
+        fs::remove_file(&path).unwrap();
+        // SAFETY: as above.
+        unsafe { munmap(place, LEN) }.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let run: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!(address(&run["va"]), place as u64, "{text}");
+        assert_eq!(run["mapping"], path.to_str().unwrap(), "{text}");
+    }
     Done::Passed
 }
 

@@ -205,7 +205,7 @@ fn device_cgroup_of_v2() -> Done {
 }
 
 /// Goes on as the first process of a PID namespace, while who we were waits for it and ends as it does.
-fn own_pids() -> io::Result<()> {
+pub(crate) fn own_pids() -> io::Result<()> {
     // SAFETY: between fork and exec, where there is one thread and nothing is shared yet.
     unsafe { unshare_unsafe(UnshareFlags::NEWPID) }?;
     // SAFETY: as above; what follows in the parent are system calls.

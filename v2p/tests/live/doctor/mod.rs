@@ -1,7 +1,7 @@
 //! `v2p doctor`: each cause is made on purpose, and must be the one that is named, with the errno that the trial gives.
 
 mod address;
-mod container;
+pub(crate) mod container;
 mod hints;
 mod own;
 mod page;

@@ -19,6 +19,7 @@ use rustix::{
 };
 
 use crate::{
+    doctor::container,
     harness::{self, PATIENCE},
     leavings,
 };
@@ -128,6 +129,7 @@ fn going(place: &str) -> Before {
         "nobtf" => || cover(c"tmpfs", c"/sys/kernel/btf", MountFlags::empty(), None),
         "disk" => || cover(c"tmpfs", ROOM_C, MountFlags::empty(), Some(c"size=4k")),
         "readonly" => || cover(c"tmpfs", ROOM_C, MountFlags::RDONLY, None),
+        "pidns" => container::own_pids,
         "noout" => || close(1),
         "noerr" => || close(2),
         "plain" | "closed" | "full" | "mute" | "fullmute" | "terminal" => || Ok(()),

@@ -4,6 +4,7 @@
 use std::{
     fs, io,
     os::fd::AsRawFd as _,
+    panic::panic_any,
     thread,
     time::{Duration, Instant},
 };
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use super::{group::Group, scene::Scene, tid};
 use crate::{
-    Done,
+    Again, Done,
     harness::PATIENCE,
     machine::only_in_guests,
     target::{BASE, PAGE, PAGES, Target},
@@ -140,11 +141,16 @@ fn oom_reaper() -> Done {
     while scene.target.frame(0) != 0 && began.elapsed() < PATIENCE {
         thread::sleep(Duration::from_millis(50));
     }
+    let taken = scene.target.frame(0) == 0;
     drop(held);
     group.no_limit();
     eats.join().unwrap();
     let told = scene.end_with_target();
     told.only((BASE, 8), &["exit"]);
+    if !taken {
+        // It tries for a second to have the lock, and gives up (oom_reap_task, mm/oom_kill.c, 6.1 to 7.3).
+        panic_any(Again("the OOM reaper left it alone".to_owned()));
+    }
     let by_reaper = |m: &Value| m["by"]["comm"] == "oom_reaper";
     if told.functions {
         assert!(told.moves.iter().any(by_reaper), "{:#?}", told.moves);
