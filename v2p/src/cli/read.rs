@@ -118,7 +118,10 @@ fn pages(s: &str) -> Result<Range, String> {
         let start = address(s)?;
         (start, start.checked_add(1).ok_or(BEYOND)?)
     };
-    if end <= start {
+    if end == start {
+        return Err("its end is its start: no address is in it".into());
+    }
+    if end < start {
         return Err("it ends before it starts".into());
     }
     let end = end.checked_next_multiple_of(PAGE).ok_or(BEYOND)?;
