@@ -208,7 +208,11 @@ fn record(run: &Run, flags: Rc<[&'static str]>, mapping: Rc<str>) -> Record {
 
 fn one_address(asked: &[Asked]) -> Result<VirtAddr> {
     match asked {
-        [Asked::Range(range)] if range.end - range.start == PAGE_SIZE => Ok(VirtAddr(range.start)),
+        [Asked::Range(range) | Asked::Either(_, Ok(range))]
+            if range.end - range.start == PAGE_SIZE =>
+        {
+            Ok(VirtAddr(range.start))
+        }
         _ => Err(Failure::failed("--levels wants one address")
             .hint("for example: v2p translate --pid self 0x7f0000001234 --levels")
             .into()),

@@ -290,7 +290,7 @@ fn a_range_is_whole_pages_or_refused() {
             spoilt_text("0x1000..0x2000"),
         ],
         |text| {
-            if let Ok(Asked::Range(range)) = cli::asked(&text) {
+            if let Ok(Asked::Range(range) | Asked::Either(_, Ok(range))) = cli::asked(&text) {
                 prop_assert!(range.start < range.end, "{range:?}");
                 prop_assert!(
                     range.start % 4096 == 0 && range.end % 4096 == 0,
@@ -306,7 +306,7 @@ fn a_range_is_whole_pages_or_refused() {
     hold((any::<u64>(), 1u64..1 << 40), |(start, len)| {
         let text = format!("{start:#x}+{len}");
         match (cli::asked(&text), start.checked_add(len)) {
-            (Ok(Asked::Range(range)), Some(end)) => {
+            (Ok(Asked::Range(range) | Asked::Either(_, Ok(range))), Some(end)) => {
                 prop_assert!(range.start <= start && start - range.start < 4096);
                 prop_assert!(range.end >= end && range.end - end < 4096);
             }

@@ -211,6 +211,10 @@ fn levels() -> Done {
         );
     }
     assert_eq!(runs(&records)[0]["pfn"], pfn);
+    // Long enough to be an address without its prefix.
+    let (bare, code) = translate(&target, &[inside.trim_start_matches("0x"), "--levels"]);
+    assert_eq!(code, Some(0));
+    assert_eq!(runs(&bare)[0]["pfn"], pfn);
     Done::Passed
 }
 

@@ -108,7 +108,11 @@ impl Translator {
         let mut populated = 0;
         let mut at = start;
         while at < end {
-            let next = block_of(at).saturating_add(AT_ONCE as u64 * BLOCK_BYTES);
+            let at_once = match self.route {
+                Route::Walk => AT_ONCE,
+                _ => super::BLOCKS,
+            };
+            let next = block_of(at).saturating_add(at_once as u64 * BLOCK_BYTES);
             let next = next.min(end);
             let alive = match (self.route, &mut self.walker) {
                 (Route::Walk, Some(walker)) => walker.copy(pagemap, at, next)?,

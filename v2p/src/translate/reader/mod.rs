@@ -5,7 +5,7 @@ mod blocks;
 use anyhow::Result;
 use v2p_common::{
     PAGE_SIZE, VirtAddr,
-    control::{AT_ONCE, BLOCK_BYTES, BLOCK_PAGES},
+    control::{BLOCK_BYTES, BLOCK_PAGES},
 };
 
 use super::{
@@ -80,7 +80,7 @@ impl Translator {
             scanner: Scanner::default(),
             frames: Frames::new(),
             ahead: Ahead::default(),
-            words: vec![0; AT_ONCE * BLOCK_PAGES],
+            words: vec![0; BLOCKS * BLOCK_PAGES],
         })
     }
 
@@ -287,10 +287,12 @@ impl Translator {
         if start >= end {
             return Ok(true);
         }
-        let alive = self.hand_out(pagemap, 0, sink)?;
+        if !self.hand_out(pagemap, 0, sink)? {
+            return Ok(false);
+        }
         let page = self.decoder.page(VirtAddr(start), None, None);
         sink.page(page, (end - start) / PAGE_SIZE)?;
-        Ok(alive)
+        Ok(true)
     }
 }
 
