@@ -107,8 +107,8 @@ impl Frames {
         Ok(())
     }
 
-    /// Adds to `pages` what there is. Those whose frames were found bad come to `accused`, as they were before that was known: what was in
-    /// migration may have left the frame by then.
+    /// Adds to `pages` what there is. Those whose frames were found bad, or of a kind that no process has, come to `accused`, as they were before
+    /// that was known: they may have left the frame by then.
     ///
     /// # Errors
     /// Those of reading /proc/kpageflags.
@@ -133,7 +133,8 @@ impl Frames {
                     BEYOND => FrameFlags::NOPAGE,
                     word => FrameFlags(word),
                 });
-                if page.state == PageState::Poisoned {
+                let is_others = page.frame.is_some_and(is_others);
+                if page.state == PageState::Poisoned || is_others {
                     accused.push(before);
                 }
             }
@@ -155,6 +156,17 @@ impl Asked {
         self.frames
             .extend(pages.iter().filter_map(Page::frame_to_ask));
     }
+}
+
+/// Whether a frame with these flags is no process's: free, the kernel's, or taken out of use.
+fn is_others(flags: FrameFlags) -> bool {
+    let kinds = [
+        FrameFlags::BUDDY,
+        FrameFlags::SLAB,
+        FrameFlags::PGTABLE,
+        FrameFlags::HWPOISON,
+    ];
+    kinds.iter().any(|kind| flags.has(*kind))
 }
 
 /// What looks like a migration is bad memory where any frame of its leaf is: the mark of that goes from the first frame of a huge page to
@@ -189,4 +201,42 @@ pub(crate) fn leaf_is_bad(file: &FrameFile, (first, frames): (Pfn, u64)) -> Resu
         is_bad |= word.is_some_and(|word| FrameFlags(word).has(FrameFlags::HWPOISON));
     })?;
     Ok(is_bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use v2p_common::pagemap::PagemapWord;
+
+    use super::*;
+    use crate::{page::ZeroFrames, translate::page::Decoder};
+
+    #[test]
+    fn a_page_whose_frame_is_another_s_by_now_is_to_be_asked_again() {
+        let decoder = Decoder {
+            paging: None,
+            zero: ZeroFrames::UNKNOWN,
+        };
+        let words = [
+            FrameFlags::ANON,
+            FrameFlags::BUDDY,
+            FrameFlags::SLAB,
+            FrameFlags::LRU,
+            FrameFlags::HWPOISON,
+        ];
+        let mut pages: Vec<Page> = (0..words.len() as u64)
+            .map(|i| {
+                let va = v2p_common::VirtAddr(0x7000_0000_0000 + i * v2p_common::PAGE_SIZE);
+                decoder.page(va, Some(PagemapWord(1 << 63 | (0x1000 + i))), None)
+            })
+            .collect();
+        let mut asked = Asked::default();
+        asked.about(&pages);
+        asked.flags = words.iter().map(|flags| flags.0).collect();
+        let mut frames = Frames::new();
+        frames.without_flags();
+        let (before, mut accused) = (pages.clone(), Vec::new());
+        frames.add(&asked, &mut pages, &mut accused).unwrap();
+        let accused: Vec<_> = accused.iter().map(|page| page.va).collect();
+        assert_eq!(accused, [1, 2, 4].map(|i: usize| before[i].va));
+    }
 }

@@ -81,7 +81,7 @@ impl Translator {
             let Some(now) = self.ask_again(pagemap, before, true)? else {
                 return Ok(false);
             };
-            // It has moved meanwhile, and its old frame is bad.
+            // It has moved meanwhile, and its old frame is bad or another's.
             if now.state != before.state
                 && let Ok(at) = pages.binary_search_by_key(&before.va.0, |page| page.va.0)
                 && let Some(page) = pages.get_mut(at)
