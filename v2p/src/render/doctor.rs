@@ -203,7 +203,7 @@ impl<'a> DoctorText<'a> {
                 None => "unknown",
             };
             self.0
-                .text(&format!("      {name:<21}{may_or_not:<9} {evidence}"))?;
+                .text(&format!("      {name:<25}{may_or_not:<9} {evidence}"))?;
             if *may != Some(false) {
                 self.0.text(&format!("{:36} {what}; stop it: {mend}", ""))?;
             }

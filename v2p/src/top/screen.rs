@@ -1,6 +1,9 @@
 //! The terminal: keys in, the view out, and as it was before whatever ends us.
 
-use std::time::{Duration, Instant};
+use std::{
+    mem,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use ratatui::{DefaultTerminal, crossterm::event::Event};
@@ -66,8 +69,11 @@ impl Top {
 
     fn leave(&mut self) {
         if let Some((mut screen, _)) = self.screen.take() {
-            // It may be gone.
-            let _ = screen.show_cursor();
+            // It may be gone. Then the screen must not be dropped: it would say so on stderr, which is gone too, and panic of that
+            // (ratatui-core 0.1, Terminal::drop).
+            if screen.show_cursor().is_err() {
+                mem::forget(screen);
+            }
             let _ = ratatui::try_restore();
         }
     }
