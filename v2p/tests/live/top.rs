@@ -136,7 +136,8 @@ fn terminal_goes() -> Done {
     };
     drop(terminal);
     let (mut person, mut shown) = (File::from(master), String::new());
-    while !shown.contains(ENTER) {
+    // Until it has drawn: then the cursor is hidden.
+    while !shown.contains(ENTER) || !shown.contains("\u{1b}[?25l") {
         let mut bytes = [0; 4096];
         let n = person.read(&mut bytes).expect("it shows something");
         shown.push_str(&String::from_utf8_lossy(&bytes[..n]));
