@@ -14,7 +14,7 @@ use v2p_common::{Pfn, VirtAddr};
 pub(crate) use read::{asked, frame, seconds, user_address};
 use read::{bytes_in_hex, other, pid};
 
-use crate::{process::maps::Asked, translate::Route};
+use crate::{process::select::Asked, translate::Route};
 
 /// What every command takes.
 const FOR_ALL: &str = "Options of every command";

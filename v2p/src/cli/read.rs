@@ -8,7 +8,10 @@ use std::{
 use v2p_common::{Pfn, PhysAddr, VirtAddr};
 
 use super::Bytes;
-use crate::process::maps::{Asked, Range, USER_END};
+use crate::process::{
+    maps::{Range, USER_END},
+    select::Asked,
+};
 
 const PAGE: u64 = v2p_common::PAGE_SIZE;
 /// Digits from which on a number is an address without `0x` before it.

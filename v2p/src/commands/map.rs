@@ -14,6 +14,7 @@ use crate::{
     process::{
         AddressSpace, Pagemap, Process,
         maps::{self, Mapping},
+        select,
     },
     render::{Output, bytes, grouped, printable},
     translate::{Page, Totals, Translator, run::Runs},
@@ -70,7 +71,7 @@ fn map(args: &cli::Map, output: &mut Output) -> Result<u8> {
         return Err(AddressSpace::gone(&process).into());
     };
     let mut translator = Translator::new(args.route)?;
-    let mut selected = maps::select(mappings, &args.asked, end)?;
+    let mut selected = select::select(mappings, &args.asked, end)?;
     let left_out = translator.take_untold(&mut selected, args.asked.is_empty())?;
     let selected = maps::apart(selected);
     let mut taken = Taken::new(earlier)?;

@@ -14,7 +14,8 @@ use crate::{
     kernel::privileges,
     process::{
         AddressSpace, FrameFlags, Pagemap, Process,
-        maps::{self, Asked, Mapping},
+        maps::Mapping,
+        select::{self, Asked},
     },
     recent::Recent,
     record::{Hex, Record},
@@ -45,7 +46,7 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
     let Some(end) = pagemap.end()? else {
         return Err(AddressSpace::gone(&process).into());
     };
-    let mut selected = maps::select(mappings, &args.asked, end)?;
+    let mut selected = select::select(mappings, &args.asked, end)?;
     // Levels are those of a walk: where there is none, its own error says why.
     let route = match (args.levels, args.route) {
         (true, Route::Auto) => Route::Both,
@@ -207,16 +208,16 @@ fn record(run: &Run, flags: Rc<[&'static str]>, mapping: Rc<str>) -> Record {
 }
 
 fn one_address(asked: &[Asked]) -> Result<VirtAddr> {
-    match asked {
-        [Asked::Range(range) | Asked::Either(_, Ok(range))]
-            if range.end - range.start == PAGE_SIZE =>
-        {
-            Ok(VirtAddr(range.start))
-        }
-        _ => Err(Failure::failed("--levels wants one address")
+    let wants = || {
+        Failure::failed("--levels wants one address")
             .hint("for example: v2p translate --pid self 0x7f0000001234 --levels")
-            .into()),
-    }
+    };
+    let [one] = asked else {
+        return Err(wants().into());
+    };
+    let range = one.addresses().ok_or_else(wants)??;
+    anyhow::ensure!(range.end - range.start == PAGE_SIZE, wants());
+    Ok(VirtAddr(range.start))
 }
 
 /// How often a walk is tried that ends at a table that cannot be read.

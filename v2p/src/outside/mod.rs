@@ -28,7 +28,7 @@ use v2p_common::{
 };
 
 use crate::{
-    cli, page::ZeroFrames, process::maps::Asked, state::PageState, translate::page::Decoder,
+    cli, page::ZeroFrames, process::select::Asked, state::PageState, translate::page::Decoder,
 };
 
 /// Tries `test` on values of `strategy` until the time is over.

@@ -16,6 +16,7 @@ mod memory;
 mod move_page;
 mod nodes;
 mod pagemap;
+pub mod select;
 mod space;
 pub(crate) mod stat;
 

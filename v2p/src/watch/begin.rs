@@ -14,7 +14,8 @@ use crate::{
     kernel::{self, limits::raise_open_files},
     process::{
         AddressSpace, Pagemap, Process, asked,
-        maps::{self, Asked, Mapping, Range, USER_END},
+        maps::{Mapping, Range, USER_END},
+        select::{self, Asked},
     },
     tracer::{Target, Tracer, Wanted},
     translate::Both,
@@ -181,7 +182,7 @@ fn ranges(wish: &Wish<'_>, process: &Process) -> Result<Vec<Range>> {
             pagemap, mappings, ..
         } = AddressSpace::of(process)?;
         let end = pagemap.end()?.ok_or_else(|| AddressSpace::none(process))?;
-        let pieces = maps::select(&mappings, wish.asked, end)?;
+        let pieces = select::select(&mappings, wish.asked, end)?;
         if let Some(piece) = pieces.iter().find(|piece| piece.is_kernels()) {
             let what = format!("{} is the kernel's: no page of it moves", piece.name);
             return Err(Failure::unsupported(what)
@@ -191,17 +192,10 @@ fn ranges(wish: &Wish<'_>, process: &Process) -> Result<Vec<Range>> {
         return Ok(pieces.iter().map(Mapping::range).collect());
     }
     let addresses = wish.asked.iter().map(|one| {
-        let range = match one {
-            Asked::Range(range) => *range,
-            Asked::Either(_, range) => range.clone().map_err(Failure::failed)?,
-            Asked::Name(_) => {
-                return Err(
-                    Failure::failed("a command has no mappings before it is started")
-                        .hint("give addresses, or watch all of it")
-                        .into(),
-                );
-            }
-        };
+        let range = one.addresses().ok_or_else(|| {
+            Failure::failed("a command has no mappings before it is started")
+                .hint("give addresses, or watch all of it")
+        })??;
         match range.end <= USER_END {
             true => Ok(range),
             false => Err(Failure::failed(format!(

@@ -28,6 +28,7 @@ mod input;
 mod kin;
 mod leavings;
 mod machine;
+mod many;
 mod map;
 mod mechanism;
 mod memory;
@@ -92,6 +93,7 @@ fn main() {
         ("mechanism", mechanism::trials()),
         ("walk", walk::trials()),
         ("translate", translate::trials()),
+        ("translate", many::trials()),
         ("translate", who::trials()),
         ("map", map::trials()),
         ("top", top::trials()),
