@@ -56,8 +56,8 @@ pub(crate) fn whole(report: &mut Report, page_types: Option<&Path>) {
     report.group(&title, usize::from(page_types.is_some()), cases);
 }
 
-/// The least that all of them need of the kernel: the words of pagemap and of /proc/kpageflags for the target's memory, by all
-/// processors at once, in this process, with nothing sorted, decoded or told.
+/// What of it is the kernel's: the words of pagemap and of /proc/kpageflags for the target's memory, as its frames come, by all
+/// processors at once, in this process, with nothing sorted, decoded or told. Not the least that it can be: in order, fewer reads do.
 fn words_alone(target: &Target) -> Case<'static> {
     let pid = target.pid().parse().unwrap();
     let mappings = maps::mappings(pid).unwrap();
