@@ -22,3 +22,33 @@ pub fn release() -> String {
         .to_string_lossy()
         .into_owned()
 }
+
+/// Its first two numbers. `None`: it does not begin with two. For what cannot be tried alone.
+pub fn version() -> Option<(u32, u32)> {
+    numbers(&release())
+}
+
+fn numbers(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_begins_with_its_version() {
+        for (release, wanted) in [
+            ("6.1.0-41-amd64", Some((6, 1))),
+            ("6.12.57", Some((6, 12))),
+            ("7.3-rc1", Some((7, 3))),
+            ("6", None),
+            ("next-2026", None),
+            ("", None),
+        ] {
+            assert_eq!(numbers(release), wanted, "{release}");
+        }
+        assert!(version().is_some());
+    }
+}

@@ -5,7 +5,7 @@ use std::{fs, io, ops::Range as Span, path::Path};
 use anyhow::Result;
 use v2p_common::{PAGE_SIZE, PageSize};
 
-use super::space::roots;
+use super::space::{at_a_root, is_over, over};
 use crate::exit::Failure;
 
 /// End of user addresses with five levels of page tables (Documentation/arch/x86/x86_64/mm.rst); what is above it, also
@@ -82,19 +82,23 @@ impl Mapping {
 /// Exit code 1 where the process has ended, 3 where we may not read it.
 pub fn mappings(pid: u32) -> Result<Vec<Mapping>> {
     let path = format!("/proc/{pid}/maps");
-    // A thread that has ended has none, but another may.
-    let mut found = Ok(Vec::new());
-    for root in roots(pid) {
-        found = read(&root.join("maps"));
-        if found.as_ref().map_or(true, |found| !found.is_empty()) {
-            break;
+    // That of a thread that has ended is empty.
+    let found = at_a_root(pid, |root| {
+        let found = read(&root.join("maps"))?;
+        if found.is_empty() {
+            Err(over())
+        } else {
+            Ok(found)
         }
-    }
-    let mut mappings = found.map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => Failure::no(format!("process {pid} has ended")),
-        io::ErrorKind::PermissionDenied => super::no_rights(&path, &e),
-        _ => Failure::failed(format!("{path}: {e}")),
-    })?;
+    });
+    let mut mappings = match found {
+        Err(e) if is_over(&e) => Vec::new(),
+        found => found.map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Failure::no(format!("process {pid} has ended")),
+            io::ErrorKind::PermissionDenied => super::no_rights(&path, &e),
+            _ => Failure::failed(format!("{path}: {e}")),
+        })?,
+    };
     mappings.retain(|mapping| !mapping.is_kernels());
     Ok(mappings)
 }

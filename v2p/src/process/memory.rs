@@ -6,7 +6,10 @@ use std::{fs::File, io, os::unix::fs::FileExt as _};
 use anyhow::Result;
 use v2p_common::VirtAddr;
 
-use super::{Process, space::roots};
+use super::{
+    Process,
+    space::{at_a_root, is_over},
+};
 use crate::exit::Failure;
 
 /// The memory of a process.
@@ -19,25 +22,14 @@ impl Memory {
     /// Exit code 1 where it has none, 3 where we may not read it.
     pub fn of(process: &Process) -> Result<Self> {
         let pid = process.pid;
-        let mut refused = None;
-        for root in roots(pid) {
-            match File::open(root.join("mem")) {
-                Ok(file) => return Ok(Self(file)),
-                // A thread that has ended has no memory, but another may.
-                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
-                Err(e) => refused = Some(e),
+        let opened = at_a_root(pid, |root| File::open(root.join("mem")));
+        Ok(Self(opened.map_err(|e| match e.kind() {
+            io::ErrorKind::PermissionDenied => super::no_rights(&format!("/proc/{pid}/mem"), &e),
+            _ if is_over(&e) || e.kind() == io::ErrorKind::NotFound => {
+                Failure::no(format!("process {pid} has ended"))
             }
-        }
-        Err(match refused {
-            Some(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                super::no_rights(&format!("/proc/{pid}/mem"), &e)
-            }
-            Some(e) if e.kind() != io::ErrorKind::NotFound => {
-                Failure::failed(format!("/proc/{pid}/mem: {e}"))
-            }
-            _ => Failure::no(format!("process {pid} has ended")),
-        }
-        .into())
+            _ => Failure::failed(format!("/proc/{pid}/mem: {e}")),
+        })?))
     }
 
     /// Reads `buffer.len()` bytes at `va`. What is not there is brought there, as by a read of the process itself.

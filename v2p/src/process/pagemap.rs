@@ -8,13 +8,17 @@ use std::{
         unix::fs::FileExt as _,
     },
     path::Path,
+    sync::OnceLock,
 };
 
 use anyhow::{Context as _, Result};
 use v2p_common::{PAGE_SIZE, VirtAddr, pagemap::PagemapWord};
 
-use super::{maps::USER_END, space::roots};
-use crate::exit::Failure;
+use super::{
+    maps::USER_END,
+    space::{at_a_root, is_over, over},
+};
+use crate::{exit::Failure, kernel};
 
 const OWN: &str = "/proc/self/pagemap";
 
@@ -38,17 +42,14 @@ impl Pagemap {
         if pid == std::process::id() {
             return Self::of_self();
         }
-        // A thread that has ended has no memory, but another may. Its file does not open, or is empty (6.1).
-        let is_over = |e: &io::Error| e.raw_os_error() == Some(libc::ESRCH);
-        let opened = roots(pid).map(|root| {
+        // That of a thread that has ended does not open, or is empty (6.1).
+        let done = at_a_root(pid, |root| {
             let pagemap = Self::open(&root.join("pagemap"))?;
             match pagemap.word(VirtAddr(0)) {
-                Ok(None) => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+                Ok(None) => Err(over()),
                 _ => Ok(pagemap),
             }
         });
-        let done = { opened }.find(|opened| !opened.as_ref().is_err_and(is_over));
-        let done = done.unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::ESRCH)));
         let path = format!("/proc/{pid}/pagemap");
         Ok(done.map_err(|e| match e.kind() {
             io::ErrorKind::PermissionDenied => super::no_rights(&path, &e),
@@ -106,21 +107,18 @@ impl Pagemap {
         self.own
     }
 
-    /// The word of the page that holds `va`. `None`: the address space is gone, or ends before.
+    /// The word of the page that holds `va`, by one pread. `None`: the address space is gone, or ends before.
     ///
     /// # Errors
-    /// Those of the read.
+    /// As [`Self::read_words`]; and it may be another page's, as there.
     pub fn word(&self, va: VirtAddr) -> Result<Option<PagemapWord>> {
-        let mut bytes = [0; 8];
-        let n = self
-            .file
-            .read_at(&mut bytes, va.page_number() * 8)
-            .with_context(|| self.path.clone())?;
-        Ok((n == bytes.len()).then(|| PagemapWord(u64::from_ne_bytes(bytes))))
+        let mut word = [0];
+        let read = self.read_words(va, &mut word)?;
+        Ok((read == 1).then(|| PagemapWord(word[0])))
     }
 
     /// Reads the words of the pages from `start` on into `words`, by one pread; gives how many came, which
-    /// is 0 where the address space is gone.
+    /// is 0 where the address space is gone. Before Linux 6.5 they may be those of pages that lie 2 MiB further on: [`Self::read_surely`].
     ///
     /// # Errors
     /// Those of the read.
@@ -136,7 +134,32 @@ impl Pagemap {
         Ok(n / 8)
     }
 
-    /// Hands the word of every page from `start` up to `end` to `each`, in order, reading in bulk.
+    /// As [`Self::read_words`], and on kernels whose pagemap leaves out huge pages as they go, again until two readings of a page
+    /// are the same.
+    ///
+    /// # Errors
+    /// As [`Self::read_words`].
+    pub fn read_surely(&self, start: VirtAddr, words: &mut [u64]) -> Result<usize> {
+        let read = self.read_words(start, words)?;
+        if !leaves_out() {
+            return Ok(read);
+        }
+        until_equal(words.get_mut(..read).unwrap_or_default(), |first, again| {
+            self.read_words(VirtAddr(start.0 + first as u64 * PAGE_SIZE), again)
+        })
+    }
+
+    /// The word of the page that holds `va`, for sure. `None`: the address space is gone, or ends before.
+    ///
+    /// # Errors
+    /// As [`Self::read_words`].
+    pub fn word_surely(&self, va: VirtAddr) -> Result<Option<PagemapWord>> {
+        let mut word = [0];
+        let read = self.read_surely(va, &mut word)?;
+        Ok((read == 1).then(|| PagemapWord(word[0])))
+    }
+
+    /// Hands the word of every page from `start` up to `end` to `each`, in order, reading in bulk, surely.
     /// False: the address space ended before all was read.
     ///
     /// # Errors
@@ -147,29 +170,61 @@ impl Pagemap {
         end: VirtAddr,
         mut each: impl FnMut(VirtAddr, PagemapWord),
     ) -> Result<bool> {
-        let mut buffer = vec![0u8; 8 * CHUNK];
+        let mut buffer = vec![0; CHUNK];
         let mut va = start.page();
         while va < end {
             let pages = (end.0 - va.0).div_ceil(PAGE_SIZE);
-            let want = usize::try_from(pages).unwrap_or(CHUNK).min(CHUNK) * 8;
-            let Some(buffer) = buffer.get_mut(..want) else {
-                break;
-            };
-            let n = self
-                .file
-                .read_at(buffer, va.page_number() * 8)
-                .with_context(|| self.path.clone())?;
-            if n == 0 {
+            let want = usize::try_from(pages).unwrap_or(CHUNK).min(CHUNK);
+            let words = buffer.get_mut(..want).unwrap_or_default();
+            let read = self.read_surely(va, words)?;
+            if read == 0 {
                 return Ok(false);
             }
-            let (words, _) = buffer.get(..n).unwrap_or_default().as_chunks::<8>();
-            for word in words {
-                each(va, PagemapWord(u64::from_ne_bytes(*word)));
+            for word in words.iter().take(read) {
+                each(va, PagemapWord(*word));
                 va = VirtAddr(va.0.saturating_add(PAGE_SIZE));
             }
         }
         Ok(true)
     }
+}
+
+/// Whether this kernel's pagemap may leave out the words of 2 MiB whose huge page goes in that moment, and tell those of what follows in their
+/// place: pagemap_pmd_range returns where pmd_trans_unstable says so, fs/proc/task_mmu.c, 6.1 to 6.4. No trial would show it.
+fn leaves_out() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| kernel::version().is_none_or(|version| version < (6, 5)))
+}
+
+/// How often a page is read again whose words differ.
+const ATTEMPTS: usize = 8;
+
+/// Has `words` read again, from the first that differs from the reading before to the last, until none does, or what differs goes on doing so, since it
+/// moves. `read` takes which is the first, and gives how many came. Gives how many there are for sure.
+fn until_equal(
+    words: &mut [u64],
+    mut read: impl FnMut(usize, &mut [u64]) -> Result<usize>,
+) -> Result<usize> {
+    let mut again = words.to_vec();
+    let (mut from, mut to) = (0, words.len());
+    for _ in 0..ATTEMPTS {
+        let (Some(before), Some(now)) = (words.get_mut(from..to), again.get_mut(from..to)) else {
+            break;
+        };
+        let came = read(from, now)?;
+        if came < now.len() {
+            return Ok(from + came);
+        }
+        let differs = |i: &usize| before.get(*i) != now.get(*i);
+        let first = (0..now.len()).find(differs);
+        let last = (0..now.len()).rfind(differs);
+        let (Some(first), Some(last)) = (first, last) else {
+            break;
+        };
+        before.copy_from_slice(now);
+        (from, to) = (from + first, from + last + 1);
+    }
+    Ok(words.len())
 }
 
 impl AsFd for Pagemap {
@@ -203,6 +258,46 @@ mod tests {
         let end = Pagemap::of_self().unwrap().end().unwrap().unwrap();
         let on_the_stack = 0u64;
         assert!(end.0 > std::ptr::from_ref(&on_the_stack) as u64 && end.0 <= USER_END);
+    }
+
+    /// Of four blocks the second is left out once, while a page of the last is another with each reading.
+    #[test]
+    fn words_that_were_left_out_once_are_their_own_pages_in_the_end() {
+        const BLOCK: usize = 512;
+        for left_out in 0..4 {
+            let mut readings = 0;
+            let mut read = |first: usize, words: &mut [u64]| {
+                let shift = if readings == left_out { BLOCK } else { 0 };
+                readings += 1;
+                for (i, word) in (first..).zip(&mut *words) {
+                    let shift = if i >= BLOCK { shift } else { 0 };
+                    *word = match i + shift {
+                        2000 => 1_000_000 + readings as u64,
+                        i => i as u64,
+                    };
+                }
+                Ok(words.len())
+            };
+            let mut words = vec![0; 4 * BLOCK];
+            read(0, &mut words).unwrap();
+            let all = until_equal(&mut words, &mut read).unwrap();
+            assert_eq!(all, words.len());
+            let wrong = |(i, word): &(usize, &u64)| *i as u64 != **word && *i != 2000;
+            assert_eq!(words.iter().enumerate().find(wrong), None, "{left_out}");
+            assert!(words[2000] > 1_000_000 && readings <= ATTEMPTS + 1);
+        }
+    }
+
+    #[test]
+    fn what_is_gone_before_it_is_sure_is_not_told() {
+        let mut words = [1, 2, 3, 4];
+        let mut readings = 0;
+        let all = until_equal(&mut words, |_, again| {
+            readings += 1;
+            again.fill(9);
+            Ok(if readings == 1 { 4 } else { 1 })
+        });
+        assert_eq!(all.unwrap(), 1);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The address space of a process: its pagemap and its mappings, both of one and the same program.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
 };
@@ -36,24 +37,23 @@ impl AddressSpace {
     /// Exit code 1 where it has none: it has ended, or is a kernel thread; 3 where we may not read it.
     pub fn of(process: &Process) -> Result<Self> {
         for _ in 0..ATTEMPTS {
-            for root in roots(process.pid) {
+            let found = at_a_root(process.pid, |root| {
                 // What the program is, before and after: pagemap stays with the address space that there was when it was
                 // opened, and the mappings of another program would be mixed with it.
-                let before = layout(&root);
-                let (pagemap, mappings) = match open(&root) {
-                    Ok(found) => found,
-                    // A thread that has ended has no memory, but another may.
-                    Err(e) if e.raw_os_error() == Some(libc::ESRCH) => continue,
-                    Err(e) => return Err(explain(&e, process).into()),
-                };
+                let layout = layout(root);
+                let pagemap = Pagemap::open(&root.join("pagemap"))?;
                 let found = Self {
                     pagemap,
-                    mappings,
-                    layout: before,
+                    mappings: maps::read(&root.join("maps"))?,
+                    layout,
                 };
-                if !found.mappings.is_empty() && found.is_of(process) {
-                    return Ok(found);
-                }
+                let is_whole = !found.mappings.is_empty() && found.is_of(process);
+                if is_whole { Ok(found) } else { Err(over()) }
+            });
+            match found {
+                Ok(found) => return Ok(found),
+                Err(e) if is_over(&e) => {}
+                Err(e) => return Err(explain(&e, process).into()),
             }
             if process.has_ended() || is_kernel_thread(process.pid) {
                 break;
@@ -98,22 +98,50 @@ impl AddressSpace {
     }
 }
 
-/// Where /proc has the memory of process `pid`: at its main thread, or where that has ended, at one of the others.
+/// Where /proc has the memory of process `pid`: at its main thread, or where that has ended, at one of the others. Those that have come
+/// since the others were listed are among them, as long as there are some.
 pub(super) fn roots(pid: u32) -> impl Iterator<Item = PathBuf> {
     let main = PathBuf::from(match pid == std::process::id() {
         true => "/proc/self".to_owned(),
         false => format!("/proc/{pid}"),
     });
-    let others = move || threads(pid).into_iter().filter(move |tid| *tid != pid);
     let tasks = main.join("task");
-    let others = std::iter::once_with(others).flatten();
+    let mut known = BTreeSet::from([pid]);
+    let lists = (0..ATTEMPTS).map_while(move |_| {
+        let mut new = threads(pid);
+        new.retain(|tid| known.insert(*tid));
+        (!new.is_empty()).then_some(new)
+    });
+    let others = lists.flatten();
     std::iter::once(main).chain(others.map(move |tid| tasks.join(tid.to_string())))
 }
 
-fn open(root: &Path) -> io::Result<(Pagemap, Vec<Mapping>)> {
-    let pagemap = Pagemap::open(&root.join("pagemap"))?;
-    let mappings = maps::read(&root.join("maps"))?;
-    Ok((pagemap, mappings))
+/// What `open` gives of the first of the [`roots`] of process `pid` that has memory. ESRCH: none has.
+///
+/// # Errors
+/// Those of the kernel; ENOENT, where there is no such process, or /proc does not show it.
+pub(super) fn at_a_root<T>(
+    pid: u32,
+    mut open: impl FnMut(&Path) -> io::Result<T>,
+) -> io::Result<T> {
+    for (i, root) in roots(pid).enumerate() {
+        match open(&root) {
+            // A thread that has ended has no memory, but another may. Once it is waited for, its folder is gone too.
+            Err(e) if is_over(&e) || i > 0 && e.kind() == io::ErrorKind::NotFound => {}
+            done => return done,
+        }
+    }
+    Err(over())
+}
+
+/// Whether a task has no memory, or not any more.
+pub(super) fn is_over(e: &io::Error) -> bool {
+    e.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// That a task has no memory.
+pub(super) fn over() -> io::Error {
+    io::Error::from_raw_os_error(libc::ESRCH)
 }
 
 /// Where the program of the process, its arguments and its stack lie: an exec changes it.

@@ -42,6 +42,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             borrower_executes,
         ),
         trial("who_leaves_out_what_ends_half_way", who_among_others),
+        trial("memory_is_found_where_threads_come_and_go", a_relay),
         trial("a_bar_is_shown_to_a_person_who_waits", a_bar),
         trial(
             "a_small_page_in_migration_is_told",
@@ -173,6 +174,31 @@ fn who_among_others() -> Done {
             assert_eq!(mapping["pid"], target.pid(), "{text}");
         }
     });
+    Done::Passed
+}
+
+/// No thread of it lives long, and the main one does not.
+fn a_relay() -> Done {
+    let mut target = Target::start();
+    let pfn = target.tell("write", 6);
+    assert_eq!(target.tell("leave-to-a-relay", 0), 1);
+    let pid = target.pid().to_string();
+    for _ in 0..10 {
+        let output = harness::run(&[
+            "translate",
+            "--json",
+            "--pid",
+            &pid,
+            &format!("{:#x}", va(6)),
+        ]);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{errors}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let run: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!(run["pfn"], pfn, "{text}");
+        let output = harness::run(&["who", "--json", &format!("pfn:{pfn}")]);
+        assert!(output.status.success(), "{output:?}");
+    }
     Done::Passed
 }
 

@@ -82,8 +82,13 @@ pub(crate) fn run(_kind: &OsStr) {
             }
             "leave" => {
                 say("1");
-                // SAFETY: ends this thread alone, the main one, which holds nothing that another waits for.
-                unsafe { libc::syscall(libc::SYS_exit, 0) };
+                end_this_thread();
+            }
+            "leave-to-a-relay" => {
+                drop(worker);
+                relay();
+                say("1");
+                end_this_thread();
             }
             other => answer = Some(memory::make(other, i)),
         }
@@ -105,6 +110,21 @@ fn in_a_new_thread(place: *mut u8) {
     thread::spawn(move || write_to(address))
         .join()
         .expect("a thread writes");
+}
+
+/// Ends the main thread, which holds nothing that another waits for, and no other.
+fn end_this_thread() -> ! {
+    // SAFETY: as said.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    unreachable!("exit(2) does not return")
+}
+
+/// Threads without end, each for half a millisecond.
+fn relay() {
+    thread::spawn(|| {
+        thread::sleep(std::time::Duration::from_micros(500));
+        relay();
+    });
 }
 
 /// A thread that is there before any watch begins: writes to the addresses that it is sent, and says so.
