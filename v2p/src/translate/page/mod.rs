@@ -96,7 +96,8 @@ impl Decoder {
             PagemapState::Hidden => PageState::Hidden,
             PagemapState::Absent => PageState::Absent,
             PagemapState::Guard => PageState::Guard,
-            PagemapState::SwapEntry { kind, offset } => self.swap_form(kind, offset),
+            // swp_offset_pfn, fs/proc/task_mmu.c, 6.1 to 7.3: the number of a frame alone.
+            PagemapState::SwapEntry { kind, offset } => swap_form(kind, offset),
         }
     }
 
@@ -121,7 +122,12 @@ impl Decoder {
                 let huge = level.page_size().filter(|_| level != Level::Pte);
                 // What is not a marker counts its pages.
                 let inside = if is_marker(kind, offset) { 0 } else { inside };
-                let state = self.swap_form(kind, offset.wrapping_add(inside));
+                // Of a frame's number the bits above it (young and dirty) are none, which pagemap leaves out itself.
+                let offset = match kind {
+                    FIRST_SPECIAL.. => offset & paging.migration_pfn_mask(),
+                    _ => offset,
+                };
+                let state = swap_form(kind, offset.wrapping_add(inside));
                 (state, huge.map(v2p_common::PageSize::bytes))
             }
             EntryState::Empty | EntryState::Table(_) => (PageState::Absent, None),
@@ -133,37 +139,6 @@ impl Decoder {
             PageState::Zero
         } else {
             PageState::Present { pfn }
-        }
-    }
-
-    fn swap_form(&self, kind: u8, offset: u64) -> PageState {
-        match kind {
-            // Without CAP_SYS_ADMIN both are withheld; slot 0 of a device holds its header, never a page.
-            0 if offset == 0 => PageState::Swapped { swap: None },
-            _ if is_marker(kind, offset) => match offset {
-                bits if bits & MARKER_GUARD != 0 => PageState::Guard,
-                bits if bits & MARKER_POISONED != 0 => PageState::Poisoned,
-                // That write protection was asked for: nothing is there.
-                _ => PageState::Absent,
-            },
-            LAST => PageState::Poisoned,
-            _ if kind < FIRST_SPECIAL => PageState::Swapped {
-                swap: Some(SwapPlace {
-                    device: kind,
-                    offset,
-                }),
-            },
-            // In migration, poisoned or a device's: the frame tells, see `Page::add_frame`.
-            _ => PageState::Migrating {
-                pfn: Pfn(offset & self.pfn_mask()),
-            },
-        }
-    }
-
-    fn pfn_mask(&self) -> u64 {
-        match self.paging {
-            Some(paging) => paging.migration_pfn_mask(),
-            None => (1 << 34) - 1,
         }
     }
 
@@ -233,6 +208,29 @@ impl Decoder {
     }
 }
 
+/// What an entry in swap form says.
+const fn swap_form(kind: u8, offset: u64) -> PageState {
+    match kind {
+        // Without CAP_SYS_ADMIN both are withheld; slot 0 of a device holds its header, never a page.
+        0 if offset == 0 => PageState::Swapped { swap: None },
+        _ if is_marker(kind, offset) => match offset {
+            bits if bits & MARKER_GUARD != 0 => PageState::Guard,
+            bits if bits & MARKER_POISONED != 0 => PageState::Poisoned,
+            // That write protection was asked for: nothing is there.
+            _ => PageState::Absent,
+        },
+        LAST => PageState::Poisoned,
+        _ if kind < FIRST_SPECIAL => PageState::Swapped {
+            swap: Some(SwapPlace {
+                device: kind,
+                offset,
+            }),
+        },
+        // In migration, poisoned or a device's: the frame tells, see `Page::add_frame`.
+        _ => PageState::Migrating { pfn: Pfn(offset) },
+    }
+}
+
 /// Whether pagemap's answer `word` is the one that it gives for `walked` to those from whom it withholds frames and slots.
 const fn withheld(word: PageState, walked: PageState) -> bool {
     match word {
@@ -266,6 +264,16 @@ impl Page {
     pub const fn any_frame(&self) -> Option<Pfn> {
         match self.state {
             PageState::Present { pfn } | PageState::Device { pfn } => Some(pfn),
+            _ => None,
+        }
+    }
+
+    /// The frame that its entry names: the one that it maps, or that it is in migration out of.
+    pub const fn named_frame(&self) -> Option<Pfn> {
+        match self.state {
+            PageState::Present { pfn }
+            | PageState::Device { pfn }
+            | PageState::Migrating { pfn } => Some(pfn),
             _ => None,
         }
     }

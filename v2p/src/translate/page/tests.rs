@@ -76,6 +76,31 @@ fn swap_the_zero_page_guards_and_poison_are_told_apart() {
     }
 }
 
+/// With five levels memory may reach to 4 PiB.
+#[test]
+fn the_old_frame_of_a_migration_is_told_whole() {
+    const HIGH: u64 = 1 << 39 | 777;
+    let paging = Paging {
+        levels: 5,
+        ..DECODER.paging.unwrap()
+    };
+    let both = Decoder {
+        paging: Some(paging),
+        ..DECODER
+    };
+    let pagemap = Decoder {
+        paging: None,
+        ..DECODER
+    };
+    let state = PageState::Migrating { pfn: Pfn(HIGH) };
+    let word = PagemapWord(1 << 62 | HIGH << 5 | 28);
+    // Young and dirty.
+    let entry = swap_entry(28, 3 << 40 | HIGH);
+    let page = both.page(VA, Some(word), Some((Level::Pte, entry)));
+    assert_eq!((page.state, page.verdict), (state, Verdict::Agree));
+    assert_eq!(pagemap.page(VA, Some(word), None).state, state);
+}
+
 #[test]
 fn what_is_withheld_is_never_a_frame_or_a_slot() {
     let hidden = DECODER.page(VA, Some(PagemapWord(1 << 63)), None);
