@@ -1,4 +1,4 @@
-//! Frames -> the pages that map them: a sink that keeps only those.
+//! Frames -> the pages that map them: a sink that hands on only those.
 
 use anyhow::Result;
 use v2p_common::Pfn;
@@ -60,28 +60,28 @@ impl Wanted {
     }
 }
 
-/// Keeps the pages that map a wanted frame, whosever it is.
-pub struct Finder<'a> {
+/// Hands on the pages whose entries name a wanted frame, whosever it is: those that map it, and those that are in migration out of it.
+pub struct Finder<'a, F> {
     /// What to look for.
     wanted: &'a Wanted,
-    /// Pages that were compared.
+    /// Takes what is found, each with the frame.
+    found: F,
+    /// Pages that were compared: those that map a frame.
     pub pages: u64,
-    /// Those that were found.
-    pub found: Vec<Page>,
 }
 
-impl<'a> Finder<'a> {
-    /// Has found nothing yet.
-    pub const fn new(wanted: &'a Wanted) -> Self {
+impl<'a, F: FnMut(&Page, Pfn) -> Result<()>> Finder<'a, F> {
+    /// Has found nothing yet. An error of `found` ends the reading.
+    pub const fn new(wanted: &'a Wanted, found: F) -> Self {
         Self {
             wanted,
+            found,
             pages: 0,
-            found: Vec::new(),
         }
     }
 }
 
-impl Sink for Finder<'_> {
+impl<F: FnMut(&Page, Pfn) -> Result<()>> Sink for Finder<'_, F> {
     #[inline]
     fn nothing(&mut self, _: Page, _: u64) -> Result<()> {
         Ok(())
@@ -89,23 +89,25 @@ impl Sink for Finder<'_> {
 
     #[inline]
     fn page(&mut self, page: Page, pages: u64) -> Result<()> {
-        if let Some(pfn) = page.any_frame() {
+        if page.any_frame().is_some() {
             self.pages += pages;
-            if self.wanted.has(pfn) {
-                self.found.push(page);
-            }
         }
-        Ok(())
+        match page.named_frame() {
+            Some(pfn) if self.wanted.has(pfn) => (self.found)(&page, pfn),
+            _ => Ok(()),
+        }
     }
 
     #[inline]
     fn plain(&mut self, pages: &Plain<'_>) -> Result<()> {
         self.pages += pages.len() as u64;
-        if self.wanted.has_any_of(pages) {
-            let wanted = |page: &Page| page.pfn().is_some_and(|pfn| self.wanted.has(pfn));
-            self.found.extend(pages.pages().filter(wanted));
+        if !self.wanted.has_any_of(pages) {
+            return Ok(());
         }
-        Ok(())
+        pages.pages().try_for_each(|page| match page.pfn() {
+            Some(pfn) if self.wanted.has(pfn) => (self.found)(&page, pfn),
+            _ => Ok(()),
+        })
     }
 }
 
@@ -113,7 +115,7 @@ impl Sink for Finder<'_> {
 mod tests {
     use super::*;
     use crate::translate::{page::Decoder, plain::Raw};
-    use v2p_common::VirtAddr;
+    use v2p_common::{VirtAddr, pagemap::PagemapWord};
 
     #[test]
     fn a_page_among_plain_ones_is_found() {
@@ -125,11 +127,43 @@ mod tests {
         let plain = Plain::new(VirtAddr(0x1000), Raw::Words(&words), &decoder);
         for wanted in [&[Pfn(107)][..], &[Pfn(107), Pfn(9)], &[Pfn(9)], &[]] {
             let wanted = Wanted::new(wanted);
-            let mut finder = Finder::new(&wanted);
+            let mut found = Vec::new();
+            let mut finder = Finder::new(&wanted, |page: &Page, pfn: Pfn| {
+                found.push((page.va.0, pfn.0));
+                Ok(())
+            });
             finder.plain(&plain).unwrap();
-            let found: Vec<_> = finder.found.iter().map(|page| page.va.0).collect();
-            let expected: &[u64] = if wanted.has(Pfn(107)) { &[0x8000] } else { &[] };
-            assert_eq!((finder.pages, found.as_slice()), (200, expected));
+            assert_eq!(finder.pages, 200);
+            let is_there = wanted.has(Pfn(107));
+            assert_eq!(
+                found,
+                if is_there {
+                    vec![(0x8000, 107)]
+                } else {
+                    Vec::new()
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_moved_out_of_a_wanted_frame_is_found_and_maps_nothing() {
+        let decoder = Decoder {
+            paging: None,
+            zero: crate::page::ZeroFrames::UNKNOWN,
+        };
+        let wanted = Wanted::new(&[Pfn(777)]);
+        for (pfn, expected) in [(777, 1), (778, 0)] {
+            let word = PagemapWord(1 << 62 | pfn << 5 | 28);
+            let mut found = 0;
+            let mut finder = Finder::new(&wanted, |page: &Page, _| {
+                assert_eq!(page.any_frame(), None);
+                found += 1;
+                Ok(())
+            });
+            let page = decoder.page(VirtAddr(0x1000), Some(word), None);
+            finder.page(page, 1).unwrap();
+            assert_eq!((finder.pages, found), (0, expected));
         }
     }
 

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead as _, BufReader},
     os::{
         fd::{AsRawFd as _, OwnedFd},
-        unix::fs::OpenOptionsExt as _,
+        unix::{fs::OpenOptionsExt as _, process::ExitStatusExt as _},
     },
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -248,6 +248,18 @@ pub(crate) fn terminal() -> Result<(OwnedFd, File), String> {
         Ok((master, slave.open(&*name.to_string_lossy())?))
     });
     both.map_err(|e| format!("there are no terminals here: {e}"))
+}
+
+/// Waits for `child` to end; gives how, and the most memory that it had, in KiB. It has at least what this program had as it started it.
+pub(crate) fn wait_for_peak(child: &Child) -> (ExitStatus, i64) {
+    let mut status = 0;
+    // SAFETY: all zeros is a valid value of it.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    let pid = libc::pid_t::try_from(child.id()).unwrap();
+    // SAFETY: both places are valid, and nobody else waits for the child.
+    let waited = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
+    assert_eq!(waited, pid);
+    (ExitStatus::from_raw(status), usage.ru_maxrss)
 }
 
 /// An address as v2p prints it, as a number.

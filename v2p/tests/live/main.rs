@@ -23,6 +23,7 @@ mod ends;
 mod examples;
 mod faults;
 mod follow;
+mod goes;
 mod harness;
 mod input;
 mod kin;
@@ -100,6 +101,7 @@ fn main() {
         ("trace", trace::trials()),
         ("examples", examples::trials()),
         ("states", states::trials()),
+        ("states", goes::trials()),
         ("midway", midway::trials()),
         ("input", input::trials()),
         ("trouble", trouble::trials()),

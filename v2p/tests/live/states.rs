@@ -10,9 +10,10 @@ use crate::{
     harness::{self, address, last_json},
     machine::{Setting, only_in_guests, swap_on_zram},
     memory::{DEVICE_BASE, FILE, FILE_BASE, GIGANTIC, GIGANTIC_BASE, HUGE, HUGE_BASE},
-    target::{Target, va},
+    target::{PAGE, Target, va},
     translate::{runs, translate},
     trial,
+    who::assert_was_its,
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -209,11 +210,12 @@ fn a_poisoned_page() -> Done {
         return Done::Skipped(why);
     }
     let mut target = Target::start();
-    target.tell("write", 4);
+    let pfn = target.tell("write", 4);
     if target.tell("poison", 4) == 0 {
         return Done::Skipped("this kernel cannot poison pages (CONFIG_MEMORY_FAILURE)".to_owned());
     }
     assert_state(&target, va(4), "poisoned");
+    assert_was_its(&target, pfn, va(4));
     Done::Passed
 }
 
@@ -227,10 +229,14 @@ fn a_poisoned_hugetlb_page() -> Done {
     // The mark is on the first frame only for a while.
     for bad in [0, 7] {
         let mut target = Target::start();
-        if target.tell("hugetlb", 0) == 0 || target.tell("poison-huge", bad) == 0 {
+        let pooled = target.tell("hugetlb", 0) != 0;
+        let sixth = HUGE_BASE + 5 * PAGE;
+        let pfn = target.word(sixth).pfn();
+        if !pooled || target.tell("poison-huge", bad) == 0 {
             return Done::Skipped("this kernel cannot poison hugetlb pages".to_owned());
         }
         all_of_it_is_poisoned(&target);
+        assert_was_its(&target, pfn.unwrap().0, sixth);
     }
     Done::Passed
 }

@@ -1,5 +1,10 @@
 //! `v2p who` on a running kernel: whose a frame is, and what it is where it is nobody's.
 
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -19,6 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("who_finds_a_page_inside_a_huge_one", inside_a_huge_page),
         trial("who_finds_the_zero_page_where_it_is_mapped", who_of_zero),
         trial("who_says_what_a_page_of_the_pool_is", in_the_pool),
+        trial("who_keeps_little_of_what_it_finds", many),
     ]
 }
 
@@ -136,6 +142,57 @@ fn inside_a_huge_page() -> Done {
     assert_eq!((records.len(), code), (1, Some(0)), "{records:#?}");
     assert_eq!(address(&records[0]["va"]), place);
     assert_eq!(records[0]["page_size"], HUGE);
+    Done::Passed
+}
+
+/// That who says of a bad frame whose page was in it.
+pub(crate) fn assert_was_its(target: &Target, pfn: u64, va: u64) {
+    let said = in_words(pfn);
+    let whose = format!("process {} (live", target.pid());
+    let where_ = format!("had it at {va:#x}, until it was poisoned");
+    assert!(said.contains(&whose) && said.contains(&where_), "{said}");
+}
+
+/// Each page is told, and the memory that it takes does not grow with them.
+fn many() -> Done {
+    const MANY: u64 = 200_000;
+    const AT: u64 = 0x6500_0000_0000;
+    const POPULATE_READ: u64 = 22;
+    const NO_HUGE_PAGES: u64 = 15;
+    let Some(zero) = v2p::page::zero_pfn().unwrap() else {
+        return Done::Skipped("the zero page's frame is not known here".to_owned());
+    };
+    let mut target = Target::start();
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    let arguments = [AT, MANY * PAGE, 3, flags.unsigned_abs().into(), u64::MAX, 0];
+    assert_eq!(target.must(libc::SYS_mmap, &arguments), AT);
+    // A kernel without huge pages does not know it.
+    target.call(libc::SYS_madvise, &[AT, MANY * PAGE, NO_HUGE_PAGES]);
+    target.must(libc::SYS_madvise, &[AT, MANY * PAGE, POPULATE_READ]);
+    let peak = |pfn: u64| {
+        let mut who = harness::v2p()
+            .args(["who", "--json", &format!("pfn:{pfn}")])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut next = AT;
+        for line in BufReader::new(who.stdout.take().unwrap()).lines() {
+            let record: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            if record["pid"] == target.pid() && address(&record["va"]) == next {
+                next += PAGE;
+            }
+        }
+        let (status, peak) = harness::wait_for_peak(&who);
+        assert!(status.code().is_some_and(|code| code <= 1), "{status}");
+        (peak, (next - AT) / PAGE)
+    };
+    let (without, none) = peak(1 << 39);
+    let (with, all) = peak(zero.0);
+    assert_eq!((none, all), (0, MANY));
+    assert!(
+        with < without + 16 * 1024,
+        "{with} KiB, and {without} without any"
+    );
     Done::Passed
 }
 

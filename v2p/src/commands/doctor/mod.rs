@@ -105,7 +105,7 @@ impl Asked {
                 Failure::no(format!("process {pid} has nothing mapped at {:#x}", va.0))
             })?;
         let word = Pagemap::of(pid)?
-            .word(va)?
+            .word_surely(va)?
             .ok_or_else(|| Failure::no(format!("process {pid} has no address space")))?;
         Ok(Self::Process {
             pid,

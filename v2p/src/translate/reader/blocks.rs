@@ -141,7 +141,7 @@ impl Translator {
                 let blocks = blocks(start, end)?;
                 walker.carrier.tables(pagemap, va, blocks, words)?
             }
-            None => pagemap.read_words(va, words)?,
+            None => pagemap.read_surely(va, words)?,
         };
         Ok(read == pages)
     }
@@ -201,12 +201,17 @@ impl Translator {
 
     /// Asks again about `page` alone. `compared`: the routes were both asked before, and differed or are in doubt. `None`: the address
     /// space is gone.
-    fn ask_again(&self, pagemap: &Pagemap, page: Page, compared: bool) -> Result<Option<Page>> {
+    pub(super) fn ask_again(
+        &self,
+        pagemap: &Pagemap,
+        page: Page,
+        compared: bool,
+    ) -> Result<Option<Page>> {
         let Self {
             walker, decoder, ..
         } = self;
         let Some(Walker { carrier, .. }) = walker else {
-            let word = pagemap.word(page.va)?;
+            let word = pagemap.word_surely(page.va)?;
             return Ok(word.map(|word| decoder.page(page.va, Some(word), None)));
         };
         if self.route == Route::Walk {

@@ -11,7 +11,7 @@ use v2p_common::{
 use super::{
     ahead::Ahead,
     frames::Frames,
-    page::Decoder,
+    page::{Decoder, Page},
     parts::{Part, Scanner},
     route::Route,
     sink::Sink,
@@ -133,6 +133,15 @@ impl Translator {
     /// The decoder of this kernel's words and entries.
     pub const fn decoder(&self) -> Decoder {
         self.decoder
+    }
+
+    /// The page at `va` alone, by the route; without flags and node. `None`: the address space is gone, or has no such address.
+    ///
+    /// # Errors
+    /// Those of the reading.
+    pub fn page(&self, pagemap: &Pagemap, va: VirtAddr) -> Result<Option<Page>> {
+        let unread = self.decoder.page(va.page(), None, None);
+        self.ask_again(pagemap, unread, false)
     }
 
     /// Hands every page of `mapping` to `sink`, in order. Pages that were not looked at because nothing is there come as

@@ -84,7 +84,7 @@ fn not_root() -> Done {
             ("demo", frames),
             (WATCH, frames),
             (WRITE, frames),
-            ("who pfn:1", frames),
+            ("who pfn:1", "cap-bpf"),
         ],
     );
     Done::Passed

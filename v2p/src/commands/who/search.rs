@@ -1,0 +1,318 @@
+//! The look at every process, one after the other.
+
+use std::{collections::BTreeMap, fmt, thread::sleep, time::Duration};
+
+use anyhow::{Result, bail};
+use v2p_common::{Pfn, VirtAddr};
+
+use crate::{
+    exit,
+    process::{AddressSpace, FrameFile, Process},
+    record::{Hex, Record},
+    render::Output,
+    translate::{Finder, Page, Route, Translator, Wanted, leaf_is_bad},
+};
+
+/// How often a process is looked at that executes another program meanwhile.
+const ATTEMPTS: usize = 4;
+/// Pages of a process that are kept until it is known that they were its, at most: 2 MiB of them.
+const KEPT: usize = 1 << 16;
+/// Of those that are in migration.
+const KEPT_MOVING: usize = 1 << 10;
+/// How often we wait for migrations to end, in one process.
+const WAITS: u32 = 20;
+const WAIT: Duration = Duration::from_millis(1);
+
+/// A search, and what came of it so far.
+pub(super) struct Search {
+    wanted: Wanted,
+    translator: Translator,
+    /// `None`: not ours to read.
+    flags: Option<FrameFile>,
+    pub(super) counts: Counts,
+}
+
+/// What was found.
+#[derive(Default)]
+pub(super) struct Counts {
+    /// Processes that were looked at from end to end.
+    pub(super) processes: u64,
+    /// Their pages that were compared.
+    pub(super) pages: u64,
+    /// Pages that map one of the frames: those that were told.
+    pub(super) mappings: u64,
+    /// Processes that could not be read, or not all of them.
+    pub(super) unread: u64,
+    /// Mappings by frame.
+    by_frame: BTreeMap<Pfn, u64>,
+    /// By frame: an entry that names it and maps nothing.
+    left: BTreeMap<Pfn, Left>,
+}
+
+/// A page that was in the frame, whose entry still says so.
+pub(super) struct Left {
+    pid: u32,
+    comm: String,
+    va: VirtAddr,
+    is_bad: bool,
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            pid,
+            comm,
+            va,
+            is_bad,
+        } = self;
+        match is_bad {
+            true => write!(
+                f,
+                "process {pid} ({comm}) had it at {va}, until it was poisoned"
+            ),
+            false => write!(
+                f,
+                "process {pid} ({comm}) has it at {va}, where it is being moved away"
+            ),
+        }
+    }
+}
+
+impl Counts {
+    /// Mappings of `pfn`.
+    pub(super) fn of_frame(&self, pfn: Pfn) -> u64 {
+        self.by_frame.get(&pfn).copied().unwrap_or_default()
+    }
+
+    /// Whose page was in `pfn`.
+    pub(super) fn left_by(&self, pfn: Pfn) -> Option<&Left> {
+        self.left.get(&pfn)
+    }
+}
+
+/// What became of a look at a process.
+enum Look {
+    /// It was counted, or has ended.
+    Over,
+    /// What was seen is not what it has now.
+    Changed,
+}
+
+/// A page that names a wanted frame.
+#[derive(Clone, Copy)]
+struct Hit {
+    va: VirtAddr,
+    pfn: Pfn,
+    page_size: Option<u64>,
+    /// Which of the mappings.
+    mapping: u32,
+}
+
+/// One process, as it is looked at.
+struct Looked<'a> {
+    process: &'a Process,
+    space: &'a AddressSpace,
+    comm: String,
+    /// Not told yet.
+    hits: Vec<Hit>,
+    moving: Vec<Hit>,
+    /// Why the reading is to stop.
+    stop: Option<Stop>,
+    /// Whether all that was found of it will be told.
+    whole: bool,
+}
+
+enum Stop {
+    /// The address space is not the process's any more.
+    Changed,
+    /// Nothing can be told any more.
+    Failed(anyhow::Error),
+}
+
+impl Looked<'_> {
+    /// Takes a page that was found; tells what there is once it is much.
+    fn found(
+        &mut self,
+        page: &Page,
+        hit: Hit,
+        counts: &mut Counts,
+        output: &mut Output,
+    ) -> Result<()> {
+        if page.any_frame().is_none() {
+            match self.moving.len() < KEPT_MOVING {
+                true => self.moving.push(hit),
+                false => self.whole = false,
+            }
+            return Ok(());
+        }
+        self.hits.push(hit);
+        if self.hits.len() < KEPT {
+            return Ok(());
+        }
+        match self.tell(counts, output) {
+            Ok(true) => return Ok(()),
+            Ok(false) => self.stop = Some(Stop::Changed),
+            Err(e) => self.stop = Some(Stop::Failed(e)),
+        }
+        bail!("it is to stop")
+    }
+
+    /// Tells what was found, if that is the process's. False: it may not be.
+    fn tell(&mut self, counts: &mut Counts, output: &mut Output) -> Result<bool> {
+        // The name too.
+        if !self.space.is_of(self.process) {
+            return Ok(false);
+        }
+        for hit in self.hits.drain(..) {
+            counts.mappings += 1;
+            *counts.by_frame.entry(hit.pfn).or_default() += 1;
+            let mapping = self.space.mappings.get(hit.mapping as usize);
+            output.record(&Record::Mapping {
+                pfn: hit.pfn.0,
+                pid: self.process.pid,
+                comm: self.comm.clone(),
+                va: Hex(hit.va.0),
+                name: mapping
+                    .map(|mapping| mapping.name.clone())
+                    .unwrap_or_default(),
+                page_size: hit.page_size,
+            })?;
+        }
+        Ok(true)
+    }
+
+    /// What became of a look that the address space did not outlast.
+    fn after(&self) -> Look {
+        match self.process.has_ended() {
+            true => Look::Over,
+            false => Look::Changed,
+        }
+    }
+}
+
+impl Search {
+    /// For these frames.
+    ///
+    /// # Errors
+    /// Exit code 3 where page tables cannot be walked here.
+    pub(super) fn new(frames: &[Pfn]) -> Result<Self> {
+        let mut translator = Translator::new(Route::Walk)?;
+        translator.frames_alone();
+        Ok(Self {
+            wanted: Wanted::new(frames),
+            translator,
+            flags: FrameFile::flags().ok(),
+            counts: Counts::default(),
+        })
+    }
+
+    /// Looks at one process. Kernel threads have no pages, and one that ends before all of it was looked at has left those that it had: nothing
+    /// is said of them, but for what was told already of one that has more than [`KEPT`]. What we may not read is counted, and so is what executes
+    /// one program after the other.
+    ///
+    /// # Errors
+    /// Those of the output, and what keeps us from any process.
+    pub(super) fn process(&mut self, pid: u32, output: &mut Output) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            if matches!(self.look(pid, output)?, Look::Over) {
+                return Ok(());
+            }
+        }
+        self.counts.unread += 1;
+        Ok(())
+    }
+
+    fn look(&mut self, pid: u32, output: &mut Output) -> Result<Look> {
+        let space =
+            Process::open(pid).and_then(|process| Ok((AddressSpace::of(&process)?, process)));
+        let (space, process) = match space {
+            Ok(found) => found,
+            Err(e) if exit::code(&e) == exit::NO => return Ok(Look::Over),
+            Err(_) => {
+                self.counts.unread += 1;
+                return Ok(Look::Over);
+            }
+        };
+        let mut looked = Looked {
+            process: &process,
+            space: &space,
+            comm: process.name(),
+            hits: Vec::new(),
+            moving: Vec::new(),
+            stop: None,
+            whole: true,
+        };
+        let mut pages = 0;
+        for (mapping, n) in space.mappings.iter().zip(0..) {
+            let counts = &mut self.counts;
+            let mut finder = Finder::new(&self.wanted, |page: &Page, pfn| {
+                let hit = Hit {
+                    va: page.va,
+                    pfn,
+                    page_size: page.page_size,
+                    mapping: n,
+                };
+                looked.found(page, hit, counts, output)
+            });
+            let read = self
+                .translator
+                .mapping(&space.pagemap, mapping, &mut finder);
+            pages += finder.pages;
+            match (read, looked.stop.take()) {
+                (_, Some(Stop::Failed(e))) => return Err(e),
+                (_, Some(Stop::Changed)) | (Ok(false), None) => return Ok(looked.after()),
+                (Ok(true), None) => {}
+                (Err(e), None) if exit::code(&e) == exit::UNSUPPORTED => return Err(e),
+                // Others are none the worse for it, and what was found is so.
+                (Err(_), None) => {
+                    looked.whole = false;
+                    break;
+                }
+            }
+        }
+        if !self.ask_again(&mut looked)? || !looked.tell(&mut self.counts, output)? {
+            return Ok(looked.after());
+        }
+        match looked.whole {
+            true => self.counts.processes += 1,
+            false => self.counts.unread += 1,
+        }
+        self.counts.pages += pages;
+        Ok(Look::Over)
+    }
+
+    /// Asks again about the pages that were in migration: each has a frame soon, this one or another. False: the address space is gone.
+    fn ask_again(&mut self, looked: &mut Looked<'_>) -> Result<bool> {
+        let mut waits = WAITS;
+        for hit in std::mem::take(&mut looked.moving) {
+            loop {
+                let Some(page) = self.translator.page(&looked.space.pagemap, hit.va)? else {
+                    return Ok(false);
+                };
+                if page.named_frame() != Some(hit.pfn) {
+                    break;
+                }
+                if page.any_frame().is_some() {
+                    looked.hits.push(hit);
+                    break;
+                }
+                let is_bad = match (&self.flags, page.leaf_in_doubt()) {
+                    (Some(flags), Some(leaf)) => leaf_is_bad(flags, leaf)?,
+                    _ => false,
+                };
+                if is_bad || waits == 0 {
+                    self.counts.left.entry(hit.pfn).or_insert_with(|| Left {
+                        pid: looked.process.pid,
+                        comm: looked.comm.clone(),
+                        va: hit.va,
+                        is_bad,
+                    });
+                    break;
+                }
+                waits -= 1;
+                sleep(WAIT);
+            }
+        }
+        Ok(true)
+    }
+}
