@@ -141,6 +141,40 @@ impl<'a> Block<'a> {
     }
 }
 
+/// So many pages one after the other that one route alone can tell are asked about at once.
+const MANY: usize = 64;
+
+impl Block<'_> {
+    /// What the routes said of page `index`, where both did.
+    pub(super) fn said(&self, index: usize) -> Option<(u64, Level, Entry)> {
+        let word = *self.words?.get(index)?;
+        let (level, entry) = self.walked?.entry(index)?;
+        Some((word, level, entry))
+    }
+
+    /// The page at `va`, where the routes differ and one of them alone can tell, if they go on doing so.
+    pub(super) fn told_by_one(&self, va: VirtAddr, decoder: &Decoder) -> Option<Page> {
+        let index = (va.0 - self.start.0) / PAGE_SIZE;
+        self.told_by_one_at(usize::try_from(index).ok()?, decoder)
+    }
+
+    /// Whether it is so of many pages, from that at `va` on.
+    pub(super) fn many_are_told_by_one(&self, va: VirtAddr, decoder: &Decoder) -> bool {
+        let first = usize::try_from((va.0 - self.start.0) / PAGE_SIZE).unwrap_or(self.pages);
+        let is_so = |i| self.told_by_one_at(i, decoder).is_some();
+        self.pages - first >= MANY && (first..first + MANY).all(is_so)
+    }
+
+    fn told_by_one_at(&self, index: usize, decoder: &Decoder) -> Option<Page> {
+        let va = VirtAddr(self.start.0 + index as u64 * PAGE_SIZE);
+        let (word, level, entry) = self.said(index)?;
+        let (word, walked) = (PagemapWord(word), (level, entry));
+        let page = decoder.page(va, Some(word), Some(walked));
+        let page = decoder.settle(page, word, walked);
+        (page.verdict == Verdict::Single).then_some(page)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use crate::state::Verdict;
 use crate::{carrier::Carrier, process::Pagemap};
 
 /// How often it is asked about.
-const ATTEMPTS: usize = 4;
+pub(super) const ATTEMPTS: usize = 4;
 
 /// Asks both routes again about `page`. `compared`: the routes were both asked before, and differed; else only one could be.
 /// `None`: the address space is gone.

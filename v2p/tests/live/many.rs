@@ -26,6 +26,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             "what_was_broken_off_comes_into_no_other_translation",
             broken_off,
         ),
+        trial(
+            "many_pages_that_pagemap_hides_are_told_by_the_walk",
+            hidden_by_pagemap,
+        ),
     ]
 }
 
@@ -73,6 +77,39 @@ fn flags_of_many() -> Done {
         assert!(compared > written * 99 / 100, "{route}: {compared}");
         assert!(free > MANY / 6 / 2, "{route}: {free} are as all others");
     }
+    Done::Passed
+}
+
+/// The buffer of a perf event, whose pages the kernel maps by their frames (VM_PFNMAP, from 6.15 on).
+fn hidden_by_pagemap() -> Done {
+    const MANY: u64 = 4096 + 1;
+    const AT: u64 = 0x6500_0000_0000;
+    const SOFTWARE_OF_64_BYTES: u64 = 64 << 32 | 1;
+    const DUMMY: u64 = 9;
+    let mut target = Target::start();
+    let attributes = target.scratch(&[SOFTWARE_OF_64_BYTES, DUMMY, 0, 0, 0, 0, 0, 0]);
+    let arguments = [attributes, 0, u64::MAX, u64::MAX, 0];
+    let event = target.must(libc::SYS_perf_event_open, &arguments);
+    let flags = (libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE).unsigned_abs();
+    let arguments = [AT, MANY * 4096, 3, flags.into(), event, 0];
+    assert_eq!(target.must(libc::SYS_mmap, &arguments), AT);
+    let range = format!("{AT:#x}+{}", MANY * 4096);
+    let told = ["pagemap", "walk", "both"].map(|route| {
+        let (records, code) = translate(&target, &["--route", route, &range]);
+        assert_eq!(code, Some(0), "{route}");
+        let end = records.last().unwrap().clone();
+        (runs(&records).into_iter().cloned().collect::<Vec<_>>(), end)
+    });
+    let [pagemap, walk, both] = &told;
+    if pagemap.1["absent"] != MANY {
+        return Done::Skipped("this kernel maps perf's buffers as any page".to_owned());
+    }
+    assert_eq!(
+        (&walk.1["device"], &both.1["device"]),
+        (&MANY.into(), &MANY.into())
+    );
+    assert_eq!(both.1["single"], MANY, "{}", both.1);
+    assert_eq!(walk.0, both.0);
     Done::Passed
 }
 

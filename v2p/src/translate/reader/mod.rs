@@ -1,6 +1,7 @@
 //! Reads pages in bulk, by the routes that there are: what is dense at once, what is sparse once it is known where anything is.
 
 mod blocks;
+mod steady;
 
 use anyhow::Result;
 use v2p_common::{
