@@ -11,8 +11,10 @@ use clap::{
 
 use v2p_common::{Pfn, VirtAddr};
 
-pub(crate) use read::{asked, frame, seconds, user_address};
-use read::{bytes_in_hex, other, pid};
+#[cfg(test)]
+pub(crate) use read::asked;
+use read::{any_asked, bytes_in_hex, other, pid};
+pub(crate) use read::{frame, seconds, user_address};
 
 use crate::{process::select::Asked, translate::Route};
 
@@ -109,7 +111,7 @@ pub struct Watch {
 
     /// What to watch: ADDR, ADDR+LEN, ADDR..END (LEN takes K, M, G), or the name of a mapping, as it is when the watch begins; none:
     /// everything
-    #[arg(value_name = "RANGE", value_parser = asked)]
+    #[arg(value_name = "RANGE", value_parser = any_asked())]
     pub asked: Vec<Asked>,
 
     /// Stop after so many seconds
@@ -144,7 +146,7 @@ pub struct Top {
     pub pid: u32,
 
     /// What to watch: ADDR, ADDR+LEN, ADDR..END, or the name of a mapping; none: everything
-    #[arg(value_name = "RANGE", value_parser = asked)]
+    #[arg(value_name = "RANGE", value_parser = any_asked())]
     pub asked: Vec<Asked>,
 
     /// Stop after so many seconds
@@ -165,7 +167,7 @@ pub struct Translate {
     pub pid: u32,
 
     /// What to translate: ADDR, ADDR+LEN, ADDR..END, or the name of a mapping; none: everything
-    #[arg(value_name = "RANGE", value_parser = asked)]
+    #[arg(value_name = "RANGE", value_parser = any_asked())]
     pub asked: Vec<Asked>,
 
     /// Which way from an address to its frame
@@ -194,7 +196,7 @@ pub struct Map {
     pub pid: u32,
 
     /// What to draw: ADDR, ADDR+LEN, ADDR..END, or the name of a mapping; none: everything
-    #[arg(value_name = "RANGE", value_parser = asked)]
+    #[arg(value_name = "RANGE", value_parser = any_asked())]
     pub asked: Vec<Asked>,
 
     /// The picture: an .svg or a .png, of 2 MB at most; written whole or not at all

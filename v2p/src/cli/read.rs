@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use v2p_common::{Pfn, PhysAddr, VirtAddr};
 
 use super::Bytes;
@@ -76,6 +77,12 @@ fn number(s: &str, otherwise: &str) -> Result<u32, String> {
         IntErrorKind::PosOverflow => "no process has so large a number".to_owned(),
         _ => otherwise.to_owned(),
     })
+}
+
+/// As [`asked`], of any bytes: a name has U+FFFD for what is no UTF-8, as those of /proc/PID/maps have
+/// (`maps::parse`).
+pub(crate) fn any_asked() -> impl TypedValueParser<Value = Asked> {
+    OsStringValueParser::new().try_map(|text| asked(&text.to_string_lossy()))
 }
 
 /// What starts with `0x` is a range, and what has anything in it that a range cannot have the name of a mapping. So is a short word of hex

@@ -1,6 +1,6 @@
 //! `v2p translate` on a running kernel, held against what the target itself knows.
 
-use std::{fs, ptr::null_mut, time::Instant};
+use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt as _, ptr::null_mut, time::Instant};
 
 use libtest_mimic::Trial;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -32,7 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             without_main_thread,
         ),
         trial("one_page_that_is_not_there_is_an_answer_of_no", one_absent),
-        trial("a_name_may_look_like_an_address", names_like_addresses),
+        trial("a_name_may_look_like_an_address_or_be_no_text", odd_names),
     ]
 }
 
@@ -289,10 +289,11 @@ fn one_absent() -> Done {
     Done::Passed
 }
 
-/// Of a file that is called as an address could be.
-fn names_like_addresses() -> Done {
+/// Of a file that is called as an address could be, or by bytes that are no text.
+fn odd_names() -> Done {
     const LEN: usize = 4096;
-    for name in ["cafebabe", "xxd"] {
+    for name in [&b"cafebabe"[..], b"xxd", b"a\xff\xfeb"] {
+        let name = OsStr::from_bytes(name);
         let folder = std::env::temp_dir().join(format!("v2p-names-{}", std::process::id()));
         fs::create_dir(&folder).unwrap();
         let path = folder.join(name);
@@ -302,14 +303,15 @@ fn names_like_addresses() -> Done {
         let place =
             unsafe { mmap(null_mut(), LEN, ProtFlags::READ, MapFlags::SHARED, &file, 0) }.unwrap();
         let pid = std::process::id().to_string();
-        let output = harness::run(&["translate", "--json", "--pid", &pid, name]);
+        let command = ["translate", "--json", "--pid", &pid];
+        let output = harness::v2p().args(command).arg(name).output().unwrap();
         fs::remove_dir_all(&folder).unwrap();
         // SAFETY: as above.
         unsafe { munmap(place, LEN) }.unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         let run: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
         assert_eq!(address(&run["va"]), place as u64, "{text}");
-        assert_eq!(run["mapping"], path.to_str().unwrap(), "{text}");
+        assert_eq!(run["mapping"], *path.to_string_lossy(), "{text}");
     }
     Done::Passed
 }
