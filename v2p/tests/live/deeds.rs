@@ -51,6 +51,18 @@ pub(crate) fn obey(command: &str, rest: &str) -> Option<u64> {
             (0..*pages).for_each(|i| write_to(start + i * PAGE));
             1
         }
+        // A page of zeros comes and goes, of 2 MiB where the kernel gives such.
+        ("flicker", [start, len, times]) => {
+            for _ in 0..*times {
+                // SAFETY: inside a mapping of ours that lives as long as the process.
+                unsafe { ptr::read_volatile(*start as *const u8) };
+                call(
+                    libc::SYS_madvise.cast_unsigned(),
+                    &[*start, *len, MADV_DONTNEED],
+                );
+            }
+            1
+        }
         ("churn", [start, pages, times]) => {
             for _ in 0..*times {
                 (0..*pages).for_each(|i| write_to(start + i * PAGE));

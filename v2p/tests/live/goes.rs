@@ -104,7 +104,7 @@ fn behind_what_goes() -> Done {
         let _ends = WhenDone(&over);
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
-                target.order(&format!("churn {HUGE_BASE} {} 100", HUGE / PAGE));
+                target.order(&format!("flicker {HUGE_BASE} {HUGE} 1000"));
             }
         });
         let deadline = Instant::now() + TIME;
