@@ -13,7 +13,7 @@ use crate::{
     render::{Output, count, printable},
     timeline::TraceFile,
     watch::{self, Listener, Stop, Wish},
-    whole_file::is_stream,
+    whole_file::{is_stdout, is_stream},
 };
 
 /// Watches until told to stop; gives the exit code.
@@ -22,10 +22,15 @@ use crate::{
 /// Exit code 1 where there is no such process, 3 where privileges or eBPF are missing.
 pub async fn run(args: &cli::Watch, output: &mut Output) -> Result<u8> {
     privileges::keep_to_looking(args.command.is_empty())?;
+    // A pipe waits for who reads it: until then a signal ends us as it ends anybody.
+    let trace = match &args.output {
+        Some(path) => Some(trace(path, output).context("watch")?),
+        None => None,
+    };
     let stop = Stop::new(args.duration)?;
-    match &args.output {
+    match trace {
         None => watch::run(&wish(args, output), stop, output).await?,
-        Some(path) => with_trace(args, path, stop, output).await?,
+        Some(trace) => with_trace(args, trace, stop, output).await?,
     }
     Ok(exit::YES)
 }
@@ -42,26 +47,38 @@ fn wish<'a>(args: &'a cli::Watch, output: &Output) -> Wish<'a> {
     }
 }
 
-/// Prints, and writes a trace.
-async fn with_trace(args: &cli::Watch, path: &Path, stop: Stop, output: &mut Output) -> Result<()> {
+/// The trace that is to be written to `path`.
+fn trace(path: &Path, output: &Output) -> Result<TraceFile> {
+    let shown = path.display();
+    let example = "for example: --output trace.perfetto-trace";
+    if is_stdout(path) {
+        let records = if output.is_json() { "records" } else { "lines" };
+        let what = format!("--output {shown}: the {records} of the watch go there");
+        return Err(Failure::failed(what).hint(example).into());
+    }
     let ends_well = path.extension().is_some_and(|end| end == "perfetto-trace");
     if !ends_well && !is_stream(path) {
-        let what = format!(
-            "watch: --output {}: a trace is a .perfetto-trace",
-            path.display()
-        );
-        return Err(Failure::failed(what)
-            .hint("for example: --output trace.perfetto-trace")
-            .into());
+        let what = format!("--output {shown}: a trace is a .perfetto-trace");
+        return Err(Failure::failed(what).hint(example).into());
     }
     let name = |pid| Process::open(pid).map_or_else(|_| String::new(), |process| process.name());
+    Ok(TraceFile::create(path, name)?)
+}
+
+/// Prints, and writes a trace.
+async fn with_trace(
+    args: &cli::Watch,
+    trace: TraceFile,
+    stop: Stop,
+    output: &mut Output,
+) -> Result<()> {
     let with_faults = Wish {
         faults: true,
         access: true,
         ..wish(args, output)
     };
     let mut both = Printed {
-        trace: TraceFile::create(path, name).context("watch")?,
+        trace,
         show_faults: args.faults,
         output,
     };
@@ -70,7 +87,11 @@ async fn with_trace(args: &cli::Watch, path: &Path, stop: Stop, output: &mut Out
     both.trace.finish().context("watch")?;
     let (moves, faults) = both.trace.counts();
     if !both.output.is_json() {
-        let path = path.to_string_lossy();
+        let path = args
+            .output
+            .as_deref()
+            .unwrap_or(Path::new(""))
+            .to_string_lossy();
         let path = printable(&path);
         let (moves, faults) = (count(moves, "move"), count(faults, "fault"));
         let what = format!("v2p: {path}: {moves} and {faults}, for Perfetto's viewer");

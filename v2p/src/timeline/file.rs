@@ -134,7 +134,10 @@ impl TraceFile {
         let why = whole_file::explain(&self.path, error);
         let (seen, kept) = (self.counts().0, self.kept);
         let what = format!("{why}; of {seen} moves the file holds {kept} for sure");
-        Failure::failed(what).hint("make room, or name a file elsewhere; what was printed stands")
+        Failure::failed(what).hint(match error.kind() {
+            io::ErrorKind::BrokenPipe => "who read it went away; what was printed stands",
+            _ => "make room, or name a file elsewhere; what was printed stands",
+        })
     }
 }
 

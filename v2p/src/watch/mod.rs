@@ -32,7 +32,7 @@ use self::{
     family::{Family, PATIENCE},
     losses::{lose, missed},
     names::Names,
-    report::{Counts, Report},
+    report::Report,
     space::Space,
     spawn::Command,
 };
@@ -124,10 +124,12 @@ impl Session<'_> {
     /// Where the output fails, or the ring holds what is no event.
     pub async fn run(mut self, mut stop: Stop, output: &mut dyn Listener) -> Result<()> {
         let mut state = self.begin(output)?;
-        // A command is not started for nothing.
         let told = stop.was_told().await;
-        if let Some(command) = self.command.as_mut().filter(|_| !told) {
-            command.execute()?;
+        match &mut self.command {
+            // A command is not started for nothing, and what we were before its exec is nobody's business.
+            Some(_) if told => return self.end_unstarted(state),
+            Some(command) => command.execute()?,
+            None => {}
         }
         stop.begins();
         let mut next_reading = Instant::now() + READ_EVERY;
@@ -159,22 +161,17 @@ impl Session<'_> {
         };
         self.close(&mut state).await?;
         let status = self.command.take().and_then(Command::status);
-        let Counts {
-            events,
-            faults,
-            moves,
-            reconciled,
-            lost,
-        } = state.report.counts;
-        state.report.output.record(&Record::End {
-            why,
-            events,
-            faults,
-            moves,
-            lost,
-            reconciled,
-            status,
-        })
+        state.report.end(why, status)
+    }
+
+    /// The end of a watch whose command was never started.
+    fn end_unstarted(mut self, mut state: State<'_>) -> Result<()> {
+        if let Some(command) = self.command.take() {
+            let name = &command.name;
+            let what = format!("v2p: watch: {name} was not started: a signal came before");
+            state.report.output.say(&what);
+        }
+        state.report.end("signal", None)
     }
 
     /// Everything up to the start record.

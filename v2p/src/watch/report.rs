@@ -98,6 +98,26 @@ impl<'o> Report<'o> {
         Ok(())
     }
 
+    /// Tells the last record.
+    pub(super) fn end(&mut self, why: &'static str, status: Option<i32>) -> Result<()> {
+        let Counts {
+            events,
+            faults,
+            moves,
+            reconciled,
+            lost,
+        } = self.counts;
+        self.output.record(&Record::End {
+            why,
+            events,
+            faults,
+            moves,
+            lost,
+            reconciled,
+            status,
+        })
+    }
+
     /// Lets what was told be seen; gives why to stop, where the listener wants to.
     pub(super) fn turn(&mut self) -> Result<Option<&'static str>> {
         self.release(PATIENCE_MS)?;

@@ -22,7 +22,8 @@ use crate::exit::Failure;
 pub struct Command {
     /// Its number.
     pub pid: u32,
-    name: String,
+    /// What it was called by.
+    pub name: String,
     /// Written to: it may go on.
     go: Option<io::PipeWriter>,
     /// Ends when it has executed its program, or has failed to.

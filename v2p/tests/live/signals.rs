@@ -34,6 +34,11 @@ pub(crate) fn trials() -> Vec<Trial> {
             as_its_handler_is_set,
         ),
         trial("a_watch_ends_with_its_end_by_sigterm", sigterm),
+        trial("a_command_that_was_not_started_is_said_to_be", not_started),
+        trial(
+            "a_watch_that_waits_for_a_reader_of_its_trace_ends",
+            a_pipe_for_the_trace,
+        ),
         trial(
             "a_watched_command_outlives_no_signal_before_its_exec",
             a_command,
@@ -156,27 +161,83 @@ fn as_its_handler_is_set() -> Done {
     let target = Target::start();
     let pid = target.pid().to_string();
     for signal in [Signal::INT, Signal::TERM] {
-        let mut v2p = harness::v2p();
-        v2p.args(["watch", "--pid", &pid]).process_group(0);
-        v2p.stdin(Stdio::null());
-        v2p.stdout(Stdio::null()).stderr(Stdio::null());
-        let stepped = Stepped::start(&mut v2p);
-        let number: u64 = signal.as_raw().unsigned_abs().into();
-        let sets_handler = |call: &libc::user_regs_struct| {
-            call.orig_rax == libc::SYS_rt_sigaction.unsigned_abs()
-                && call.rdi == number
-                && call.rsi != 0
-        };
-        let began = Instant::now();
-        while !sets_handler(&stepped.step()) {
-            assert!(began.elapsed() < PATIENCE, "{signal:?}: no handler");
-        }
-        // That was its begin.
-        assert!(sets_handler(&stepped.step()));
+        let child = struck_as_its_handler_is_set(&["watch", "--pid", &pid], signal);
         let stdout = None;
-        let child = stepped.go(signal.as_raw());
         let status = Struck { child, stdout }.ends(&format!("{signal:?} as its handler is set"));
         assert_eq!(status.code(), Some(0), "{signal:?}: {status:?}");
+    }
+    Done::Passed
+}
+
+fn struck_as_its_handler_is_set(arguments: &[&str], signal: Signal) -> Child {
+    let mut v2p = harness::v2p();
+    v2p.args(arguments).process_group(0).stdin(Stdio::null());
+    v2p.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let stepped = Stepped::start(&mut v2p);
+    let number: u64 = signal.as_raw().unsigned_abs().into();
+    let sets_handler = |call: &libc::user_regs_struct| {
+        call.orig_rax == libc::SYS_rt_sigaction.unsigned_abs()
+            && call.rdi == number
+            && call.rsi != 0
+    };
+    let began = Instant::now();
+    while !sets_handler(&stepped.step()) {
+        assert!(began.elapsed() < PATIENCE, "{signal:?}: no handler");
+    }
+    // That was its begin.
+    assert!(sets_handler(&stepped.step()));
+    stepped.go(signal.as_raw())
+}
+
+/// Nothing is told of what v2p itself was until then.
+fn not_started() -> Done {
+    for signal in [Signal::INT, Signal::TERM] {
+        let arguments = [
+            "watch",
+            "--json",
+            "--faults",
+            "--",
+            "touch",
+            "/nowhere/at/all",
+        ];
+        let child = struck_as_its_handler_is_set(&arguments, signal);
+        let output = child.wait_with_output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{errors}");
+        let said = "v2p: watch: touch was not started: a signal came before\n";
+        assert_eq!(errors, said);
+        let records = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(records.lines().count(), 2, "{records}");
+        let end = harness::last_json(&output);
+        assert_eq!((&end["why"], &end["moves"]), (&"signal".into(), &0.into()));
+        assert_eq!(end["status"], Value::Null);
+    }
+    Done::Passed
+}
+
+/// Nobody reads it.
+fn a_pipe_for_the_trace() -> Done {
+    let target = Target::start();
+    let pid = target.pid().to_string();
+    let pipe = format!("/tmp/v2p-pipe-{}", std::process::id());
+    rustix::fs::mkfifoat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+    )
+    .unwrap();
+    let arguments = ["watch", "--pid", &pid, "--output", &pipe];
+    let ended = SIGNALS.map(|signal| {
+        let struck = Struck::start(&arguments, Stdio::null());
+        (signal, struck.strike(Duration::from_millis(500), signal))
+    });
+    fs::remove_file(&pipe).unwrap();
+    for (signal, status) in ended {
+        assert_eq!(
+            status.signal(),
+            Some(signal.as_raw()),
+            "{signal:?}: {status:?}"
+        );
     }
     Done::Passed
 }
