@@ -256,6 +256,12 @@ fn line(args: &cli::Map, drawn: &Drawn<'_>) -> String {
             grouped(changes.came),
             grouped(changes.left + changes.swapped)
         ));
+        if changes.unlisted > 0 {
+            line.push_str(&format!(
+                "; {} of those that came are where the earlier translation lists nothing",
+                grouped(changes.unlisted)
+            ));
+        }
     }
     if let Some(why) = drawn.why {
         line.push_str(&format!("; not by a walk too: {why}"));

@@ -41,6 +41,7 @@ impl Earlier {
     pub fn read(mut from: impl BufRead) -> io::Result<Self> {
         let mut pieces: Vec<Piece> = Vec::new();
         let (mut text, mut number, mut ended) = (String::new(), 0, false);
+        let mut told = 0u64;
         loop {
             text.clear();
             if (&mut from).take(LONGEST).read_line(&mut text)? == 0 {
@@ -61,10 +62,16 @@ impl Earlier {
             match line.r#type {
                 "run" => {
                     let piece = piece(&line).map_err(bad)?;
+                    told = told.saturating_add(piece.pages);
                     match pieces.last_mut() {
                         Some(last) if goes_on(last, &piece) => last.pages += piece.pages,
                         _ => pieces.push(piece),
                     }
+                }
+                "end" if line.pages != Some(told) => {
+                    return Err(bad(
+                        "it counts other pages than the runs before it: some are missing",
+                    ));
                 }
                 "end" => ended = true,
                 "level" => {}
@@ -132,15 +139,18 @@ mod tests {
             .map_err(|e| e.to_string())
     }
 
-    const END: &str = r#"{"type":"end","route":"both","pages":3}"#;
+    fn end(pages: u64) -> String {
+        format!(r#"{{"type":"end","route":"both","pages":{pages}}}"#)
+    }
 
     #[test]
     fn runs_are_read_and_joined() {
         let text = format!(
-            "{}\n{}\n{}\n{END}\n",
+            "{}\n{}\n{}\n{}\n",
             r#"{"type":"run","va":"0x5000","pages":2,"state":"present","pfn":7,"pa":"0x7000","page_size":4096,"flags":["anon"],"mapping":"[heap]","verdict":"agree"}"#,
             r#"{"type":"run","va":"0x7000","pages":1,"state":"present","pfn":9,"flags":[],"mapping":"a \"b\""}"#,
             r#"{"type":"run","va":"0x1000","pages":3,"state":"swapped","swap":{"device":0,"offset":1}}"#,
+            end(6),
         );
         let piece = |page, pages, pfn| Piece { page, pages, pfn };
         assert_eq!(
@@ -163,7 +173,7 @@ mod tests {
             run(1, 5, 7),
             run(9, 4, 20),
             run(10, 2, 21),
-            END.to_owned(),
+            end(13),
         ];
         let pieces = read(&(text.join("\n") + "\n")).unwrap();
         let pages: Vec<_> = pieces.iter().map(|p| (p.page, p.pages, p.pfn)).collect();
@@ -179,7 +189,12 @@ mod tests {
 
     #[test]
     fn what_is_no_translation_says_so() {
-        let run = |rest: &str| format!("{{\"type\":\"run\",\"va\":\"0x1000\",{rest}}}\n{END}\n");
+        let run = |rest: &str| {
+            format!(
+                "{{\"type\":\"run\",\"va\":\"0x1000\",{rest}}}\n{}\n",
+                end(2)
+            )
+        };
         for (text, says) in [
             (String::new(), "cut off"),
             ("nonsense\n".to_owned(), "line 1"),
@@ -187,7 +202,11 @@ mod tests {
                 "{\"type\":\"start\",\"pid\":1}\n".to_owned(),
                 "translate --json",
             ),
-            (format!("{END}\n{END}\n"), "more than one"),
+            (format!("{0}\n{0}\n", end(0)), "more than one"),
+            (
+                run("\"pages\":1,\"state\":\"absent\""),
+                "line 2: it counts other pages",
+            ),
             (run("\"pages\":1"), "without"),
             (run("\"pages\":0,\"state\":\"absent\""), "length"),
             (
