@@ -145,6 +145,13 @@ fn beyond_memory(facts: &Facts, target: &Target) -> Check {
     let id = Id::BeyondMemory;
     let pa = match target.pa {
         Some(pa) if !target.is_page => pa,
+        None if !target.is_hidden => {
+            return Check::ok(
+                id,
+                "nothing beyond the end of memory",
+                "the page has no frame",
+            );
+        }
         _ => return Check::ok(id, "a page of memory", "it is mapped by a process"),
     };
     let no_bits = facts

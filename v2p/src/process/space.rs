@@ -15,7 +15,7 @@ use super::{
     maps::{self, Mapping},
     stat::stat,
 };
-use crate::exit::Failure;
+use crate::{exit::Failure, kernel::privileges::MOUNT_PROC};
 
 /// How often a process is looked at again that executes one program after the other.
 const ATTEMPTS: usize = 10;
@@ -162,6 +162,9 @@ fn explain(e: &io::Error, process: &Process) -> Failure {
         _ if process.has_ended() => AddressSpace::none(process),
         io::ErrorKind::PermissionDenied => super::no_rights(&format!("process {pid}"), e),
         io::ErrorKind::NotFound if process.is_own() => super::no_pagemap(e),
+        io::ErrorKind::NotFound if !Path::new("/proc/self").exists() => {
+            Failure::unsupported("/proc is not there, or not the kernel's").hint(MOUNT_PROC)
+        }
         io::ErrorKind::NotFound => {
             Failure::unsupported(format!("process {pid}: it exists, but this /proc does not show it"))
                 .hint("/proc is mounted with hidepid, or is another PID namespace's: run as root, or mount one of your own")

@@ -10,7 +10,7 @@ use crate::{
     bpf::Programs,
     carrier::Carrier,
     doctor::tracing,
-    exit::Failure,
+    exit::{self, Failure},
     kernel::{self, limits::raise_open_files},
     process::{
         AddressSpace, Pagemap, Process, asked,
@@ -67,7 +67,12 @@ pub async fn run(wish: &Wish<'_>, stop: Stop, listener: &mut dyn Listener) -> Re
     let pid = wish.pid.or(command.as_ref().map(|command| command.pid));
     let pid = pid.context("watch: neither a process nor a command")?;
     let process = Process::open(pid).context("watch")?;
-    let mut pagemap = Pagemap::of(pid).context("watch")?;
+    let mut pagemap = Pagemap::of(pid)
+        .map_err(|e| match exit::code(&e) {
+            exit::NO => AddressSpace::none(&process).into(),
+            _ => e,
+        })
+        .context("watch")?;
     // The pidfd is of the process that the number named before; if that lives, the pagemap is its own too.
     if process.has_ended() {
         return Err(AddressSpace::none(&process)).context("watch");
@@ -186,7 +191,10 @@ fn ranges(wish: &Wish<'_>, process: &Process) -> Result<Vec<Range>> {
         if let Some(piece) = pieces.iter().find(|piece| piece.is_kernels()) {
             let what = format!("{} is the kernel's: no page of it moves", piece.name);
             return Err(Failure::unsupported(what)
-                .hint("where it lies: v2p translate --route walk")
+                .hint(format!(
+                    "where it lies: v2p translate --pid {} --route walk {}",
+                    process.pid, piece.name
+                ))
                 .into());
         }
         return Ok(pieces.iter().map(Mapping::range).collect());

@@ -30,7 +30,7 @@ use crate::{
     exit::Failure,
     kernel::{self, limits::raise_open_files, lockdown::Lockdown, privileges::MOUNT_PROC},
     page::{self, OwnPage, ZeroFrames},
-    process::{Pagemap, Process, frame_flags, frame_mapcount, maps},
+    process::{AddressSpace, Pagemap, Process, frame_flags, frame_mapcount},
     render::{DoctorText, Output},
     translate::page::Decoder,
 };
@@ -96,17 +96,18 @@ impl Asked {
             (_, Some(pid), Some(va)) => (pid, va),
             _ => return Ok(Self::OwnPage),
         };
-        Process::open(pid)?;
-        let mappings = maps::mappings(pid)?;
+        let process = Process::open(pid)?;
+        let AddressSpace {
+            pagemap, mappings, ..
+        } = AddressSpace::of(&process)?;
         let mapping = mappings
             .iter()
             .find(|mapping| (mapping.start..mapping.end).contains(&va.0))
             .ok_or_else(|| {
                 Failure::no(format!("process {pid} has nothing mapped at {:#x}", va.0))
             })?;
-        let word = Pagemap::of(pid)?
-            .word_surely(va)?
-            .ok_or_else(|| Failure::no(format!("process {pid} has no address space")))?;
+        let word = pagemap.word_surely(va)?;
+        let word = word.ok_or_else(|| AddressSpace::gone(&process))?;
         Ok(Self::Process {
             pid,
             va,
