@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use v2p::{
     cli::{self, Command},
     commands, exit,
+    kernel::limits,
     render::Output,
 };
 
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
         }
     };
     let mut output = Output::new(cli.json, cli.color);
+    limits::have_file_size_told();
     let done = runtime().and_then(|runtime| {
         runtime.block_on(async {
             match &cli.command {
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
 
 /// One thread: requests to the carrier are tied to it, and the ring needs no more.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    limits::require_descriptors()?;
     Ok(tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?)

@@ -110,10 +110,15 @@ pub(crate) fn asked(s: &str) -> Result<Asked, String> {
 }
 
 pub(crate) fn seconds(s: &str) -> Result<Duration, String> {
-    let seconds: f64 = s
-        .parse()
-        .map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+    let seconds: f64 = s.parse().unwrap_or(f64::NAN);
+    Duration::try_from_secs_f64(seconds).map_err(|_| {
+        let what = match seconds {
+            ..0.0 => "it is negative",
+            0.0.. => "so long is no watch",
+            _ => "not a number of seconds",
+        };
+        what.to_owned()
+    })
 }
 
 /// Reads `ADDR`, `ADDR+LEN` or `ADDR..ADDR`, and widens it to whole pages.

@@ -61,7 +61,7 @@ pub async fn run(args: &cli::Top, output: &mut Output) -> Result<u8> {
     let watched = watch::run(&wish, stop, &mut top).await;
     // The terminal comes back before anything is said.
     let end = top.close();
-    watched?;
+    watched.context("top")?;
     if let Some(end) = end {
         output.record(&end)?;
     }

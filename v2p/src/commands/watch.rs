@@ -28,10 +28,11 @@ pub async fn run(args: &cli::Watch, output: &mut Output) -> Result<u8> {
         None => None,
     };
     let stop = Stop::new(args.duration)?;
-    match trace {
-        None => watch::run(&wish(args, output), stop, output).await?,
-        Some(trace) => with_trace(args, trace, stop, output).await?,
-    }
+    let watched = match trace {
+        None => watch::run(&wish(args, output), stop, output).await,
+        Some(trace) => with_trace(args, trace, stop, output).await,
+    };
+    watched.context("watch")?;
     Ok(exit::YES)
 }
 
@@ -84,7 +85,7 @@ async fn with_trace(
     };
     let watched = watch::run(&with_faults, stop, &mut both).await;
     watched?;
-    both.trace.finish().context("watch")?;
+    both.trace.finish()?;
     let (moves, faults) = both.trace.counts();
     if !both.output.is_json() {
         let path = args
@@ -111,13 +112,13 @@ impl Listener for Printed<'_> {
     fn record(&mut self, record: &Record) -> Result<()> {
         if let Record::Start { .. } = record {
             // Nothing is said to have begun, no command is started, where the trace cannot be written.
-            self.trace.record(record).context("watch")?;
+            self.trace.record(record)?;
             return self.output.record(record);
         }
         if self.show_faults || !matches!(record, Record::Fault { .. }) {
             self.output.record(record)?;
         }
-        self.trace.record(record).context("watch")
+        Ok(self.trace.record(record)?)
     }
 
     fn wants_names(&self) -> bool {
@@ -125,7 +126,7 @@ impl Listener for Printed<'_> {
     }
 
     fn turn(&mut self) -> Result<Option<&'static str>> {
-        self.trace.flush().context("watch")?;
+        self.trace.flush()?;
         Listener::turn(self.output)
     }
 

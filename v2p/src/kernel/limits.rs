@@ -7,6 +7,8 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::exit::Failure;
+
 /// What a watch wants beside the ring, for the pages that it knows of: a process that is close to its limit is killed
 /// rather than refused.
 pub const ROOM: u64 = 64 << 20;
@@ -75,6 +77,49 @@ pub fn raise_open_files() {
             ..limit
         },
     );
+}
+
+/// Descriptors that the largest command takes, and some more: a watch of one thread had 60 open on 6.18.44, where few hooks are on functions.
+const DESCRIPTORS: u64 = 128;
+
+/// That there is room for the descriptors that any command takes: where there is not, whatever meets the limit first would look like what is missing.
+///
+/// # Errors
+/// Exit code 3.
+pub fn require_descriptors() -> Result<(), Failure> {
+    let limit = getrlimit(Resource::Nofile);
+    let enough = |files: Option<u64>| files.is_none_or(|files| files >= DESCRIPTORS);
+    if enough(limit.current) {
+        return Ok(());
+    }
+    let raised = Rlimit {
+        current: Some(DESCRIPTORS),
+        ..limit
+    };
+    if enough(limit.maximum) && setrlimit(Resource::Nofile, raised).is_ok() {
+        return Ok(());
+    }
+    let files = limit.maximum.or(limit.current).unwrap_or_default();
+    let what = format!(
+        "too few files may be open at once: {files} (RLIMIT_NOFILE), and v2p takes up to {DESCRIPTORS}"
+    );
+    Err(Failure::unsupported(what).hint("raise the limit: ulimit -n 1024"))
+}
+
+/// Has a write beyond RLIMIT_FSIZE be an error (EFBIG), which is told, and not our death without a word (SIGXFSZ).
+pub fn have_file_size_told() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: all zeros is a valid value: no handler, no flags, nothing blocked.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: fills the place, and changes nothing.
+    let known = unsafe { libc::sigaction(libc::SIGXFSZ, std::ptr::null(), &raw mut action) } == 0;
+    if known && action.sa_sigaction == libc::SIG_DFL {
+        // A program that we start gets the default back, which it would not from SIG_IGN.
+        action.sa_sigaction = nothing as *const () as usize;
+        action.sa_flags = libc::SA_RESTART;
+        // SAFETY: the handler does nothing.
+        unsafe { libc::sigaction(libc::SIGXFSZ, &raw const action, std::ptr::null_mut()) };
+    }
 }
 
 impl Limits {

@@ -58,26 +58,24 @@ fn give_memory_back() {
 /// # Errors
 /// Exit code 1 where there is no such process, 3 where privileges or eBPF are missing.
 pub async fn run(wish: &Wish<'_>, stop: Stop, listener: &mut dyn Listener) -> Result<()> {
-    tracing::require().context("watch")?;
+    tracing::require()?;
     give_memory_back();
     let command = match wish.command {
         [] => None,
         words => Some(Command::new(words, wish.command_aside)?),
     };
     let pid = wish.pid.or(command.as_ref().map(|command| command.pid));
-    let pid = pid.context("watch: neither a process nor a command")?;
-    let process = Process::open(pid).context("watch")?;
-    let mut pagemap = Pagemap::of(pid)
-        .map_err(|e| match exit::code(&e) {
-            exit::NO => AddressSpace::none(&process).into(),
-            _ => e,
-        })
-        .context("watch")?;
+    let pid = pid.context("neither a process nor a command")?;
+    let process = Process::open(pid)?;
+    let mut pagemap = Pagemap::of(pid).map_err(|e| match exit::code(&e) {
+        exit::NO => AddressSpace::none(&process).into(),
+        _ => e,
+    })?;
     // The pidfd is of the process that the number named before; if that lives, the pagemap is its own too.
     if process.has_ended() {
-        return Err(AddressSpace::none(&process)).context("watch");
+        return Err(AddressSpace::none(&process).into());
     }
-    let ranges = asked::merged(ranges(wish, &process).context("watch")?);
+    let ranges = asked::merged(ranges(wish, &process)?);
 
     let mut learnt = kernel::layout::learn()?;
     learnt.layout.follow = u64::from(wish.follow);
@@ -142,12 +140,12 @@ fn address_space(
         if process.has_ended() {
             break;
         }
-        pagemap = Pagemap::of(process.pid).context("watch")?;
+        pagemap = Pagemap::of(process.pid)?;
         if process.has_ended() {
             break;
         }
     }
-    Err(AddressSpace::none(process)).context("watch")
+    Err(AddressSpace::none(process).into())
 }
 
 /// The address space of `process`: another than the one that was found, where it has executed a program since. The hooks tell of an exec

@@ -38,7 +38,10 @@ impl Command {
     /// # Errors
     /// Where there can be no child.
     pub fn new(words: &[OsString], aside: bool) -> Result<Self> {
-        let (program, arguments) = words.split_first().context("no command")?;
+        let named = words
+            .split_first()
+            .filter(|(program, _)| !program.is_empty());
+        let (program, arguments) = named.context("no command is named")?;
         let pair = || pipe_with(PipeFlags::CLOEXEC).context("a pipe to the command");
         let (told, tell) = pair()?;
         let (go, waits) = {
@@ -72,9 +75,7 @@ impl Command {
         if came.is_err() {
             this.started()?;
             // Who ended it, SIGKILL alone, told us nothing.
-            return Err(
-                Failure::failed(format!("watch: {}: killed before it began", this.name)).into(),
-            );
+            return Err(Failure::failed(format!("{}: killed before it began", this.name)).into());
         }
         Ok(this)
     }
@@ -98,7 +99,7 @@ impl Command {
         let started = starting
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("no child")));
-        let child = started.map_err(|e| Failure::failed(format!("watch: {}: {e}", self.name)))?;
+        let child = started.map_err(|e| Failure::failed(format!("{}: {e}", self.name)))?;
         self.child = Some(child);
         Ok(())
     }

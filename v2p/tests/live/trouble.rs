@@ -9,6 +9,7 @@ use std::{
 use libtest_mimic::Trial;
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    process::{Resource, Rlimit, setrlimit},
     thread::{CapabilitySet, UnshareFlags, remove_capability_from_bounding_set, unshare_unsafe},
 };
 
@@ -33,6 +34,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("commands_give_up_what_they_do_not_need", what_is_given_up),
         trial("in_a_user_namespace_it_is_unsupported", in_a_user_namespace),
         trial("a_watch_of_nothing_says_so", a_watch_of_nothing),
+        trial("with_few_descriptors_it_says_so", few_descriptors),
+        trial("a_file_that_may_not_be_so_long_is_an_error", too_long),
         trial(
             "under_confidentiality_it_says_why_it_cannot",
             under_confidentiality,
@@ -47,6 +50,59 @@ pub(crate) fn after(arguments: &[&str], before: fn() -> io::Result<()>) -> Outpu
     // SAFETY: `before` makes a few system calls and allocates nothing.
     unsafe { command.pre_exec(before) };
     command.output().expect("v2p runs")
+}
+
+fn limit(resource: Resource, current: u64, maximum: u64) -> io::Result<()> {
+    let limit = Rlimit {
+        current: Some(current),
+        maximum: Some(maximum),
+    };
+    Ok(setrlimit(resource, limit)?)
+}
+
+/// Whatever is opened first, and whatever would be missed.
+fn few_descriptors() -> Done {
+    let target = Target::start();
+    let pid = target.pid().to_string();
+    let commands = [
+        &["watch", "--pid", &pid, "--for", "0.1"][..],
+        &["translate", "--pid", &pid],
+        &["doctor"],
+        &["demo"],
+    ];
+    for command in commands {
+        for few in [
+            || limit(Resource::Nofile, 4, 4),
+            || limit(Resource::Nofile, 7, 7),
+            || limit(Resource::Nofile, 40, 40),
+            || limit(Resource::Nofile, 127, 127),
+        ] {
+            let output = after(command, few);
+            assert_unsupported(&output, "too few files may be open at once");
+        }
+        // It may have more, and takes them.
+        let output = after(command, || limit(Resource::Nofile, 16, 128));
+        let errors = errors(&output);
+        assert_ne!(output.status.code(), Some(2), "{errors}");
+        assert!(!errors.contains("open files"), "{errors}");
+    }
+    Done::Passed
+}
+
+/// The signal of that would end it without a word.
+fn too_long() -> Done {
+    let mut target = Target::start();
+    (0..32).for_each(|i| _ = target.tell("write", i));
+    let pid = target.pid().to_string();
+    let path = format!("/tmp/v2p-long-{}.svg", std::process::id());
+    let output = after(&["map", "--pid", &pid, "-o", &path], || {
+        limit(Resource::Fsize, 1024, 1024)
+    });
+    let errors = errors(&output);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("File too large"), "{errors}");
+    assert!(!std::path::Path::new(&path).exists());
+    Done::Passed
 }
 
 fn errors(output: &Output) -> String {
