@@ -220,7 +220,7 @@ pub(crate) fn every_process(report: &mut Report) {
         }),
         Case::new("who", Bar::Ratio(1.0), || {
             let mut finder = Finder::new(&wanted, |page: &Page, _| {
-                panic!("no machine has that frame: {page:?}")
+                anyhow::bail!("no machine has that frame: {page:?}")
             });
             all(&pids, &mut walk.borrow_mut(), &mut finder);
             assert!(finder.pages > 0);

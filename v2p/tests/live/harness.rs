@@ -251,7 +251,7 @@ pub(crate) fn terminal() -> Result<(OwnedFd, File), String> {
 }
 
 /// Waits for `child` to end; gives how, and the most memory that it had, in KiB. It has at least what this program had as it started it.
-pub(crate) fn wait_for_peak(child: &Child) -> (ExitStatus, i64) {
+pub(crate) fn wait_for_peak(mut child: Child) -> (ExitStatus, i64) {
     let mut status = 0;
     // SAFETY: all zeros is a valid value of it.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -259,6 +259,8 @@ pub(crate) fn wait_for_peak(child: &Child) -> (ExitStatus, i64) {
     // SAFETY: both places are valid, and nobody else waits for the child.
     let waited = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
     assert_eq!(waited, pid);
+    // Nobody is there any more.
+    let _ = child.wait();
     (ExitStatus::from_raw(status), usage.ru_maxrss)
 }
 

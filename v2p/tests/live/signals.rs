@@ -13,7 +13,7 @@ use std::{
 use libtest_mimic::Trial;
 use rustix::{
     io::Errno,
-    process::{Pid, Signal, kill_process, kill_process_group},
+    process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid},
 };
 use serde_json::Value;
 
@@ -35,6 +35,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
         trial("a_watch_ends_with_its_end_by_sigterm", sigterm),
         trial("a_command_that_was_not_started_is_said_to_be", not_started),
+        trial("a_command_that_outlives_its_watch_is_said_to", goes_on),
         trial(
             "a_watch_that_waits_for_a_reader_of_its_trace_ends",
             a_pipe_for_the_trace,
@@ -212,6 +213,32 @@ fn not_started() -> Done {
         assert_eq!((&end["why"], &end["moves"]), (&"signal".into(), &0.into()));
         assert_eq!(end["status"], Value::Null);
     }
+    Done::Passed
+}
+
+fn goes_on() -> Done {
+    // It becomes our child as its parent ends.
+    let this = rustix::process::getpid();
+    rustix::process::set_child_subreaper(Some(this)).unwrap();
+    // Who reads what is said would wait for it too.
+    let command = ["sh", "-c", "exec sleep 600 >&- 2>&-"];
+    let watched =
+        harness::run(&[&["watch", "--json", "--for", "0.2", "--"], &command[..]].concat());
+    let told = String::from_utf8_lossy(&watched.stdout);
+    let start: Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
+    let pid = i32::try_from(start["pid"].as_i64().unwrap()).unwrap();
+    // It does.
+    let pid = Pid::from_raw(pid).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    waitpid(Some(pid), WaitOptions::empty()).unwrap();
+    rustix::process::set_child_subreaper(None).unwrap();
+    let errors = String::from_utf8_lossy(&watched.stderr);
+    assert_eq!(watched.status.code(), Some(0), "{errors}");
+    let said = "v2p: watch: sh goes on, unwatched";
+    assert!(errors.contains(said), "{errors}");
+    let end = harness::last_json(&watched);
+    let (why, status) = (&end["why"], &end["status"]);
+    assert_eq!((why, status), (&"duration".into(), &Value::Null));
     Done::Passed
 }
 

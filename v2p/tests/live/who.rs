@@ -182,7 +182,7 @@ fn many() -> Done {
                 next += PAGE;
             }
         }
-        let (status, peak) = harness::wait_for_peak(&who);
+        let (status, peak) = harness::wait_for_peak(who);
         assert!(status.code().is_some_and(|code| code <= 1), "{status}");
         (peak, (next - AT) / PAGE)
     };
