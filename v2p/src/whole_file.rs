@@ -42,11 +42,22 @@ pub fn is_stream(path: &Path) -> bool {
     path.exists() && !path.is_file() && !path.is_dir()
 }
 
-/// Whether it is what our stdout goes to: what is said there would lie in the middle of it.
+/// Whether it is what our stdout goes to: what is said there would lie in the middle of it. In /dev/null nothing lies.
 pub fn is_stdout(path: &Path) -> bool {
-    let named = fs::metadata(path).map(|there| (there.dev(), there.ino()));
+    let named = fs::metadata(path);
+    if named.as_ref().is_ok_and(is_null) {
+        return false;
+    }
+    let named = named.map(|there| (there.dev(), there.ino()));
     let ours = rustix::fs::fstat(io::stdout()).map(|ours| (ours.st_dev, ours.st_ino));
     matches!((named, ours), (Ok(named), Ok(ours)) if named == ours)
+}
+
+/// Whether it is /dev/null, by whatever name.
+fn is_null(there: &Metadata) -> bool {
+    let device = there.rdev();
+    let numbers = (rustix::fs::major(device), rustix::fs::minor(device));
+    there.file_type().is_char_device() && numbers == (1, 3)
 }
 
 impl WholeFile {

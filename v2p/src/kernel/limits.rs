@@ -79,7 +79,7 @@ pub fn raise_open_files() {
     );
 }
 
-/// Descriptors that the largest command takes, and some more: a watch of one thread had 60 open on 6.18.44, where few hooks are on functions.
+/// Descriptors that any command takes, and some more (each thread that is watched takes two or three beside): a watch of one thread had 60 open on 6.18.44, where few hooks are on functions.
 const DESCRIPTORS: u64 = 128;
 
 /// That there is room for the descriptors that any command takes: where there is not, whatever meets the limit first would look like what is missing.
@@ -101,7 +101,7 @@ pub fn require_descriptors() -> Result<(), Failure> {
     }
     let files = limit.maximum.or(limit.current).unwrap_or_default();
     let what = format!(
-        "too few files may be open at once: {files} (RLIMIT_NOFILE), and v2p takes up to {DESCRIPTORS}"
+        "too few files may be open at once: {files} (RLIMIT_NOFILE), and v2p wants {DESCRIPTORS}"
     );
     Err(Failure::unsupported(what).hint("raise the limit: ulimit -n 1024"))
 }

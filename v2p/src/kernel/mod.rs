@@ -1,4 +1,4 @@
-//! What the running kernel is like: found out, never assumed from its version.
+//! What the running kernel is like: found out, and assumed from its version only where nothing would show it ([`version`]).
 
 pub mod btf;
 pub mod clock;

@@ -8,7 +8,7 @@ use v2p_common::VirtAddr;
 
 use super::{
     Process,
-    space::{at_a_root, is_over},
+    space::{at_a_root, is_over, over},
 };
 use crate::exit::Failure;
 
@@ -22,7 +22,14 @@ impl Memory {
     /// Exit code 1 where it has none, 3 where we may not read it.
     pub fn of(process: &Process) -> Result<Self> {
         let pid = process.pid;
-        let opened = at_a_root(pid, |root| File::open(root.join("mem")));
+        // That of a thread that has ended does not open, or is empty (6.1).
+        let opened = at_a_root(pid, |root| {
+            let file = File::open(root.join("mem"))?;
+            match file.read_at(&mut [0], 0) {
+                Ok(0) => Err(over()),
+                _ => Ok(file),
+            }
+        });
         Ok(Self(opened.map_err(|e| match e.kind() {
             io::ErrorKind::PermissionDenied => super::no_rights(&format!("/proc/{pid}/mem"), &e),
             _ if is_over(&e) || e.kind() == io::ErrorKind::NotFound => {

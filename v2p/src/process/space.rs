@@ -55,7 +55,7 @@ impl AddressSpace {
                 Err(e) if is_over(&e) => {}
                 Err(e) => return Err(explain(&e, process).into()),
             }
-            if process.has_ended() || is_kernel_thread(process.pid) {
+            if Self::is_over(process) {
                 break;
             }
         }
@@ -68,6 +68,11 @@ impl AddressSpace {
         // A thread that has ended tells nothing any more.
         let is_same = |root: PathBuf| self.layout == layout(&root);
         roots(process.pid).any(is_same) && !process.has_ended()
+    }
+
+    /// Whether `process` has none, now and later: it has ended, or is a kernel thread.
+    pub fn is_over(process: &Process) -> bool {
+        process.has_ended() || is_kernel_thread(process.pid)
     }
 
     /// Why `process` has none.

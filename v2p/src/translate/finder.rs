@@ -66,7 +66,7 @@ pub struct Finder<'a, F> {
     wanted: &'a Wanted,
     /// Takes what is found, each with the frame.
     found: F,
-    /// Pages that were compared: those that map a frame.
+    /// Pages that map a frame: all were compared.
     pub pages: u64,
 }
 

@@ -67,10 +67,13 @@ pub async fn run(wish: &Wish<'_>, stop: Stop, listener: &mut dyn Listener) -> Re
     let pid = wish.pid.or(command.as_ref().map(|command| command.pid));
     let pid = pid.context("neither a process nor a command")?;
     let process = Process::open(pid)?;
-    let mut pagemap = Pagemap::of(pid).map_err(|e| match exit::code(&e) {
-        exit::NO => AddressSpace::none(&process).into(),
-        _ => e,
-    })?;
+    let mut pagemap = match Pagemap::of(pid) {
+        // Why it has none.
+        Err(e) if exit::code(&e) == exit::NO => {
+            return Err(AddressSpace::of(&process).err().unwrap_or(e));
+        }
+        found => found?,
+    };
     // The pidfd is of the process that the number named before; if that lives, the pagemap is its own too.
     if process.has_ended() {
         return Err(AddressSpace::none(&process).into());

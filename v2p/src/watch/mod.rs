@@ -162,7 +162,7 @@ impl Session<'_> {
         self.close(&mut state).await?;
         let name = self.command.as_ref().map(|command| command.name.clone());
         let status = self.command.take().and_then(Command::status);
-        if let (Some(name), None, "duration") = (name, status, why) {
+        if let (Some(name), None, "duration" | "signal") = (name, status, why) {
             let what = format!("v2p: watch: {name} goes on, unwatched");
             state.report.output.say(&what);
         }

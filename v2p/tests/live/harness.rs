@@ -264,6 +264,13 @@ pub(crate) fn wait_for_peak(mut child: Child) -> (ExitStatus, i64) {
     (ExitStatus::from_raw(status), usage.ru_maxrss)
 }
 
+/// read(2)s and the like that this program has made. `None`: this kernel does not count (CONFIG_TASK_IO_ACCOUNTING).
+pub(crate) fn reads() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/io").ok()?;
+    let reads = text.lines().find_map(|line| line.strip_prefix("syscr: "))?;
+    reads.parse().ok()
+}
+
 /// An address as v2p prints it, as a number.
 pub(crate) fn address(value: &Value) -> u64 {
     let text = value.as_str().unwrap_or_default();

@@ -5,12 +5,13 @@ use serde_json::Value;
 use v2p::{
     common::Pfn,
     process::{FrameFile, FrameFlags, Pagemap, maps::Mapping},
+    state::PageState,
     translate::{Page, Route, Translator},
 };
 
 use crate::{
     Done,
-    harness::address,
+    harness::{self, address},
     target::Target,
     translate::{runs, translate},
     trial,
@@ -110,6 +111,25 @@ fn hidden_by_pagemap() -> Done {
     );
     assert_eq!(both.1["single"], MANY, "{}", both.1);
     assert_eq!(walk.0, both.0);
+    // Not page by page.
+    let mapping = Mapping {
+        start: AT,
+        end: AT + MANY * 4096,
+        writable: true,
+        name: String::new(),
+    };
+    let pagemap = Pagemap::of(target.pid()).unwrap();
+    let mut translator = Translator::new(Route::Both).unwrap();
+    let (mut devices, before) = (0, harness::reads());
+    let each = &mut |page: Page, pages| {
+        devices += u64::from(matches!(page.state, PageState::Device { .. })) * pages;
+        Ok(())
+    };
+    assert!(translator.mapping(&pagemap, &mapping, each).unwrap());
+    assert_eq!(devices, MANY);
+    if let (Some(before), Some(after)) = (before, harness::reads()) {
+        assert!(after - before < MANY / 10, "{} reads", after - before);
+    }
     Done::Passed
 }
 

@@ -1,6 +1,7 @@
 //! `v2p who`: whose page a frame is, by walking the page tables of every process.
 
 mod frame;
+mod left;
 mod search;
 
 use std::{collections::BTreeSet, fs};

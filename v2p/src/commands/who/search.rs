@@ -1,21 +1,23 @@
 //! The look at every process, one after the other.
 
-use std::{collections::BTreeMap, fmt, thread::sleep, time::Duration};
+use std::{collections::BTreeMap, thread::sleep, time::Duration};
 
 use anyhow::{Result, bail};
 use v2p_common::{Pfn, VirtAddr};
 
+use super::left::{Left, Why};
 use crate::{
     exit,
-    process::{AddressSpace, FrameFile, Process},
+    process::{AddressSpace, FrameFile, FrameFlags, Process},
     record::{Hex, Record},
     render::Output,
+    state::PageState,
     translate::{Finder, Page, Route, Translator, Wanted, leaf_is_bad},
 };
 
 /// How often a process is looked at that executes another program meanwhile.
 const ATTEMPTS: usize = 4;
-/// Pages of a process that are kept until it is known that they were its, at most: 2 MiB of them.
+/// Pages of a process that are kept until it is known that they were its, at most: 2.5 MiB of them.
 const KEPT: usize = 1 << 16;
 /// Of those that are in migration.
 const KEPT_MOVING: usize = 1 << 10;
@@ -49,39 +51,23 @@ pub(super) struct Counts {
     left: BTreeMap<Pfn, Left>,
 }
 
-/// A page that was in the frame, whose entry still says so.
-pub(super) struct Left {
-    pid: u32,
-    comm: String,
-    va: VirtAddr,
-    is_bad: bool,
-}
-
-impl fmt::Display for Left {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            pid,
-            comm,
-            va,
-            is_bad,
-        } = self;
-        match is_bad {
-            true => write!(
-                f,
-                "process {pid} ({comm}) had it at {va}, until it was poisoned"
-            ),
-            false => write!(
-                f,
-                "process {pid} ({comm}) has it at {va}, where it is being moved away"
-            ),
-        }
-    }
-}
-
 impl Counts {
     /// Mappings of `pfn`.
     pub(super) fn of_frame(&self, pfn: Pfn) -> u64 {
         self.by_frame.get(&pfn).copied().unwrap_or_default()
+    }
+
+    /// Takes that `pfn` is named by an entry that maps nothing, for the first time of this process.
+    fn left(&mut self, pfn: Pfn, pid: u32, comm: &str, va: VirtAddr, why: Why) {
+        let others = self.left.get(&pfn).map(|first| first.others + 1);
+        let left = self.left.entry(pfn).or_insert_with(|| Left {
+            pid,
+            comm: comm.to_owned(),
+            va,
+            why,
+            others: 0,
+        });
+        left.others = others.unwrap_or(0);
     }
 
     /// Whose page was in `pfn`.
@@ -116,6 +102,8 @@ struct Looked<'a> {
     /// Not told yet.
     hits: Vec<Hit>,
     moving: Vec<Hit>,
+    /// Those that went on mapping nothing.
+    left: BTreeMap<Pfn, (VirtAddr, Why)>,
     /// Why the reading is to stop.
     stop: Option<Stop>,
     /// Whether all that was found of it will be told.
@@ -162,6 +150,9 @@ impl Looked<'_> {
         // The name too.
         if !self.space.is_of(self.process) {
             return Ok(false);
+        }
+        for (pfn, (va, why)) in std::mem::take(&mut self.left) {
+            counts.left(pfn, self.process.pid, &self.comm, va, why);
         }
         for hit in self.hits.drain(..) {
             counts.mappings += 1;
@@ -223,11 +214,18 @@ impl Search {
     }
 
     fn look(&mut self, pid: u32, output: &mut Output) -> Result<Look> {
-        let space =
-            Process::open(pid).and_then(|process| Ok((AddressSpace::of(&process)?, process)));
-        let (space, process) = match space {
-            Ok(found) => found,
+        let process = match Process::open(pid) {
+            Ok(process) => process,
             Err(e) if exit::code(&e) == exit::NO => return Ok(Look::Over),
+            Err(_) => {
+                self.counts.unread += 1;
+                return Ok(Look::Over);
+            }
+        };
+        let space = match AddressSpace::of(&process) {
+            Ok(space) => space,
+            Err(_) if AddressSpace::is_over(&process) => return Ok(Look::Over),
+            Err(e) if exit::code(&e) == exit::NO => return Ok(Look::Changed),
             Err(_) => {
                 self.counts.unread += 1;
                 return Ok(Look::Over);
@@ -239,6 +237,7 @@ impl Search {
             comm: process.name(),
             hits: Vec::new(),
             moving: Vec::new(),
+            left: BTreeMap::new(),
             stop: None,
             whole: true,
         };
@@ -270,7 +269,15 @@ impl Search {
                 }
             }
         }
-        if !self.ask_again(&mut looked)? || !looked.tell(&mut self.counts, output)? {
+        let alive = match self.ask_again(&mut looked) {
+            Err(e) if exit::code(&e) == exit::UNSUPPORTED => return Err(e),
+            Err(_) => {
+                looked.whole = false;
+                true
+            }
+            Ok(alive) => alive,
+        };
+        if !alive || !looked.tell(&mut self.counts, output)? {
             return Ok(looked.after());
         }
         match looked.whole {
@@ -282,6 +289,9 @@ impl Search {
     }
 
     /// Asks again about the pages that were in migration: each has a frame soon, this one or another. False: the address space is gone.
+    ///
+    /// # Errors
+    /// Those of the reading.
     fn ask_again(&mut self, looked: &mut Looked<'_>) -> Result<bool> {
         let mut waits = WAITS;
         for hit in std::mem::take(&mut looked.moving) {
@@ -289,24 +299,21 @@ impl Search {
                 let Some(page) = self.translator.page(&looked.space.pagemap, hit.va)? else {
                     return Ok(false);
                 };
-                if page.named_frame() != Some(hit.pfn) {
+                let Some(pfn) = page.named_frame().filter(|pfn| self.wanted.has(*pfn)) else {
                     break;
-                }
-                if page.any_frame().is_some() {
-                    looked.hits.push(hit);
-                    break;
-                }
-                let is_bad = match (&self.flags, page.leaf_in_doubt()) {
-                    (Some(flags), Some(leaf)) => leaf_is_bad(flags, leaf)?,
-                    _ => false,
                 };
-                if is_bad || waits == 0 {
-                    self.counts.left.entry(hit.pfn).or_insert_with(|| Left {
-                        pid: looked.process.pid,
-                        comm: looked.comm.clone(),
-                        va: hit.va,
-                        is_bad,
+                if page.any_frame().is_some() {
+                    let page_size = page.page_size;
+                    looked.hits.push(Hit {
+                        pfn,
+                        page_size,
+                        ..hit
                     });
+                    break;
+                }
+                let why = self.why(page)?;
+                if waits == 0 || !matches!(why, Why::Moving | Why::Unknown) {
+                    looked.left.entry(pfn).or_insert((page.va, why));
                     break;
                 }
                 waits -= 1;
@@ -314,5 +321,22 @@ impl Search {
             }
         }
         Ok(true)
+    }
+
+    /// Why the entry of `page` names a frame and maps nothing.
+    fn why(&self, mut page: Page) -> Result<Why> {
+        let (Some(flags), Some(leaf)) = (&self.flags, page.leaf_in_doubt()) else {
+            return Ok(Why::Unknown);
+        };
+        if leaf_is_bad(flags, leaf)? {
+            return Ok(Why::Poisoned);
+        }
+        let mut first = FrameFlags::NOPAGE;
+        flags.of(&[leaf.0], |word| first = word.map_or(first, FrameFlags))?;
+        page.add_frame(first);
+        Ok(match page.state {
+            PageState::Device { .. } => Why::Device,
+            _ => Why::Moving,
+        })
     }
 }

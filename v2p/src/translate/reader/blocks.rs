@@ -15,6 +15,7 @@ use crate::{
     translate::{
         ahead::{Batch, DEPTH},
         block::{Block, Piece},
+        frames::Asked,
         page::Page,
         route::Route,
         settle::{settle, walk_alone},
@@ -79,13 +80,31 @@ impl Translator {
         let Batch { pages, asked } = &mut batch;
         let mut accused = Vec::new();
         self.frames.add(asked, pages, &mut accused)?;
+        let mut moved = Vec::new();
         for before in accused {
             let Some(now) = self.ask_again(pagemap, before, true)? else {
                 return Ok(false);
             };
             // It has moved meanwhile, and its old frame is bad or another's.
-            if now.state != before.state
-                && let Ok(at) = pages.binary_search_by_key(&before.va.0, |page| page.va.0)
+            if now.state != before.state {
+                moved.push(now);
+            }
+        }
+        if !moved.is_empty() {
+            let mut asked = Asked::default();
+            asked.about(&moved);
+            self.frames.ask(&mut asked)?;
+            let mut accused = Vec::new();
+            self.frames.add(&asked, &mut moved, &mut accused)?;
+            // It may have moved once more: what its frame is like is not told then.
+            for before in accused {
+                if let Some(page) = moved.iter_mut().find(|page| page.va == before.va) {
+                    *page = before;
+                }
+            }
+        }
+        for now in moved {
+            if let Ok(at) = pages.binary_search_by_key(&now.va.0, |page| page.va.0)
                 && let Some(page) = pages.get_mut(at)
             {
                 *page = now;
