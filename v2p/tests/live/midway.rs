@@ -241,7 +241,7 @@ fn a_bar() -> Done {
 }
 
 /// Moves the pages at `addresses` of process `pid` to `node`: move_pages(2).
-fn move_pages(pid: u32, addresses: &[u64], node: i32) {
+pub(crate) fn move_pages(pid: u32, addresses: &[u64], node: i32) {
     let nodes = vec![node; addresses.len()];
     let mut status = vec![0i32; addresses.len()];
     let (count, how) = (addresses.len(), 1 << 1); // MPOL_MF_MOVE

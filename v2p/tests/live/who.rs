@@ -3,16 +3,20 @@
 use std::{
     io::{BufRead as _, BufReader},
     process::Stdio,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
 };
 
 use libtest_mimic::Trial;
 use serde_json::Value;
+use v2p::{guard::Pin, page::OwnPage, process::Pagemap};
 
 use crate::{
-    Done,
+    Done, WhenDone,
     harness::{self, address},
-    machine::Setting,
+    machine::{Setting, two_nodes},
     memory::{HUGE, HUGE_BASE},
+    midway::move_pages,
     target::{PAGE, PAGES, Target, va},
     trial,
 };
@@ -25,6 +29,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("who_finds_the_zero_page_where_it_is_mapped", who_of_zero),
         trial("who_says_what_a_page_of_the_pool_is", in_the_pool),
         trial("who_keeps_little_of_what_it_finds", many),
+        trial("who_finds_a_page_that_is_moved_in_vain", moved_in_vain),
     ]
 }
 
@@ -193,6 +198,39 @@ fn many() -> Done {
         with < without + 16 * 1024,
         "{with} KiB, and {without} without any"
     );
+    Done::Passed
+}
+
+/// Its entry is one of a migration time and again, which fails each time, since the page is pinned: it stays in its frame.
+fn moved_in_vain() -> Done {
+    if let Err(why) = two_nodes() {
+        return Done::Skipped(why);
+    }
+    let page = OwnPage::new().unwrap();
+    let va = page.va();
+    let _pin = match Pin::new(va, 4096) {
+        Ok(pin) => pin,
+        Err(why) => return Done::Skipped(why),
+    };
+    let pagemap = Pagemap::of_self().unwrap();
+    let pfn = pagemap.word(va).unwrap().unwrap().pfn().unwrap().0;
+    let (this, over) = (std::process::id(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let _ends = WhenDone(&over);
+        scope.spawn(|| {
+            for node in [0, 1].into_iter().cycle() {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                move_pages(this, &[va.0], node);
+            }
+        });
+        for _ in 0..20 {
+            let (found, code) = mappings(pfn);
+            assert_eq!((found.len(), code), (1, Some(0)), "{found:#?}");
+            assert_eq!(address(&found[0]["va"]), va.0);
+        }
+    });
     Done::Passed
 }
 
