@@ -79,5 +79,5 @@ pub(super) fn walk_alone(
             return Ok(Some(decoder.page(va, None, Some((end.level, end.entry)))));
         }
     }
-    bail!("the page tables for {va} cannot be read")
+    bail!("the page tables for {:#x} cannot be read", va.0)
 }

@@ -31,23 +31,28 @@ pub(super) enum Why {
 
 impl fmt::Display for Left {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pid, comm, va, .. } = self;
+        let Self {
+            pid,
+            comm,
+            va: VirtAddr(va),
+            ..
+        } = self;
         match self.why {
             Why::Moving => write!(
                 f,
-                "process {pid} ({comm}) has it at {va}, and it is being moved away"
+                "process {pid} ({comm}) has it at {va:#x}, and it is being moved away"
             )?,
             Why::Poisoned => write!(
                 f,
-                "process {pid} ({comm}) had it at {va}, until it was poisoned"
+                "process {pid} ({comm}) had it at {va:#x}, until it was poisoned"
             )?,
             Why::Device => write!(
                 f,
-                "process {pid} ({comm}) has it at {va}, in the memory of a device"
+                "process {pid} ({comm}) has it at {va:#x}, in the memory of a device"
             )?,
             Why::Unknown => write!(
                 f,
-                "process {pid} ({comm}) has or had it at {va}: it is being moved away, poisoned, or a device's"
+                "process {pid} ({comm}) has or had it at {va:#x}: it is being moved away, poisoned, or a device's"
             )?,
         }
         match self.others {
