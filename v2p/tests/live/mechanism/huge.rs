@@ -27,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("mechanism_huge_page_fault", huge_page_fault),
         trial("mechanism_huge_zero_page", huge_zero_page),
+        trial("mechanism_copy_on_write_of_a_huge_page", copied),
         trial("mechanism_madv_collapse", madv_collapse),
         trial("mechanism_process_madvise_collapse", collapse_from_outside),
         trial("mechanism_khugepaged", khugepaged),
@@ -106,6 +107,27 @@ fn huge_zero_page() -> Done {
     }
     told.by("zero-fill", told.pid)
         .by_event("huge page of zeros");
+    Done::Passed
+}
+
+/// The kernel splits what is shared since a fork, and copies one page of it.
+fn copied() -> Done {
+    if let Err(skipped) = thp() {
+        return skipped;
+    }
+    let written = HUGE_BASE + 77 * PAGE;
+    let mut given = u64::MAX;
+    let mut scene = Scene::new(&[AREA], |target| {
+        given = given.min(target.tell("thp", 0));
+        target.fork();
+    });
+    if given == 0 {
+        return Done::Skipped("the kernel gave no huge page".to_owned());
+    }
+    scene.act(|target| target.fill(written, 1));
+    let told = scene.end();
+    told.only((written, 1), &["cow"]).by("cow", told.pid);
+    told.by_event("copy-on-write of a huge page");
     Done::Passed
 }
 

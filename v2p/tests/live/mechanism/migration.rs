@@ -7,11 +7,12 @@ use std::{
 
 use libtest_mimic::Trial;
 
-use super::{group::Group, scene::Scene};
+use super::{group::Group, scene::Scene, tid};
 use crate::{
     Done,
     harness::PATIENCE,
     machine::{Setting, only_in_guests, two_nodes},
+    midway,
     target::{BASE, PAGE, PAGES, Target, va},
     trial,
 };
@@ -24,6 +25,10 @@ const MPOL_MF_MOVE: u64 = 2;
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("mechanism_move_pages", move_pages),
+        trial(
+            "mechanism_move_pages_by_another_process",
+            move_pages_by_another,
+        ),
         trial("mechanism_migrate_pages", migrate_pages),
         trial("mechanism_mbind", mbind),
         trial("mechanism_cpuset", cpuset),
@@ -60,6 +65,27 @@ fn move_pages() -> Done {
     told.only((va(3), 1), &["migration"])
         .by("migration", told.pid);
     told.reason("migration", "syscall").by_event("move_pages");
+    Done::Passed
+}
+
+/// By us.
+fn move_pages_by_another() -> Done {
+    if let Err(reason) = two_nodes() {
+        return Done::Skipped(reason);
+    }
+    let scene = Scene::new(&[ALL], |target| target.fill(BASE, 8));
+    let before = scene.target.word(va(3)).pfn();
+    for node in [0, 1] {
+        // On the one that it is on it stays.
+        midway::move_pages(scene.target.pid(), &[va(3)], node);
+        if scene.target.word(va(3)).pfn() != before {
+            break;
+        }
+    }
+    let told = scene.end();
+    told.only((va(3), 1), &["migration"]).by("migration", tid());
+    told.reason("migration", "syscall")
+        .by_event("move_pages by another process");
     Done::Passed
 }
 

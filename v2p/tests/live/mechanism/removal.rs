@@ -2,7 +2,7 @@
 
 use libtest_mimic::Trial;
 
-use super::scene::Scene;
+use super::scene::{Scene, Told};
 use crate::{
     Done,
     memory::FILE_BASE,
@@ -15,6 +15,7 @@ const ALL: (u64, u64) = (BASE, PAGES);
 const ELSEWHERE: u64 = 0x6700_0000_0000;
 const MAP_PRIVATE_ANONYMOUS_FIXED: u64 = 0x2 | 0x20 | 0x10;
 const MREMAP_MAYMOVE_FIXED: u64 = 3;
+const MREMAP_DONTUNMAP: u64 = 4;
 const MADV_DONTNEED: u64 = 4;
 const MADV_FREE: u64 = 8;
 const MADV_DONTNEED_LOCKED: u64 = 24;
@@ -32,6 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("mechanism_munmap", munmap),
         trial("mechanism_mmap_over_it", mmap_over_it),
         trial("mechanism_mremap", mremap),
+        trial("mechanism_mremap_dontunmap", mremap_dontunmap),
         trial("mechanism_truncate", truncate),
         trial("mechanism_hole_punched", hole_punched),
         trial("mechanism_file_page_reclaimed", file_page_reclaimed),
@@ -125,9 +127,21 @@ fn mmap_over_it() -> Done {
 }
 
 fn mremap() -> Done {
+    remapped(MREMAP_MAYMOVE_FIXED).by_event("mremap");
+    Done::Passed
+}
+
+/// The pages go, and their addresses stay mapped.
+fn mremap_dontunmap() -> Done {
+    let told = remapped(MREMAP_MAYMOVE_FIXED | MREMAP_DONTUNMAP);
+    told.by_event("MREMAP_DONTUNMAP");
+    Done::Passed
+}
+
+fn remapped(flags: u64) -> Told {
     let there = (ELSEWHERE, 4);
     let mut scene = Scene::new(&[ALL, there], |target| target.fill(BASE, 16));
-    let arguments = [va(4), 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE_FIXED, ELSEWHERE];
+    let arguments = [va(4), 4 * PAGE, 4 * PAGE, flags, ELSEWHERE];
     scene.act(|target| target.must(libc::SYS_mremap, &arguments));
     let told = scene.end();
     told.just((va(4), 4), &["remap"])
@@ -137,8 +151,7 @@ fn mremap() -> Done {
         told.moves.iter().filter(|m| m["cause"] != "remap").count(),
         0
     );
-    told.by_event("mremap");
-    Done::Passed
+    told
 }
 
 fn truncate() -> Done {
