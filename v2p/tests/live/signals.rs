@@ -217,26 +217,42 @@ fn not_started() -> Done {
 }
 
 fn goes_on() -> Done {
+    let target = Target::start();
+    let pid = target.pid().to_string();
+    let program = harness::v2p().get_program().to_str().unwrap().to_owned();
     // It becomes our child as its parent ends.
     let this = rustix::process::getpid();
     rustix::process::set_child_subreaper(Some(this)).unwrap();
-    // Who reads what is said would wait for it too.
-    let command = ["sh", "-c", "exec sleep 600 >&- 2>&-"];
-    let watched =
-        harness::run(&[&["watch", "--json", "--for", "0.2", "--"], &command[..]].concat());
-    let told = String::from_utf8_lossy(&watched.stdout);
-    let start: Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
-    let pid = i32::try_from(start["pid"].as_i64().unwrap()).unwrap();
+    // Files: who reads a pipe would wait for it too.
+    let path = |what| format!("/tmp/v2p-goes-on-{what}-{}", std::process::id());
+    let paths = ["out", "err"].map(path);
+    let [out, err] = paths.each_ref().map(|path| fs::File::create(path).unwrap());
+    let status = harness::v2p()
+        .args(["watch", "--json", "--for", "0.2", "--"])
+        .args([&program, "watch", "--pid", &pid])
+        .stdout(out)
+        .stderr(err)
+        .status()
+        .unwrap();
+    let [told, errors] = paths.map(|path| {
+        let text = fs::read_to_string(&path).unwrap();
+        fs::remove_file(path).unwrap();
+        text
+    });
+    let records: Vec<Value> = told
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let command = i32::try_from(records[0]["pid"].as_i64().unwrap()).unwrap();
     // It does.
-    let pid = Pid::from_raw(pid).unwrap();
-    kill_process(pid, Signal::KILL).unwrap();
-    waitpid(Some(pid), WaitOptions::empty()).unwrap();
+    let command = Pid::from_raw(command).unwrap();
+    kill_process(command, Signal::KILL).unwrap();
+    waitpid(Some(command), WaitOptions::empty()).unwrap();
     rustix::process::set_child_subreaper(None).unwrap();
-    let errors = String::from_utf8_lossy(&watched.stderr);
-    assert_eq!(watched.status.code(), Some(0), "{errors}");
-    let said = "v2p: watch: sh goes on, unwatched";
-    assert!(errors.contains(said), "{errors}");
-    let end = harness::last_json(&watched);
+    assert_eq!(status.code(), Some(0), "{errors}");
+    let said = format!("v2p: watch: {program} goes on, unwatched");
+    assert!(errors.contains(&said), "{errors}");
+    let end = records.last().unwrap();
     let (why, status) = (&end["why"], &end["status"]);
     assert_eq!((why, status), (&"duration".into(), &Value::Null));
     Done::Passed
