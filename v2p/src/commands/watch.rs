@@ -83,16 +83,11 @@ async fn with_trace(
         show_faults: args.faults,
         output,
     };
-    let watched = watch::run(&with_faults, stop, &mut both).await;
-    watched?;
+    watch::run(&with_faults, stop, &mut both).await?;
     both.trace.finish()?;
     let (moves, faults) = both.trace.counts();
     if !both.output.is_json() {
-        let path = args
-            .output
-            .as_deref()
-            .unwrap_or(Path::new(""))
-            .to_string_lossy();
+        let path = both.trace.path().to_string_lossy();
         let path = printable(&path);
         let (moves, faults) = (count(moves, "move"), count(faults, "fault"));
         let what = format!("v2p: {path}: {moves} and {faults}, for Perfetto's viewer");

@@ -165,7 +165,7 @@ impl Mapping {
 pub(super) const NOT_MAPPED: &str = "(not mapped)";
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     #[test]
@@ -180,7 +180,7 @@ mod tests {
         assert!(of_lines(b"10000\n").is_err());
     }
 
-    fn mapping(start: u64, end: u64, name: &str) -> Mapping {
+    pub(in crate::process) fn mapping(start: u64, end: u64, name: &str) -> Mapping {
         Mapping {
             start,
             end,

@@ -112,17 +112,11 @@ fn covered(mappings: &[Mapping], range: Range) -> Vec<Mapping> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::maps::USER_END, *};
+    use super::{
+        super::maps::{USER_END, tests::mapping},
+        *,
+    };
     use crate::exit;
-
-    fn mapping(start: u64, end: u64, name: &str) -> Mapping {
-        Mapping {
-            start,
-            end,
-            writable: true,
-            name: name.to_owned(),
-        }
-    }
 
     #[test]
     fn a_range_is_cut_into_mappings_and_gaps() {

@@ -125,6 +125,11 @@ impl TraceFile {
         }
     }
 
+    /// Where it is written.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Moves and faults in it.
     pub fn counts(&self) -> (u64, u64) {
         self.trace.as_ref().map_or((0, 0), |t| (t.moves, t.faults))

@@ -14,6 +14,7 @@
 
 mod badly;
 mod burst;
+mod commanded;
 mod contest;
 mod deeds;
 mod delivery;
@@ -40,6 +41,7 @@ mod soak;
 mod states;
 mod stepped;
 mod target;
+mod threads;
 mod top;
 mod trace;
 mod translate;
@@ -106,6 +108,7 @@ fn main() {
         ("input", input::trials()),
         ("trouble", trouble::trials()),
         ("signals", signals::trials()),
+        ("signals", commanded::trials()),
         ("write", write::trials()),
         ("storm", write::storm::trials()),
         ("soak", soak::trials()),

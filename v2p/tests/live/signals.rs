@@ -4,21 +4,17 @@
 use std::{
     fs, io,
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
-    panic::panic_any,
     process::{Child, ChildStdout, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use libtest_mimic::Trial;
-use rustix::{
-    io::Errno,
-    process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid},
-};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
 
 use crate::{
-    Again, Done,
+    Done,
     harness::{self, PATIENCE, Watching},
     leavings,
     stepped::Stepped,
@@ -34,19 +30,9 @@ pub(crate) fn trials() -> Vec<Trial> {
             as_its_handler_is_set,
         ),
         trial("a_watch_ends_with_its_end_by_sigterm", sigterm),
-        trial("a_command_that_was_not_started_is_said_to_be", not_started),
-        trial("a_command_that_outlives_its_watch_is_said_to", goes_on),
         trial(
             "a_watch_that_waits_for_a_reader_of_its_trace_ends",
             a_pipe_for_the_trace,
-        ),
-        trial(
-            "a_watched_command_outlives_no_signal_before_its_exec",
-            a_command,
-        ),
-        trial(
-            "a_signal_to_the_command_alone_waits_for_its_exec",
-            to_the_command,
         ),
         trial("a_signal_at_any_stage_leaves_nothing_behind", any_stage),
         trial(
@@ -56,16 +42,16 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-const SIGNALS: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
+pub(crate) const SIGNALS: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
 
 /// v2p in a group of its own, which gets `signal` after a while.
-struct Struck {
+pub(crate) struct Struck {
     child: Child,
     stdout: Option<ChildStdout>,
 }
 
 impl Struck {
-    fn start(arguments: &[&str], stdin: Stdio) -> Self {
+    pub(crate) fn start(arguments: &[&str], stdin: Stdio) -> Self {
         let mut child = harness::v2p()
             .args(arguments)
             .process_group(0)
@@ -80,7 +66,7 @@ impl Struck {
     }
 
     /// The same, with somebody who reads what it says.
-    fn with_a_reader(mut self) -> Self {
+    pub(crate) fn with_a_reader(mut self) -> Self {
         if let Some(mut stdout) = self.stdout.take() {
             thread::spawn(move || io::copy(&mut stdout, &mut io::sink()));
         }
@@ -88,7 +74,7 @@ impl Struck {
     }
 
     /// How it ended: in time, and nobody of its group is left.
-    fn strike(self, after: Duration, signal: Signal) -> ExitStatus {
+    pub(crate) fn strike(self, after: Duration, signal: Signal) -> ExitStatus {
         thread::sleep(after);
         let _ = kill_process_group(Pid::from_child(&self.child), signal);
         self.ends(&format!("{signal:?} after {after:?}"))
@@ -118,7 +104,7 @@ impl Struck {
 }
 
 /// Stages: from before main to the end of most commands, slower where there is no hardware for it.
-fn stages() -> impl Iterator<Item = Duration> {
+pub(crate) fn stages() -> impl Iterator<Item = Duration> {
     let whole = {
         let start = Instant::now();
         assert!(
@@ -134,7 +120,7 @@ fn stages() -> impl Iterator<Item = Duration> {
 }
 
 /// Death by the signal, or one of these codes.
-fn assert_ended(what: &[&str], status: ExitStatus, signal: Signal, codes: &[i32]) {
+pub(crate) fn assert_ended(what: &[&str], status: ExitStatus, signal: Signal, codes: &[i32]) {
     let died = status.signal() == Some(signal.as_raw());
     let ended = status.code().is_some_and(|code| codes.contains(&code));
     assert!(died || ended, "{what:?}: {signal:?}: {status:?}");
@@ -170,7 +156,7 @@ fn as_its_handler_is_set() -> Done {
     Done::Passed
 }
 
-fn struck_as_its_handler_is_set(arguments: &[&str], signal: Signal) -> Child {
+pub(crate) fn struck_as_its_handler_is_set(arguments: &[&str], signal: Signal) -> Child {
     let mut v2p = harness::v2p();
     v2p.args(arguments).process_group(0).stdin(Stdio::null());
     v2p.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -188,74 +174,6 @@ fn struck_as_its_handler_is_set(arguments: &[&str], signal: Signal) -> Child {
     // That was its begin.
     assert!(sets_handler(&stepped.step()));
     stepped.go(signal.as_raw())
-}
-
-/// Nothing is told of what v2p itself was until then.
-fn not_started() -> Done {
-    for signal in [Signal::INT, Signal::TERM] {
-        let arguments = [
-            "watch",
-            "--json",
-            "--faults",
-            "--",
-            "touch",
-            "/nowhere/at/all",
-        ];
-        let child = struck_as_its_handler_is_set(&arguments, signal);
-        let output = child.wait_with_output().unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{errors}");
-        let said = "v2p: watch: touch was not started: a signal came before\n";
-        assert_eq!(errors, said);
-        let records = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert_eq!(records.lines().count(), 2, "{records}");
-        let end = harness::last_json(&output);
-        assert_eq!((&end["why"], &end["moves"]), (&"signal".into(), &0.into()));
-        assert_eq!(end["status"], Value::Null);
-    }
-    Done::Passed
-}
-
-fn goes_on() -> Done {
-    let target = Target::start();
-    let pid = target.pid().to_string();
-    let program = harness::v2p().get_program().to_str().unwrap().to_owned();
-    // It becomes our child as its parent ends.
-    let this = rustix::process::getpid();
-    rustix::process::set_child_subreaper(Some(this)).unwrap();
-    // Files: who reads a pipe would wait for it too.
-    let path = |what| format!("/tmp/v2p-goes-on-{what}-{}", std::process::id());
-    let paths = ["out", "err"].map(path);
-    let [out, err] = paths.each_ref().map(|path| fs::File::create(path).unwrap());
-    let status = harness::v2p()
-        .args(["watch", "--json", "--for", "0.2", "--"])
-        .args([&program, "watch", "--pid", &pid])
-        .stdout(out)
-        .stderr(err)
-        .status()
-        .unwrap();
-    let [told, errors] = paths.map(|path| {
-        let text = fs::read_to_string(&path).unwrap();
-        fs::remove_file(path).unwrap();
-        text
-    });
-    let records: Vec<Value> = told
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    let command = i32::try_from(records[0]["pid"].as_i64().unwrap()).unwrap();
-    // It does.
-    let command = Pid::from_raw(command).unwrap();
-    kill_process(command, Signal::KILL).unwrap();
-    waitpid(Some(command), WaitOptions::empty()).unwrap();
-    rustix::process::set_child_subreaper(None).unwrap();
-    assert_eq!(status.code(), Some(0), "{errors}");
-    let said = format!("v2p: watch: {program} goes on, unwatched");
-    assert!(errors.contains(&said), "{errors}");
-    let end = records.last().unwrap();
-    let (why, status) = (&end["why"], &end["status"]);
-    assert_eq!((why, status), (&"duration".into(), &Value::Null));
-    Done::Passed
 }
 
 /// Nobody reads it.
@@ -309,55 +227,6 @@ fn sigterm() -> Done {
     let (_, status) = watching.finish();
     assert_ended(&["watch"], status, Signal::HUP, &[0]);
     assert_ne!(target.tell("write", 2), 0);
-    Done::Passed
-}
-
-fn a_command() -> Done {
-    // One that ends by itself, and one that does not. What they do to their pages fills a pipe: a watch waits for who reads it.
-    let target = Target::start();
-    let pid = target.pid().to_string();
-    let program = harness::v2p().get_program().to_str().unwrap().to_owned();
-    for command in [&["--version"][..], &["watch", "--pid", &pid]] {
-        let start = ["watch", "--json", "--", &program];
-        let arguments = [&start, command].concat();
-        for signal in SIGNALS {
-            for after in stages() {
-                let struck = Struck::start(&arguments, Stdio::null());
-                let status = struck.with_a_reader().strike(after, signal);
-                assert_ended(&arguments, status, signal, &[0]);
-            }
-        }
-    }
-    Done::Passed
-}
-
-/// However early it comes, there is a watch with a beginning and an end.
-fn to_the_command() -> Done {
-    let program = harness::v2p().get_program().to_str().unwrap().to_owned();
-    for signal in SIGNALS {
-        let mut watching = harness::v2p();
-        watching.args(["watch", "--json", "--", &program, "--version"]);
-        let watching = watching.stdout(Stdio::piped()).stderr(Stdio::null());
-        let watching = watching.spawn().unwrap();
-        let start = Instant::now();
-        let command = loop {
-            if let Some(child) = leavings::child_of(watching.id()) {
-                break child;
-            }
-            assert!(start.elapsed() < PATIENCE, "it starts no child");
-        };
-        let met = kill_process(command, signal);
-        let output = watching.wait_with_output().unwrap();
-        if met == Err(Errno::SRCH) {
-            panic_any(Again("the command was over before it was met".to_owned()));
-        }
-        assert_eq!(met, Ok(()));
-        assert_eq!(output.status.code(), Some(0), "{signal:?}");
-        let end = harness::last_json(&output);
-        let (why, status) = (&end["why"], &end["status"]);
-        assert_eq!(why, "target-exited", "{signal:?}: {end}");
-        assert_eq!(*status, 128 + signal.as_raw(), "{end}");
-    }
     Done::Passed
 }
 

@@ -7,8 +7,6 @@ use std::{
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     ptr,
-    sync::mpsc::{Receiver, Sender, channel},
-    thread,
 };
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
@@ -18,7 +16,10 @@ use v2p::{
     process::Pagemap,
 };
 
-use crate::{Again, deeds, memory};
+use crate::{
+    Again, deeds, memory,
+    threads::{end_this_thread, in_a_new_thread, relay, start_worker},
+};
 
 /// Set: this program is a target.
 pub(crate) const KIND: &str = "V2P_LIVE_TARGET";
@@ -103,41 +104,6 @@ pub(crate) fn run(_kind: &OsStr) {
 pub(crate) fn write_to(address: u64) {
     // SAFETY: inside a mapping of ours that lives as long as the process.
     unsafe { ptr::write_volatile(address as *mut u8, 1) };
-}
-
-fn in_a_new_thread(place: *mut u8) {
-    let address = place as u64;
-    thread::spawn(move || write_to(address))
-        .join()
-        .expect("a thread writes");
-}
-
-/// Ends the main thread, which holds nothing that another waits for, and no other.
-fn end_this_thread() -> ! {
-    // SAFETY: as said.
-    unsafe { libc::syscall(libc::SYS_exit, 0) };
-    unreachable!("exit(2) does not return")
-}
-
-/// Threads without end, each for half a millisecond.
-fn relay() {
-    thread::spawn(|| {
-        thread::sleep(std::time::Duration::from_micros(500));
-        relay();
-    });
-}
-
-/// A thread that is there before any watch begins: writes to the addresses that it is sent, and says so.
-fn start_worker() -> (Sender<u64>, Receiver<()>) {
-    let (worker, orders) = channel();
-    let (said, done) = channel();
-    thread::spawn(move || {
-        for address in orders {
-            write_to(address);
-            said.send(()).expect("the target lives");
-        }
-    });
-    (worker, done)
 }
 
 fn say(line: &str) {
