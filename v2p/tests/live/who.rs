@@ -150,11 +150,11 @@ fn inside_a_huge_page() -> Done {
     Done::Passed
 }
 
-/// That who says of a bad frame whose page was in it.
-pub(crate) fn assert_was_its(target: &Target, pfn: u64, va: u64) {
+/// That who says of a bad frame whose page was in it, and how that `went`.
+pub(crate) fn assert_was_its(target: &Target, pfn: u64, va: u64, went: &str) {
     let said = in_words(pfn);
     let whose = format!("process {} (live", target.pid());
-    let where_ = format!("had it at {va:#x}, until it was poisoned");
+    let where_ = format!("had it at {va:#x}, {went}");
     assert!(said.contains(&whose) && said.contains(&where_), "{said}");
 }
 

@@ -23,6 +23,8 @@ pub(super) enum Why {
     /// Its page is in migration.
     Moving,
     Poisoned,
+    /// A page of the huge page was poisoned: the others' frames may be in use again.
+    HugePoisoned,
     /// The memory of a device, which the processor cannot reach.
     Device,
     /// Any of these: the frame's flags are not ours to read.
@@ -45,6 +47,10 @@ impl fmt::Display for Left {
             Why::Poisoned => write!(
                 f,
                 "process {pid} ({comm}) had it at {va:#x}, until it was poisoned"
+            )?,
+            Why::HugePoisoned => write!(
+                f,
+                "process {pid} ({comm}) had it at {va:#x}, in a huge page that was poisoned"
             )?,
             Why::Device => write!(
                 f,

@@ -329,7 +329,10 @@ impl Search {
             return Ok(Why::Unknown);
         };
         if leaf_is_bad(flags, leaf)? {
-            return Ok(Why::Poisoned);
+            return Ok(match leaf {
+                (_, 1) => Why::Poisoned,
+                _ => Why::HugePoisoned,
+            });
         }
         let mut first = FrameFlags::NOPAGE;
         flags.of(&[leaf.0], |word| first = word.map_or(first, FrameFlags))?;
