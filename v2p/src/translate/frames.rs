@@ -38,6 +38,17 @@ pub(super) struct Asked {
 /// Of a frame beyond the end of memory, which has no word.
 const BEYOND: u64 = u64::MAX;
 
+/// The first frame of a huge page that has bad memory, and how many there are.
+pub(super) type BadLeaf = (Pfn, u64);
+
+/// The flags in a word that was asked for.
+const fn flags_in(word: u64) -> FrameFlags {
+    match word {
+        BEYOND => FrameFlags::NOPAGE,
+        word => FrameFlags(word),
+    }
+}
+
 impl Frames {
     pub(super) fn new() -> Self {
         let (flags, missing) = match FrameFile::flags() {
@@ -107,44 +118,49 @@ impl Frames {
         Ok(())
     }
 
-    /// Adds to `pages` what there is. Those whose frames were found bad, or of a kind that no process has, come to `accused`, as they were before
-    /// that was known: they may have left the frame by then.
+    /// Of `pages`, the leaves of those that look like a migration, and are bad memory since one of the leaf's frames is: the mark of that goes from the first frame of a huge
+    /// page to the bad one as the page is given up (folio_clear_hugetlb_hwpoison, mm/memory-failure.c, 6.1 to 7.3). All are asked, once a leaf.
     ///
     /// # Errors
     /// Those of reading /proc/kpageflags.
-    pub(super) fn add(
-        &self,
-        asked: &Asked,
-        pages: &mut [Page],
-        accused: &mut Vec<Page>,
-    ) -> Result<()> {
+    pub(super) fn bad_leaves(&self, pages: &[Page]) -> Result<Vec<BadLeaf>> {
+        let mut bad = Vec::new();
+        let Some(file) = &self.flags else {
+            return Ok(bad);
+        };
+        let mut last = None;
+        for page in pages {
+            let leaf = page.leaf_in_doubt().filter(|(_, frames)| *frames > 1);
+            let Some(leaf) = leaf.filter(|leaf| last.replace(*leaf) != Some(*leaf)) else {
+                continue;
+            };
+            if leaf_is_bad(file, leaf)? {
+                bad.push(leaf);
+            }
+        }
+        Ok(bad)
+    }
+
+    /// Adds to `pages` what there is. `bad`: what [`Self::bad_leaves`] gave of them.
+    pub(super) fn add(&self, asked: &Asked, bad: &[BadLeaf], pages: &mut [Page]) {
         let mut flags = asked.flags.iter();
         let mut counts = asked.counts.iter();
-        for page in &mut *pages {
+        for page in pages {
             if !self.nodes.is_single() {
                 page.node = page.pfn().and_then(|pfn| self.nodes.of(pfn));
             }
             if page.frame_to_ask().is_none() {
                 continue;
             }
+            if page.leaf_in_doubt().is_some_and(|leaf| bad.contains(&leaf)) {
+                page.state = PageState::Poisoned;
+            }
             if let Some(word) = flags.next() {
-                let before = *page;
-                page.add_frame(match *word {
-                    BEYOND => FrameFlags::NOPAGE,
-                    word => FrameFlags(word),
-                });
-                let is_others = page.frame.is_some_and(is_others);
-                if page.state == PageState::Poisoned || is_others {
-                    accused.push(before);
-                }
+                page.add_frame(flags_in(*word));
             }
             if let (Some(word), PageState::Present { .. }) = (counts.next(), page.state) {
                 page.mapped = u32::try_from(*word).ok();
             }
-        }
-        match &self.flags {
-            Some(flags) => tell_bad_leaves(flags, pages, accused),
-            None => Ok(()),
         }
     }
 }
@@ -156,38 +172,27 @@ impl Asked {
         self.frames
             .extend(pages.iter().filter_map(Page::frame_to_ask));
     }
-}
 
-/// Whether a frame with these flags is no process's: free, the kernel's, or taken out of use.
-fn is_others(flags: FrameFlags) -> bool {
-    let kinds = [
-        FrameFlags::BUDDY,
-        FrameFlags::SLAB,
-        FrameFlags::PGTABLE,
-        FrameFlags::HWPOISON,
-    ];
-    kinds.iter().any(|kind| flags.has(*kind))
-}
-
-/// What looks like a migration is bad memory where any frame of its leaf is: the mark of that goes from the first frame of a huge page to
-/// the bad one as the page is given up (folio_clear_hugetlb_hwpoison, mm/memory-failure.c, 6.1 to 7.3). All are asked, once a leaf.
-fn tell_bad_leaves(file: &FrameFile, pages: &mut [Page], accused: &mut Vec<Page>) -> Result<()> {
-    let mut last = None;
-    for page in pages {
-        let Some(leaf) = page.leaf_in_doubt().filter(|(_, frames)| *frames > 1) else {
-            continue;
-        };
-        let is_bad = match last {
-            Some((known, answer)) if known == leaf => answer,
-            _ => leaf_is_bad(file, leaf)?,
-        };
-        last = Some((leaf, is_bad));
-        if is_bad {
-            accused.push(*page);
-            page.state = PageState::Poisoned;
-        }
+    /// Whether there is no frame to ask about.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.frames.is_empty()
     }
-    Ok(())
+
+    /// Those of `pages` whose frames are mapped by no process, as far as their flags say, which were asked about.
+    pub(super) fn that_no_one_maps<'a>(
+        &'a self,
+        pages: &'a [Page],
+    ) -> impl Iterator<Item = Page> + 'a {
+        let asked = pages.iter().filter(|page| page.frame_to_ask().is_some());
+        let with_flags = asked.zip(&self.flags);
+        let no_one_maps = |(page, word): (&Page, &u64)| {
+            let flags = flags_in(*word);
+            // Of the zero pages the mappings are not counted.
+            let is_mapped = flags.has(FrameFlags::MMAP) || flags.has(FrameFlags::ZERO_PAGE);
+            (page.pfn().is_some() && !is_mapped).then_some(*page)
+        };
+        with_flags.filter_map(no_one_maps)
+    }
 }
 
 /// Whether any frame is marked as bad, of so many from `first` on.
@@ -211,17 +216,17 @@ mod tests {
     use crate::{page::ZeroFrames, translate::page::Decoder};
 
     #[test]
-    fn a_page_whose_frame_is_another_s_by_now_is_to_be_asked_again() {
+    fn a_page_whose_frame_no_one_maps_is_to_be_asked_about_again() {
         let decoder = Decoder {
             paging: None,
             zero: ZeroFrames::UNKNOWN,
         };
         let words = [
-            FrameFlags::ANON,
-            FrameFlags::BUDDY,
-            FrameFlags::SLAB,
-            FrameFlags::LRU,
-            FrameFlags::HWPOISON,
+            FrameFlags::MMAP.0 | FrameFlags::ANON.0,
+            FrameFlags::BUDDY.0,
+            FrameFlags::LRU.0,
+            FrameFlags::ZERO_PAGE.0,
+            BEYOND,
         ];
         let mut pages: Vec<Page> = (0..words.len() as u64)
             .map(|i| {
@@ -229,14 +234,15 @@ mod tests {
                 decoder.page(va, Some(PagemapWord(1 << 63 | (0x1000 + i))), None)
             })
             .collect();
+        // Absent: nothing is asked about it.
+        pages.insert(
+            1,
+            decoder.page(v2p_common::VirtAddr(0), Some(PagemapWord(0)), None),
+        );
         let mut asked = Asked::default();
         asked.about(&pages);
-        asked.flags = words.iter().map(|flags| flags.0).collect();
-        let mut frames = Frames::new();
-        frames.without_flags();
-        let (before, mut accused) = (pages.clone(), Vec::new());
-        frames.add(&asked, &mut pages, &mut accused).unwrap();
-        let accused: Vec<_> = accused.iter().map(|page| page.va).collect();
-        assert_eq!(accused, [1, 2, 4].map(|i: usize| before[i].va));
+        asked.flags = words.to_vec();
+        let nobodys: Vec<_> = asked.that_no_one_maps(&pages).collect();
+        assert_eq!(nobodys, [2, 3, 5].map(|i: usize| pages[i]));
     }
 }

@@ -22,6 +22,7 @@ mod demo;
 mod doctor;
 mod ends;
 mod examples;
+mod exchange;
 mod faults;
 mod follow;
 mod goes;
@@ -97,6 +98,7 @@ fn main() {
         ("walk", walk::trials()),
         ("translate", translate::trials()),
         ("translate", many::trials()),
+        ("translate", exchange::trials()),
         ("translate", who::trials()),
         ("map", map::trials()),
         ("top", top::trials()),

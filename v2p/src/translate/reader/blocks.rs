@@ -13,9 +13,7 @@ use crate::{
     process::Pagemap,
     state::PageState,
     translate::{
-        ahead::{Batch, DEPTH},
         block::{Block, Piece},
-        frames::Asked,
         page::Page,
         route::Route,
         settle::{settle, walk_alone},
@@ -25,101 +23,9 @@ use crate::{
 };
 
 impl Translator {
-    /// Reads at most [`super::BLOCKS`] blocks, with what is known of the frames; gives how many pages are not absent. `None`:
-    /// the address space is gone. What is read may be handed out later: by the next chunk, or [`Self::hand_out`].
-    pub(super) fn chunk<S: Sink>(
-        &mut self,
-        pagemap: &Pagemap,
-        start: u64,
-        end: u64,
-        sink: &mut S,
-    ) -> Result<Option<u64>> {
-        if self.frames.say_nothing() {
-            return self.read(pagemap, start, end, sink);
-        }
-        let mut batch = self.ahead.spare();
-        batch.pages.reserve(pages(start, end)?);
-        let populated = self.read(pagemap, start, end, &mut |page: Page, _| {
-            batch.pages.push(page);
-            Ok(())
-        })?;
-        let alive = self.ask(pagemap, batch, sink)?;
-        Ok(populated.filter(|_| alive))
-    }
-
-    /// Asks about the frames of `batch`: many on another thread, while those before are handed out. False: the address space is gone.
-    fn ask<S: Sink>(&mut self, pagemap: &Pagemap, batch: Batch, sink: &mut S) -> Result<bool> {
-        let Some(mut batch) = self.ahead.ask(&self.frames, batch) else {
-            return self.hand_out(pagemap, DEPTH, sink);
-        };
-        let alive = self.hand_out(pagemap, 0, sink)?;
-        batch.asked.about(&batch.pages);
-        self.frames.ask(&mut batch.asked)?;
-        Ok(alive && self.told(pagemap, batch, sink)?)
-    }
-
-    /// Hands out what was asked about ahead, but for so many batches. False: the address space is gone.
-    pub(super) fn hand_out<S: Sink>(
-        &mut self,
-        pagemap: &Pagemap,
-        but: usize,
-        sink: &mut S,
-    ) -> Result<bool> {
-        while self.ahead.waiting() > but
-            && let Some(batch) = self.ahead.take(&self.frames)?
-        {
-            if !self.told(pagemap, batch, sink)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Hands out pages whose frames were asked about. False: the address space is gone.
-    fn told<S: Sink>(&mut self, pagemap: &Pagemap, mut batch: Batch, sink: &mut S) -> Result<bool> {
-        let Batch { pages, asked } = &mut batch;
-        let mut accused = Vec::new();
-        self.frames.add(asked, pages, &mut accused)?;
-        let mut moved = Vec::new();
-        for before in accused {
-            let Some(now) = self.ask_again(pagemap, before, true)? else {
-                return Ok(false);
-            };
-            // It has moved meanwhile, and its old frame is bad or another's.
-            if now.state != before.state {
-                moved.push(now);
-            }
-        }
-        if !moved.is_empty() {
-            let mut asked = Asked::default();
-            asked.about(&moved);
-            self.frames.ask(&mut asked)?;
-            let mut accused = Vec::new();
-            self.frames.add(&asked, &mut moved, &mut accused)?;
-            // It may have moved once more: what its frame is like is not told then.
-            for before in accused {
-                if let Some(page) = moved.iter_mut().find(|page| page.va == before.va) {
-                    *page = before;
-                }
-            }
-        }
-        for now in moved {
-            if let Ok(at) = pages.binary_search_by_key(&now.va.0, |page| page.va.0)
-                && let Some(page) = pages.get_mut(at)
-            {
-                *page = now;
-            }
-        }
-        for page in &*pages {
-            sink.page(*page, 1)?;
-        }
-        self.ahead.give_back(batch);
-        Ok(true)
-    }
-
     /// Reads at most [`super::BLOCKS`] blocks by the route; gives how many pages are not absent. `None`: the address
     /// space is gone.
-    fn read<S: Sink>(
+    pub(super) fn read<S: Sink>(
         &mut self,
         pagemap: &Pagemap,
         start: u64,

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod steady;
+mod told;
 
 use anyhow::Result;
 use v2p_common::{
