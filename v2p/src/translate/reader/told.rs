@@ -12,6 +12,7 @@ use crate::{
         ahead::{Batch, DEPTH},
         frames::Asked,
         page::Page,
+        plain::Plain,
         settle::ATTEMPTS,
         sink::Sink,
         walker::pages,
@@ -106,18 +107,17 @@ impl Translator {
         pages: &[Page],
         asked: &Asked,
     ) -> Result<Option<Vec<Page>>> {
-        let mut left = Vec::new();
         let (Some(first), Some(last), false) = (pages.first(), pages.last(), asked.is_empty())
         else {
-            return Ok(Some(left));
+            return Ok(Some(Vec::new()));
         };
         let (start, end) = (first.va.0, last.va.0 + PAGE_SIZE);
-        let mut before = pages.iter();
-        let read = self.read(pagemap, start, end, &mut |now: Page, _| {
-            left.extend(before.next().and_then(|before| left_for(before, now)));
-            Ok(())
-        })?;
-        Ok(read.map(|_| left))
+        let mut again = Again {
+            before: pages,
+            left: Vec::new(),
+        };
+        let read = self.read(pagemap, start, end, &mut again)?;
+        Ok(read.map(|_| again.left))
     }
 
     /// Asks about the frames of pages that are `now` so, and then whether they still are. Puts them into `pages`: those that have left again as they are then,
@@ -148,6 +148,40 @@ impl Translator {
             }
         }
         Ok(Some(left))
+    }
+}
+
+/// Looks at pages for the second time.
+struct Again<'a> {
+    /// As they were, from the next on.
+    before: &'a [Page],
+    /// Those that have left their frames, as they are now.
+    left: Vec<Page>,
+}
+
+impl Sink for Again<'_> {
+    #[inline]
+    fn page(&mut self, page: Page, _: u64) -> Result<()> {
+        if let Some((before, rest)) = self.before.split_first() {
+            self.before = rest;
+            self.left.extend(left_for(before, page));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn plain(&mut self, pages: &Plain<'_>) -> Result<()> {
+        if let Some((before, rest)) = self.before.split_at_checked(pages.len()) {
+            let mut before = before.iter();
+            let is_same = pages.fold_frames(true, |is_same, pfn| {
+                is_same & (before.next().and_then(Page::pfn) == Some(pfn))
+            });
+            if is_same {
+                self.before = rest;
+                return Ok(());
+            }
+        }
+        pages.pages().try_for_each(|page| self.page(page, 1))
     }
 }
 
