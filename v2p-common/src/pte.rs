@@ -91,6 +91,12 @@ impl Paging {
         let physmem_bits = if self.levels == 5 { 52 } else { 46 };
         (1 << (physmem_bits - PAGE_SHIFT)) - 1
     }
+
+    /// Whether the tables can map `va`: all bits above those that they are indexed by are the same as the highest of these.
+    pub const fn can_map(self, va: VirtAddr) -> bool {
+        let unused = 64 - (PAGE_SHIFT as u64 + 9 * self.levels);
+        (va.0 << unused).cast_signed() >> unused == va.0.cast_signed()
+    }
 }
 
 /// One entry of a page table of any level, undecoded.
@@ -219,6 +225,26 @@ mod tests {
     use super::*;
 
     const MASK: u64 = (1 << 52) - 1;
+
+    #[test]
+    fn an_address_has_the_bits_that_tables_are_indexed_by() {
+        let can = |levels, va| {
+            let paging = Paging {
+                levels,
+                physical_mask: MASK,
+            };
+            paging.can_map(VirtAddr(va))
+        };
+        for (levels, bits) in [(4, 48), (5, 57)] {
+            let half: u64 = 1 << (bits - 1);
+            for va in [0, half - 1, half.wrapping_neg(), u64::MAX] {
+                assert!(can(levels, va), "{va:#x}");
+            }
+            for va in [half, half.wrapping_neg() - 1, 1 << 63, 1 << bits | 0x1000] {
+                assert!(!can(levels, va), "{va:#x}");
+            }
+        }
+    }
 
     #[test]
     fn a_present_pte_is_a_leaf() {

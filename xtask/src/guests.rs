@@ -162,6 +162,7 @@ pub(crate) const GUESTS: [Guest; 24] = [
                 "walk",
                 "translate",
                 "states",
+                "midway",
                 "trouble",
                 "write",
                 "storm",

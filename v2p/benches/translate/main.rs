@@ -34,6 +34,9 @@ struct Args {
     /// Be a process with so many GiB of huge zero pages, until stdin ends
     #[arg(long, hide = true)]
     zero_gib: Option<usize>,
+    /// Be a process that has so many GiB of a file's pages
+    #[arg(long, hide = true)]
+    file_gib: Option<usize>,
     /// Run a command, and say its peak of resident memory in KiB
     #[arg(long, hide = true, num_args = 1.., allow_hyphen_values = true)]
     peak: Option<Vec<String>>,
@@ -49,6 +52,9 @@ fn main() {
     }
     if let Some(gib) = args.zero_gib {
         return space::be_zero(gib);
+    }
+    if let Some(gib) = args.file_gib {
+        return space::be_of_a_file(gib);
     }
     if let Some(command) = args.peak {
         return memory::run(&command);

@@ -6,7 +6,10 @@ use std::{
     ptr,
 };
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::{
+    fs::{MemfdFlags, ftruncate, memfd_create},
+    mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap},
+};
 use v2p::process::maps::Mapping;
 
 /// Bytes in a page.
@@ -109,6 +112,20 @@ pub(crate) fn be_zero(gib: usize) {
     for at in (0..len).step_by(PAGE) {
         // SAFETY: inside our mapping.
         let _ = unsafe { space.start.add(at).read_volatile() };
+    }
+    wait();
+}
+
+/// Is a process that has so many GiB mapped of a file in memory, and all of it present: the same 64 MiB of it time and again.
+pub(crate) fn be_of_a_file(gib: usize) {
+    const LEN: usize = 64 << 20;
+    let file = memfd_create("v2p", MemfdFlags::empty()).unwrap();
+    ftruncate(&file, LEN as u64).unwrap();
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    let flags = MapFlags::SHARED | MapFlags::POPULATE;
+    for _ in 0..(gib << 30) / LEN {
+        // SAFETY: a new mapping touches nothing that exists.
+        unsafe { mmap(ptr::null_mut(), LEN, access, flags, &file, 0) }.unwrap();
     }
     wait();
 }

@@ -100,8 +100,8 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
         ));
     }
     output.record(&Record::Translated {
-        route: translator.route.name(),
-        why: translator.why.clone(),
+        route: translator.route().name(),
+        why: translator.why().map(str::to_owned),
         left_out,
         totals: said.totals,
     })?;

@@ -15,7 +15,10 @@ use super::{
     maps::{self, Mapping},
     stat::stat,
 };
-use crate::{exit::Failure, kernel::privileges::MOUNT_PROC};
+use crate::{
+    exit::{self, Failure},
+    kernel::privileges::MOUNT_PROC,
+};
 
 /// How often a process is looked at again that executes one program after the other.
 const ATTEMPTS: usize = 10;
@@ -27,7 +30,7 @@ pub struct AddressSpace {
     /// What it has mapped, by address, also what of it lies in the kernel's half (`[vsyscall]`).
     pub mappings: Vec<Mapping>,
     /// What the program was as they were opened.
-    layout: Option<[u64; 4]>,
+    layout: Option<[u64; 3]>,
 }
 
 impl AddressSpace {
@@ -97,8 +100,11 @@ impl AddressSpace {
     pub fn gone(process: &Process) -> Failure {
         let pid = process.pid;
         Failure::no(match Self::of(process) {
-            Ok(_) => format!("process {pid} executed another program during the reading"),
-            Err(_) => format!("process {pid} ended during the reading"),
+            Err(e) if exit::code(&e) == exit::NO => {
+                format!("process {pid} ended during the reading")
+            }
+            // What it executes may not be ours to read.
+            _ => format!("process {pid} executed another program during the reading"),
         })
     }
 }
@@ -149,15 +155,11 @@ pub(super) fn over() -> io::Error {
     io::Error::from_raw_os_error(libc::ESRCH)
 }
 
-/// Where the program of the process, its arguments and its stack lie: an exec changes it.
-fn layout(root: &Path) -> Option<[u64; 4]> {
+/// Where the program of the process and its stack lie: an exec changes it. Where the arguments lie a program changes itself, as it takes another title
+/// (PR_SET_MM_ARG_START, PR_SET_MM_MAP in kernel/sys.c, 6.1 to 7.3).
+fn layout(root: &Path) -> Option<[u64; 3]> {
     let stat = stat(root)?;
-    Some([
-        stat.startcode,
-        stat.endcode,
-        stat.startstack,
-        stat.arg_start.unwrap_or(0),
-    ])
+    Some([stat.startcode, stat.endcode, stat.startstack])
 }
 
 /// Why a file of the process cannot be opened.

@@ -38,7 +38,7 @@ impl Translator {
     fn not_by_pagemap(&self, name: &str) -> Failure {
         let what =
             format!("{name} lies in the kernel's half of the addresses, where pagemap has nothing");
-        match &self.why {
+        match self.why() {
             Some(why) => Failure::unsupported(format!("{what}, and there is no walk: {why}")),
             None => Failure::unsupported(what).hint("the page tables tell: --route walk"),
         }

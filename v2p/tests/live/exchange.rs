@@ -28,12 +28,16 @@ const STEP: u64 = 64;
 /// Translations by each route.
 const READINGS: usize = 8;
 
+fn bytes(pages: u64) -> usize {
+    usize::try_from(pages * PAGE).unwrap()
+}
+
 /// Pages of one kind, of this process.
 struct Pages(Mapping);
 
 impl Pages {
     fn new(kind: libc::c_int) -> Self {
-        let (len, flags) = ((MANY * PAGE) as usize, kind | libc::MAP_ANONYMOUS);
+        let (len, flags) = (bytes(MANY), kind | libc::MAP_ANONYMOUS);
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping touches nothing that exists.
         let start = unsafe { libc::mmap(ptr::null_mut(), len, access, flags, -1, 0) };
@@ -59,22 +63,21 @@ impl Pages {
     fn give_up(&self, first: u64, advice: libc::c_int) {
         let place = (self.0.start + first * PAGE) as *mut libc::c_void;
         // SAFETY: as in `touch`.
-        let failed = unsafe { libc::madvise(place, (STEP * PAGE) as usize, advice) };
+        let failed = unsafe { libc::madvise(place, bytes(STEP), advice) };
         assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
     }
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        let Mapping { start, end, .. } = self.0;
         // SAFETY: our own mapping, which nobody uses any more.
-        unsafe { libc::munmap(start as *mut libc::c_void, (end - start) as usize) };
+        unsafe { libc::munmap(self.0.start as *mut libc::c_void, bytes(MANY)) };
     }
 }
 
 /// Each takes the frames that the other has given up.
 fn exchange(private: &Pages, shared: &Pages, over: &AtomicBool) {
-    for first in (0..MANY).step_by(STEP as usize).cycle() {
+    for first in (0..MANY / STEP).map(|i| i * STEP).cycle() {
         if over.load(Ordering::Relaxed) {
             return;
         }

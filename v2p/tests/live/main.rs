@@ -16,6 +16,7 @@ mod badly;
 mod burst;
 mod commanded;
 mod contest;
+mod copies;
 mod deeds;
 mod delivery;
 mod demo;
@@ -106,6 +107,7 @@ fn main() {
         ("examples", examples::trials()),
         ("states", states::trials()),
         ("states", goes::trials()),
+        ("states", copies::trials()),
         ("midway", midway::trials()),
         ("input", input::trials()),
         ("trouble", trouble::trials()),

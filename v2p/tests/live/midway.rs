@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     io::{BufRead as _, BufReader, Read as _},
+    panic::panic_any,
     process::{Child, Output, Stdio},
     sync::{
         Mutex,
@@ -22,7 +23,7 @@ use v2p::{
 };
 
 use crate::{
-    Done, WhenDone,
+    Again, Done, WhenDone,
     harness::{self, PATIENCE},
     machine::{self, Setting},
     memory::{HUGE, HUGE_BASE},
@@ -260,7 +261,7 @@ pub(crate) fn move_pages(pid: u32, addresses: &[u64], node: i32) {
 }
 
 /// While the pages at `addresses` are moved between two nodes, to and fro, reads them by both routes until one was seen in
-/// migration; gives that page. Every page must be in a frame that it had, or leave one, and the routes must not disagree.
+/// migration; gives that page. In every reading each page must be in a frame that it had, or leave one, and the routes must not disagree.
 fn in_migration(target: &Target, addresses: &[u64]) -> Result<Page, String> {
     machine::two_nodes()?;
     let pagemap = Pagemap::of(target.pid()).unwrap();
@@ -282,7 +283,7 @@ fn in_migration(target: &Target, addresses: &[u64]) -> Result<Page, String> {
     note(&mut frames.lock().unwrap());
     let mut translator = Translator::new(Route::Both).map_err(|e| format!("{e:#}"))?;
     let over = AtomicBool::new(false);
-    let (mut seen, mut readings) = (Vec::new(), 0u64);
+    let (mut named, mut met, mut readings) = (HashSet::new(), None, 0u64);
     thread::scope(|scope| {
         let _ends = WhenDone(&over);
         scope.spawn(|| {
@@ -295,38 +296,31 @@ fn in_migration(target: &Target, addresses: &[u64]) -> Result<Page, String> {
             }
         });
         let deadline = Instant::now() + PATIENCE / 2;
-        let in_migration = |page: &Page| matches!(page.state, PageState::Migrating { .. });
-        while !seen.iter().any(in_migration) && Instant::now() < deadline {
-            let each = &mut |page, _| {
-                seen.push(page);
+        while met.is_none() && Instant::now() < deadline {
+            let each = &mut |page: Page, pages| {
+                assert_ne!(page.verdict, Verdict::Disagree, "{page:x?}");
+                match page.state {
+                    PageState::Present { .. } => {}
+                    PageState::Migrating { .. } => met = Some(page),
+                    _ => panic!("{pages} of {page:x?}"),
+                }
+                named.extend(page.named_frame().map(|pfn| (page.va.0, pfn)));
                 Ok(())
             };
             let read = translator.mapping(&pagemap, &mapping, each);
             assert!(matches!(read, Ok(true)), "{read:?}");
             readings += 1;
-            if !seen
-                .iter()
-                .any(|page| page.verdict == Verdict::Disagree || in_migration(page))
-            {
-                seen.clear();
-            }
         }
     });
     let frames = frames.into_inner().unwrap();
-    for page in &seen {
-        assert_ne!(page.verdict, Verdict::Disagree, "{page:x?}");
-        let known = match page.state {
-            PageState::Present { pfn } | PageState::Migrating { pfn } => {
-                frames.contains(&(page.va.0, pfn))
-            }
-            _ => false,
-        };
-        assert!(known, "{page:x?}");
-    }
-    let found = seen
-        .into_iter()
-        .find(|page| matches!(page.state, PageState::Migrating { .. }));
-    found.ok_or_else(|| format!("no page was met in migration in {readings} readings"))
+    let unknown: Vec<_> = named.difference(&frames).collect();
+    assert!(unknown.is_empty(), "{unknown:x?} in {readings} readings");
+    let why = || {
+        Again(format!(
+            "no page was met in migration in {readings} readings"
+        ))
+    };
+    Ok(met.unwrap_or_else(|| panic_any(why())))
 }
 
 fn done(found: Result<Page, String>, verdicts: &[Verdict]) -> Done {

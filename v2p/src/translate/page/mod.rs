@@ -195,7 +195,11 @@ impl Decoder {
             (PageState::Absent, PageState::Present { pfn }) => PageState::Device { pfn },
             (
                 PageState::Absent,
-                PageState::Device { .. } | PageState::Migrating { .. } | PageState::Poisoned,
+                PageState::Device { .. }
+                | PageState::Migrating { .. }
+                | PageState::Poisoned
+                // Of such a private copy that was swapped out.
+                | PageState::Swapped { .. },
             ) => by_walk,
             _ => return page,
         };

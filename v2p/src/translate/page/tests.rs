@@ -139,12 +139,6 @@ fn what_pagemap_does_not_tell_of_hugetlb_the_walk_does() {
     let settled = DECODER.settle(page, PagemapWord(0), walked);
     let state = PageState::Migrating { pfn: Pfn(515) };
     assert_eq!((settled.state, settled.verdict), (state, Verdict::Single));
-    let walked = (Level::Pte, swap_entry(0, 7));
-    let page = DECODER.page(VA, Some(PagemapWord(0)), Some(walked));
-    assert_eq!(
-        DECODER.settle(page, PagemapWord(0), walked).verdict,
-        Verdict::Disagree
-    );
 }
 
 #[test]
@@ -220,6 +214,12 @@ fn what_only_the_walk_shows_is_a_devices_or_a_private_copy_in_its_mapping() {
     // Of a device every entry of a base page is special: of a copy none is.
     let copy = PageState::Present { pfn: Pfn(0xf_e000) };
     assert_eq!(settled(Level::Pte, 0xfe00_0000 | 0x67), copy);
+    let swap = Some(SwapPlace {
+        device: 1,
+        offset: 7,
+    });
+    let swapped_out = PageState::Swapped { swap };
+    assert_eq!(settled(Level::Pte, swap_entry(1, 7).0), swapped_out);
 }
 
 #[test]

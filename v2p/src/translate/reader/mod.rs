@@ -39,10 +39,9 @@ const DENSE: u64 = 64 * BLOCK_PAGES as u64;
 
 /// Translates, one process after the other.
 pub struct Translator {
-    /// The route taken: never `Auto`.
-    pub route: Route,
-    /// Why `Auto` did not take both.
-    pub why: Option<String>,
+    /// Never `Auto`.
+    route: Route,
+    why: Option<String>,
     walker: Option<Walker>,
     decoder: Decoder,
     scanner: Scanner,
@@ -84,6 +83,16 @@ impl Translator {
             ahead: Ahead::default(),
             words: vec![0; BLOCKS * BLOCK_PAGES],
         })
+    }
+
+    /// The route taken: never [`Route::Auto`].
+    pub const fn route(&self) -> Route {
+        self.route
+    }
+
+    /// Why [`Route::Auto`] did not take both.
+    pub fn why(&self) -> Option<&str> {
+        self.why.as_deref()
     }
 
     /// Leaves out what /proc/kpageflags says: a translation alone is faster. Where there are several nodes, that of each frame is still told. Then a poisoned page is told as one in
@@ -142,6 +151,9 @@ impl Translator {
     /// # Errors
     /// Those of the reading.
     pub fn page(&self, pagemap: &Pagemap, va: VirtAddr) -> Result<Option<Page>> {
+        if !self.have(va) {
+            return Ok(None);
+        }
         let unread = self.decoder.page(va.page(), None, None);
         self.ask_again(pagemap, unread, false)
     }
@@ -163,6 +175,10 @@ impl Translator {
             mapping.start,
             mapping.end
         );
+        let last = VirtAddr(mapping.end.saturating_sub(1));
+        if !self.have(VirtAddr(mapping.start)) || !self.have(last) {
+            return Ok(false);
+        }
         if mapping.is_kernels() {
             return self.kernel_half(pagemap, mapping, sink);
         }
@@ -174,6 +190,11 @@ impl Translator {
             self.ahead.forget();
         }
         told
+    }
+
+    /// Whether there is such an address: a walk goes by some of its bits alone.
+    fn have(&self, va: VirtAddr) -> bool {
+        self.decoder.paging.is_none_or(|paging| paging.can_map(va))
     }
 
     /// As [`Self::mapping`], but the last of it may still be asked about.
