@@ -52,7 +52,7 @@ impl ZeroFrames {
     pub fn learn() -> Result<Self> {
         Ok(Self {
             page: zero_pfn()?,
-            huge: huge_zero_pfn()?,
+            huge: huge_zero_pfn_by(own_pfn)?,
         })
     }
 
@@ -157,7 +157,7 @@ impl Drop for OwnPage {
 /// # Errors
 /// Where a page cannot be mapped, or our own pagemap not be read.
 pub fn zero_pfn() -> Result<Option<Pfn>> {
-    zero_pfn_by(|va| Ok(Pagemap::of_self()?.word(va)?.and_then(PagemapWord::pfn)))
+    zero_pfn_by(own_pfn)
 }
 
 /// The same, as `ask` tells the frame of a page of ours.
@@ -171,26 +171,36 @@ pub fn zero_pfn_by(ask: impl FnOnce(VirtAddr) -> Result<Option<Pfn>>) -> Result<
     })
 }
 
-/// The first frame of the shared huge page of zeros: what a read of an untouched huge page maps. `None` where there is none for us,
-/// or we may not see it. It stays the same one as long as we live (mm_get_huge_zero_folio, mm/huge_memory.c, 6.1 to 7.3).
+/// The first frame of the shared huge page of zeros, as `ask` tells the frames of pages of ours: what reads of two untouched huge pages map both. `None` where
+/// there is none for us, or we may not see it. It stays the same one as long as we live (mm_get_huge_zero_folio, mm/huge_memory.c, 6.1 to 7.3).
 ///
 /// # Errors
-/// Where memory cannot be mapped, or our own pagemap not be read.
-fn huge_zero_pfn() -> Result<Option<Pfn>> {
+/// Where memory cannot be mapped, and those of `ask`.
+pub fn huge_zero_pfn_by(
+    mut ask: impl FnMut(VirtAddr) -> Result<Option<Pfn>>,
+) -> Result<Option<Pfn>> {
     const HUGE: usize = PAGE_LEN << 9;
-    with_untouched(2 * HUGE, |start| {
-        let start = start.wrapping_add(start.align_offset(HUGE));
-        // SAFETY: a huge page inside of what is mapped. Where the kernel gives none, a small page comes.
-        let _ = unsafe { rustix::mm::madvise(start.cast(), HUGE, Advice::LinuxHugepage) };
-        touch(start);
-        let word = Pagemap::of_self()?.word(VirtAddr(start as u64))?;
-        let pfn = word.and_then(PagemapWord::pfn);
-        let is_it = |pfn: &Pfn| {
-            let flags = process::frame_flags(*pfn);
-            flags.is_ok_and(|flags| flags.has(FrameFlags::ZERO_PAGE) && flags.has(FrameFlags::THP))
+    with_untouched(3 * HUGE, |start| {
+        let first = start.wrapping_add(start.align_offset(HUGE));
+        let second = first.wrapping_add(HUGE);
+        // SAFETY: two huge pages inside of what is mapped. Where the kernel gives none, a small page comes.
+        let _ = unsafe { rustix::mm::madvise(first.cast(), 2 * HUGE, Advice::LinuxHugepage) };
+        touch(first);
+        touch(second);
+        let Some(pfn) = ask(VirtAddr(first as u64))? else {
+            return Ok(None);
         };
-        Ok(pfn.filter(is_it))
+        // Of small pages this one was not touched.
+        let next = VirtAddr(second.wrapping_add(PAGE_LEN) as u64);
+        let is_it =
+            ask(VirtAddr(second as u64))? == Some(pfn) && ask(next)? == Some(Pfn(pfn.0 + 1));
+        Ok(is_it.then_some(pfn))
     })
+}
+
+/// By our own pagemap.
+fn own_pfn(va: VirtAddr) -> Result<Option<Pfn>> {
+    Ok(Pagemap::of_self()?.word(va)?.and_then(PagemapWord::pfn))
 }
 
 /// Whether KSM's flag in /proc/kpageflags means what it says: 6.12 sets it for every anonymous page (fs/proc/page.c, a mask

@@ -95,8 +95,12 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
     // What is hidden has no flags anyway, and what is not there needs none.
     let wants_flags = said.totals.hidden == 0 && said.totals.present + said.totals.migrating > 0;
     if let (Some(why), true) = (translator.flags_missing(), wants_flags) {
+        let zero = match translator.decoder().zero.huge {
+            Some(_) => "",
+            None => ", and the huge zero page as present",
+        };
         output.say(&format!(
-            "v2p: {why}: a poisoned page is told as migrating here, and the huge zero page as present"
+            "v2p: {why}: a poisoned page is told as migrating here{zero}"
         ));
     }
     output.record(&Record::Translated {

@@ -33,8 +33,13 @@ fn a_private_copy() -> Done {
     let file = target.call(libc::SYS_open, &[path, 2]);
     let flags = (libc::MAP_PRIVATE | libc::MAP_FIXED_NOREPLACE).unsigned_abs();
     let arguments = [AT, 2 * PAGE, 3, flags.into(), file.cast_unsigned(), ROM];
-    if file < 0 || target.call(libc::SYS_mmap, &arguments) < 0 {
-        return Done::Skipped("/dev/mem is denied on this kernel".to_owned());
+    let mapped = match file {
+        0.. => target.call(libc::SYS_mmap, &arguments),
+        error => error,
+    };
+    if mapped < 0 {
+        let error = std::io::Error::from_raw_os_error(i32::try_from(-mapped).unwrap());
+        return Done::Skipped(format!("/dev/mem cannot be mapped here: {error}"));
     }
     // The kernel's write into it copies the page.
     assert_eq!(target.must(libc::SYS_getrandom, &[AT, 8, 0]), 8);

@@ -71,7 +71,9 @@ impl Translator {
         // Where pagemap withholds it, the walk may tell.
         let mut zero = ZeroFrames::learn()?;
         if let (None, Some(Walker { carrier, .. })) = (zero.page, &mut walker) {
-            zero.page = page::zero_pfn_by(|va| Ok(carrier.walk_own(va)?.pfn(va)))?;
+            let mut by_walk = |va| Ok(carrier.walk_own(va)?.pfn(va));
+            zero.page = page::zero_pfn_by(&mut by_walk)?;
+            zero.huge = page::huge_zero_pfn_by(&mut by_walk)?;
         }
         Ok(Self {
             route,
