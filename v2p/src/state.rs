@@ -144,6 +144,9 @@ pub struct Totals {
     pub disagree: u64,
     /// The routes differed at first.
     pub moved: u64,
-    /// One route was asked, or only one can tell; those that are absent left out.
+    /// One route was asked, or only one can tell.
     pub single: u64,
+    /// Of these, the absent ones: where the walk finds no page table, pagemap is not read.
+    #[serde(skip)]
+    pub holes: u64,
 }

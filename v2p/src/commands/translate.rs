@@ -11,7 +11,7 @@ use v2p_common::{
 use crate::{
     cli,
     exit::{self, Failure},
-    kernel::privileges,
+    kernel::privileges::{self, Capability, Privileges},
     process::{
         AddressSpace, FrameFlags, Pagemap, Process,
         maps::Mapping,
@@ -55,6 +55,7 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
     let mut translator = Translator::new(route)?;
     if args.each {
         translator.with_counts();
+        translator.with_all_flags();
     }
     if args.levels {
         let va = one_address(&args.asked)?;
@@ -109,10 +110,18 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
         left_out,
         totals: said.totals,
     })?;
-    let code = match said.last {
-        Some(state) if said.totals.pages == 1 => code_of(state),
-        _ => exit::YES,
-    };
+    let one = said.last.filter(|_| said.totals.pages == 1);
+    if let Some(PageState::Present { pfn } | PageState::Device { pfn }) = one {
+        output.text(&format!("physical address {:#x}", pfn.base().0))?;
+    }
+    let by_one = said.totals.single - said.totals.holes;
+    if translator.route() == Route::Both
+        && by_one > 0
+        && !Privileges::read()?.has(Capability::SysAdmin)
+    {
+        output.say("v2p: translate: pagemap withholds frames from who has not CAP_SYS_ADMIN: the walk alone tells them");
+    }
+    let code = one.map_or(exit::YES, code_of);
     if code == exit::UNSUPPORTED {
         output.say("v2p: translate: pagemap withholds the frame from who has not CAP_SYS_ADMIN");
         output.say("hint: run it as root, with CAP_SYS_ADMIN");
@@ -168,7 +177,8 @@ impl Said<'_> {
             start, end, name, ..
         } = mapping;
         if self.heading != Some((*start, *end)) {
-            output.heading(&format!("{start:#x}-{end:#x} {name}"))?;
+            let heading = format!("{start:#x}-{end:#x} {name}");
+            output.heading(heading.strip_suffix(' ').unwrap_or(&heading))?;
             self.name = name.as_str().into();
             self.heading = Some((*start, *end));
         }
@@ -316,6 +326,8 @@ fn flags_of(entry: Entry, level: Level) -> Vec<&'static str> {
         (10, "uffd-wp", leaf),
         (11, "soft-dirty", leaf),
         (12, "pat", huge),
+        // _PAGE_SAVED_DIRTY (SAVED_DIRTY of v2p_common::pte).
+        (58, "saved-dirty", leaf),
         (63, "nx", maps),
     ]
     .into_iter()

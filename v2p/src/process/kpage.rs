@@ -14,14 +14,14 @@ const COUNTS: &str = "/proc/kpagecount";
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FrameFlags(pub u64);
 
-/// The flags that v2p asks about and shows, with their bits and the kernel's names. Those that differ between the pages of
-/// one folio (compound_head, compound_tail) or from moment to moment (referenced, dirty, active, ...) are left out: they would
-/// cut every run.
+/// The flags with their bits and the kernel's names.
 macro_rules! flags {
     ($($name:ident = $bit:literal $text:literal),* $(,)?) => {
         impl FrameFlags {
             $(#[doc = concat!("Bit ", $bit, ", `", $text, "`.")]
             pub const $name: Self = Self(1 << $bit);)*
+
+            const NAMED: u64 = 0 $(| Self::$name.0)*;
 
             /// The kernel's names of the flags that are set, of those known here.
             pub fn names(self) -> Vec<&'static str> {
@@ -29,24 +29,37 @@ macro_rules! flags {
                 $(if self.has(Self::$name) { names.push($text); })*
                 names
             }
-
-            /// Those that are known here.
-            #[must_use]
-            pub const fn known(self) -> Self {
-                Self(self.0 & (0 $(| Self::$name.0)*))
-            }
         }
     };
 }
+// Those of include/linux/kernel-page-flags.h, for who works on the kernel, change their meanings from version to version: all but the first two are left out.
 flags! {
-    LRU = 5 "lru", SLAB = 7 "slab", BUDDY = 10 "buddy", MMAP = 11 "mmap", ANON = 12 "anon",
-    SWAPCACHE = 13 "swapcache", SWAPBACKED = 14 "swapbacked", HUGE = 17 "huge", UNEVICTABLE = 18 "unevictable",
-    HWPOISON = 19 "hwpoison", NOPAGE = 20 "nopage", KSM = 21 "ksm", THP = 22 "thp",
-    OFFLINE = 23 "offline", ZERO_PAGE = 24 "zero_page", PGTABLE = 26 "pgtable",
+    LOCKED = 0 "locked", ERROR = 1 "error", REFERENCED = 2 "referenced", UPTODATE = 3 "uptodate", DIRTY = 4 "dirty", LRU = 5 "lru",
+    ACTIVE = 6 "active", SLAB = 7 "slab", WRITEBACK = 8 "writeback", RECLAIM = 9 "reclaim", BUDDY = 10 "buddy", MMAP = 11 "mmap", ANON = 12 "anon",
+    SWAPCACHE = 13 "swapcache", SWAPBACKED = 14 "swapbacked", COMPOUND_HEAD = 15 "compound_head", COMPOUND_TAIL = 16 "compound_tail",
+    HUGE = 17 "huge", UNEVICTABLE = 18 "unevictable", HWPOISON = 19 "hwpoison", NOPAGE = 20 "nopage", KSM = 21 "ksm", THP = 22 "thp",
+    OFFLINE = 23 "offline", ZERO_PAGE = 24 "zero_page", IDLE = 25 "idle", PGTABLE = 26 "pgtable",
     RESERVED = 32 "reserved", MLOCKED = 33 "mlocked",
 }
 
 impl FrameFlags {
+    /// Those that are the same for all pages of a folio, and for more than a moment: the others would cut every run of pages.
+    #[must_use]
+    pub const fn steady(self) -> Self {
+        const PASSING: u64 = FrameFlags::LOCKED.0
+            | FrameFlags::ERROR.0
+            | FrameFlags::REFERENCED.0
+            | FrameFlags::UPTODATE.0
+            | FrameFlags::DIRTY.0
+            | FrameFlags::ACTIVE.0
+            | FrameFlags::WRITEBACK.0
+            | FrameFlags::RECLAIM.0
+            | FrameFlags::COMPOUND_HEAD.0
+            | FrameFlags::COMPOUND_TAIL.0
+            | FrameFlags::IDLE.0;
+        Self(self.0 & Self::NAMED & !PASSING)
+    }
+
     /// Whether all bits of `flag` are set.
     pub const fn has(self, flag: Self) -> bool {
         self.0 & flag.0 == flag.0

@@ -59,9 +59,10 @@ impl Mapping {
         self.start >= USER_END
     }
 
-    /// Whether `name` means this mapping: all of its name, or the file name at its end.
+    /// Whether `name` means this mapping: all of its name, or the file name at its end. Names in brackets are the kernel's, whatever a file is called.
     pub(super) fn is_called(&self, name: &str) -> bool {
-        !self.name.is_empty() && (self.name == name || self.name.rsplit('/').next() == Some(name))
+        let is_file = || !name.starts_with('[') && self.name.rsplit('/').next() == Some(name);
+        !self.name.is_empty() && (self.name == name || is_file())
     }
 
     /// The part of it in `range`.

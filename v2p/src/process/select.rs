@@ -149,12 +149,14 @@ mod tests {
             mapping(0, 1, "/usr/lib/my lib.so (deleted)"),
             mapping(1, 2, "[heap]"),
             mapping(2, 3, ""),
+            mapping(3, 4, "/tmp/[heap]"),
         ];
         let called =
             |name: &str| select(&maps, &[Asked::Name(name.to_owned())], VirtAddr(USER_END));
         assert_eq!(called("my lib.so (deleted)").unwrap().len(), 1);
         assert_eq!(called("/usr/lib/my lib.so (deleted)").unwrap().len(), 1);
-        assert_eq!(called("[heap]").unwrap().len(), 1);
+        assert_eq!(called("[heap]").unwrap()[..], maps[1..2]);
+        assert_eq!(called("/tmp/[heap]").unwrap()[..], maps[3..]);
         assert!(called("").is_err());
         assert!(called("lib").is_err());
     }

@@ -34,6 +34,9 @@ pub struct Frame {
     pub pfn: u64,
     /// Mappings of it that were found.
     pub mappings: u64,
+    /// Whether there may be others, in what could not be read.
+    #[serde(skip)]
+    pub may_be_mapped: bool,
     /// What /proc/kpageflags says of it; null where that cannot be read.
     pub flags: Option<Vec<&'static str>>,
     /// What it is, where no process maps it.
@@ -232,6 +235,9 @@ pub enum Record {
         /// Processes that could not be read: what they map is not known.
         #[serde(skip_serializing_if = "is_zero")]
         unread: u64,
+        /// Which was the first of them, and why.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        unread_why: Option<String>,
         /// What /proc/kpageflags says of the frames; null where they differ or it cannot be read.
         flags: Option<Vec<&'static str>>,
         /// Each frame that was asked about.

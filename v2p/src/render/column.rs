@@ -62,7 +62,7 @@ impl Cell for PageState {
             }
             Self::Swapped { swap: None } => "swapped".add(line),
             Self::Migrating { pfn } => ("migrating ", pfn.0).add(line),
-            Self::Device { pfn } => ("device ", pfn.0).add(line),
+            Self::Device { pfn } => ("device pfn ", pfn.0).add(line),
             Self::Poisoned => "poisoned".add(line),
             Self::Guard => "guard".add(line),
             Self::Hidden => "hidden".add(line),

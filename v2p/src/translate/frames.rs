@@ -16,6 +16,7 @@ use crate::{
 pub(super) struct Frames {
     /// `None`: not asked, or not ours to read.
     flags: Option<Arc<FrameFile>>,
+    all_flags: bool,
     /// `None`: not asked, or not ours to read.
     counts: Option<Arc<FrameFile>>,
     /// Why the flags cannot be read.
@@ -57,6 +58,7 @@ impl Frames {
         };
         Self {
             flags,
+            all_flags: false,
             counts: None,
             missing,
             nodes: Nodes::read(),
@@ -70,6 +72,10 @@ impl Frames {
 
     pub(super) fn without_nodes(&mut self) {
         self.nodes = Nodes::default();
+    }
+
+    pub(super) const fn with_all_flags(&mut self) {
+        self.all_flags = true;
     }
 
     pub(super) fn with_counts(&mut self) {
@@ -157,6 +163,9 @@ impl Frames {
             }
             if let Some(word) = flags.next() {
                 page.add_frame(flags_in(*word));
+                if !self.all_flags {
+                    page.frame = page.frame.map(FrameFlags::steady);
+                }
             }
             if let (Some(word), PageState::Present { .. }) = (counts.next(), page.state) {
                 page.mapped = u32::try_from(*word).ok();

@@ -78,8 +78,13 @@ impl Totals {
         match run.first.verdict {
             Verdict::Disagree => self.disagree += run.pages,
             Verdict::Moved => self.moved += run.pages,
-            Verdict::Single if run.first.state != PageState::Absent => self.single += run.pages,
-            Verdict::Agree | Verdict::Single => {}
+            Verdict::Single => {
+                self.single += run.pages;
+                if run.first.state == PageState::Absent {
+                    self.holes += run.pages;
+                }
+            }
+            Verdict::Agree => {}
         }
     }
 }
@@ -159,5 +164,10 @@ mod tests {
             (totals.pages, totals.present, totals.absent, totals.moved),
             (14, 7, 7, 7)
         );
+        run.first.verdict = Verdict::Single;
+        totals.add(&run);
+        run.first.state = PageState::Zero;
+        totals.add(&run);
+        assert_eq!((totals.single, totals.holes, totals.zero), (14, 7, 7));
     }
 }

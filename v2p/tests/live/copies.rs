@@ -25,7 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn a_private_copy() -> Done {
-    const AT: u64 = 0x6600_0000_0000;
+    const AT: u64 = 0x5a00_0000_0000;
     // The BIOS's, which every machine has and the kernel lets root map, whatever its memory.
     const ROM: u64 = 0xf_0000;
     let mut target = Target::start();

@@ -48,6 +48,7 @@ mod top;
 mod trace;
 mod translate;
 mod trouble;
+mod user;
 mod walk;
 mod watch;
 mod who;
@@ -108,6 +109,7 @@ fn main() {
         ("states", states::trials()),
         ("states", goes::trials()),
         ("states", copies::trials()),
+        ("states", user::trials()),
         ("midway", midway::trials()),
         ("input", input::trials()),
         ("trouble", trouble::trials()),

@@ -67,6 +67,14 @@ pub(super) fn what_it_is(pfn: Pfn, flags: &Result<FrameFlags>, iomem: Option<&Io
     }
 }
 
+/// Whether a process may map a frame, as far as its flags say.
+pub(super) fn may_be_mapped(flags: &Result<FrameFlags>) -> bool {
+    match flags {
+        Ok(flags) => flags.has(FrameFlags::MMAP) || flags.has(FrameFlags::ZERO_PAGE),
+        Err(e) => !is_end(e),
+    }
+}
+
 /// Whether the file of frames ends before the frame.
 fn is_end(error: &anyhow::Error) -> bool {
     let error = error.downcast_ref::<io::Error>();

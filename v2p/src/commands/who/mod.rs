@@ -58,14 +58,23 @@ pub fn run(args: &cli::Who, output: &mut Output) -> Result<u8> {
         }
     }
     let flags = frames.first().and_then(|first| first.flags.clone());
+    // What could not be read may be what maps one of them.
+    let may_be_mapped = frames.iter().any(|frame| frame.may_be_mapped);
+    let cannot_tell = counts.mappings == 0 && counts.unread > 0 && may_be_mapped;
     output.record(&Record::Looked {
         processes: counts.processes,
         pages: counts.pages,
         mappings: counts.mappings,
         unread: counts.unread,
+        unread_why: counts.unread_why,
         flags: flags.filter(|first| frames.iter().all(|f| f.flags.as_ref() == Some(first))),
         frames,
     })?;
+    if cannot_tell {
+        output.say("v2p: who: it cannot be told whether a process maps it: not all could be read");
+        output.say("hint: run it as root, with CAP_SYS_PTRACE");
+        return Ok(exit::UNSUPPORTED);
+    }
     Ok(match counts.mappings {
         0 => exit::NO,
         _ => exit::YES,
@@ -102,7 +111,8 @@ fn frames(asked: &[Pfn], counts: &Counts) -> Vec<Frame> {
             pfn: pfn.0,
             mappings,
             what,
-            flags: flags.ok().map(|flags| believed(flags).names()),
+            may_be_mapped: frame::may_be_mapped(&flags),
+            flags: flags.ok().map(|flags| believed(flags).steady().names()),
         }
     };
     asked.iter().map(of).collect()

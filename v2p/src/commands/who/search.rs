@@ -45,6 +45,8 @@ pub(super) struct Counts {
     pub(super) mappings: u64,
     /// Processes that could not be read, or not all of them.
     pub(super) unread: u64,
+    /// Which was the first of them, and why.
+    pub(super) unread_why: Option<String>,
     /// Mappings by frame.
     by_frame: BTreeMap<Pfn, u64>,
     /// By frame: an entry that names it and maps nothing.
@@ -55,6 +57,12 @@ impl Counts {
     /// Mappings of `pfn`.
     pub(super) fn of_frame(&self, pfn: Pfn) -> u64 {
         self.by_frame.get(&pfn).copied().unwrap_or_default()
+    }
+
+    /// Takes that a process could not be read, or not all of it, and why.
+    fn could_not_read(&mut self, why: impl FnOnce() -> String) {
+        self.unread += 1;
+        self.unread_why.get_or_insert_with(why);
     }
 
     /// Takes that `pfn` is named by an entry that maps nothing, for the first time of this process.
@@ -209,7 +217,8 @@ impl Search {
                 return Ok(());
             }
         }
-        self.counts.unread += 1;
+        self.counts
+            .could_not_read(|| format!("process {pid} executes one program after the other"));
         Ok(())
     }
 
@@ -217,8 +226,8 @@ impl Search {
         let process = match Process::open(pid) {
             Ok(process) => process,
             Err(e) if exit::code(&e) == exit::NO => return Ok(Look::Over),
-            Err(_) => {
-                self.counts.unread += 1;
+            Err(e) => {
+                self.counts.could_not_read(|| format!("{e:#}"));
                 return Ok(Look::Over);
             }
         };
@@ -226,8 +235,8 @@ impl Search {
             Ok(space) => space,
             Err(_) if AddressSpace::is_over(&process) => return Ok(Look::Over),
             Err(e) if exit::code(&e) == exit::NO => return Ok(Look::Changed),
-            Err(_) => {
-                self.counts.unread += 1;
+            Err(e) => {
+                self.counts.could_not_read(|| format!("{e:#}"));
                 return Ok(Look::Over);
             }
         };
@@ -282,7 +291,10 @@ impl Search {
         }
         match looked.whole {
             true => self.counts.processes += 1,
-            false => self.counts.unread += 1,
+            false => {
+                let counts = &mut self.counts;
+                counts.could_not_read(|| format!("process {pid}, not all of it"));
+            }
         }
         self.counts.pages += pages;
         Ok(Look::Over)

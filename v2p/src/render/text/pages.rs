@@ -37,6 +37,7 @@ pub(super) fn line(record: &Record, colour: bool) -> String {
             pages,
             mappings,
             unread,
+            unread_why,
             flags,
             frames,
         } => looked(
@@ -44,6 +45,7 @@ pub(super) fn line(record: &Record, colour: bool) -> String {
             *pages,
             *mappings,
             *unread,
+            unread_why.as_deref(),
             flags.as_deref(),
             frames,
         ),
@@ -97,8 +99,13 @@ fn totals(
     }
     if route == "both" {
         let mut differ = format!("; {} disagree, {} moved", totals.disagree, totals.moved);
-        if totals.single > 0 {
-            let _ = write!(differ, ", {} told by one route alone", totals.single);
+        let by_one = totals.single.saturating_sub(totals.holes);
+        if by_one > 0 {
+            let _ = write!(differ, ", {by_one} told by one route alone");
+        }
+        if totals.holes > 0 {
+            let holes = totals.holes;
+            let _ = write!(differ, ", {holes} absent by the walk alone");
         }
         let tone = if totals.disagree > 0 {
             Colour::Bad
@@ -123,18 +130,25 @@ fn looked(
     pages: u64,
     mappings: u64,
     unread: u64,
+    unread_why: Option<&str>,
     flags: Option<&[&str]>,
     frames: &[Frame],
 ) -> String {
-    let frame = match (flags, frames.iter().all(|frame| frame.flags.is_some())) {
-        (Some([]), _) => "the frame: no flags".to_owned(),
-        (Some(flags), _) => format!("the frame: {}", flags.join(",")),
-        (None, true) => "the frames differ".to_owned(),
-        (None, false) => "the frame: unknown".to_owned(),
+    let unknown = frames.iter().filter(|frame| frame.flags.is_none()).count();
+    let frame = match (flags, frames.len(), unknown) {
+        (Some([]), 1, _) => "the frame: no flags".to_owned(),
+        (Some([]), ..) => "the frames: no flags".to_owned(),
+        (Some(flags), 1, _) => format!("the frame: {}", flags.join(",")),
+        (Some(flags), ..) => format!("the frames: {}", flags.join(",")),
+        (None, _, 0) => "the frames differ".to_owned(),
+        (None, 1, _) => "the frame: unknown".to_owned(),
+        (None, all, unknown) if all == unknown => "the frames: unknown".to_owned(),
+        (None, all, unknown) => format!("the frames differ, and {unknown} of {all} are unknown"),
     };
+    let why = unread_why.map_or_else(String::new, |why| format!(" ({why})"));
     let unread = match unread {
         0 => String::new(),
-        n => format!("; {} could not be read", count(n, "process")),
+        n => format!("; {} could not be read{why}", count(n, "process")),
     };
     format!(
         "{} in {} ({} compared){unread}; {frame}",

@@ -320,7 +320,7 @@ impl Page {
             PageState::Present { pfn } if flags.has(FrameFlags::NOPAGE) => {
                 self.state = PageState::Device { pfn }
             }
-            PageState::Present { .. } => self.frame = Some(page::believed(flags).known()),
+            PageState::Present { .. } => self.frame = Some(page::believed(flags)),
             _ => {}
         }
     }

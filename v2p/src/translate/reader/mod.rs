@@ -116,6 +116,12 @@ impl Translator {
         self.frames.with_counts();
     }
 
+    /// Adds all flags that v2p has names for: else those are left out that [`steady`](crate::process::FrameFlags::steady) leaves out.
+    pub fn with_all_flags(&mut self) {
+        self.ahead.forget();
+        self.frames.with_all_flags();
+    }
+
     /// Frames alone, whatever they are: no flags, no nodes, and the shared zero page is a frame like any other.
     pub fn frames_alone(&mut self) {
         self.without_flags();
