@@ -111,6 +111,12 @@ impl FrameFile {
         Self::open(COUNTS)
     }
 
+    /// Of a machine without memory.
+    #[cfg(test)]
+    pub(crate) fn empty() -> Self {
+        Self::open("/dev/null").unwrap()
+    }
+
     fn open(path: &'static str) -> io::Result<Self> {
         Ok(Self {
             path,

@@ -3,6 +3,7 @@
 
 use std::{
     collections::VecDeque,
+    ops::Range,
     sync::{
         Arc, Mutex,
         mpsc::{self, Receiver, Sender},
@@ -12,20 +13,17 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{
-    frames::{Asked, Frames},
-    page::Page,
-};
+use super::frames::{Asked, Frames, Order};
 
 /// So many pages are worth another thread.
 const MANY: usize = 4096;
 /// So many batches are on their way before the first is waited for.
 pub(super) const DEPTH: usize = 3;
 
-/// Pages whose frames are asked about together.
+/// Pages whose frames are asked about together: where they lie, in bytes of address space, and what is asked.
 #[derive(Default)]
 pub(super) struct Batch {
-    pub(super) pages: Vec<Page>,
+    pub(super) span: Range<u64>,
     pub(super) asked: Asked,
 }
 
@@ -35,9 +33,10 @@ pub(super) struct Ahead {
     thread: Thread,
     /// The number of the first that waits.
     first: usize,
-    /// The pages stay here; `None`: not asked about yet.
-    waiting: VecDeque<(Vec<Page>, Option<Asked>)>,
-    spare: Vec<Batch>,
+    /// `None`: not asked about yet.
+    waiting: VecDeque<(Range<u64>, Option<Asked>)>,
+    spare: Vec<Asked>,
+    order: Order,
 }
 
 /// What goes to the thread and comes back, with the number of its batch.
@@ -58,38 +57,41 @@ enum Thread {
 }
 
 impl Ahead {
-    /// An empty batch.
-    pub(super) fn spare(&mut self) -> Batch {
+    /// With nothing to ask about.
+    pub(super) fn spare(&mut self) -> Asked {
         self.spare.pop().unwrap_or_default()
     }
 
-    /// Takes a batch back that was told.
-    pub(super) fn give_back(&mut self, mut batch: Batch) {
-        batch.pages.clear();
-        self.spare.push(batch);
+    /// Takes back what was told.
+    pub(super) fn give_back(&mut self, mut asked: Asked) {
+        asked.clear();
+        self.spare.push(asked);
     }
 
-    /// Has `batch` asked about; gives it back where that is not worth a thread, or there is none to be had.
-    pub(super) fn ask(&mut self, frames: &Frames, mut batch: Batch) -> Option<Batch> {
-        if batch.pages.len() < MANY {
-            return Some(batch);
-        }
-        if let Thread::NotStarted = self.thread {
+    /// Has `batch` asked about; gives it back, asked about, where that is not worth a thread, or there is none to be had.
+    ///
+    /// # Errors
+    /// Those of [`Frames::ask`].
+    pub(super) fn ask(&mut self, frames: &Frames, batch: Batch) -> Result<Option<Batch>> {
+        let Batch { span, asked } = batch;
+        if asked.len() >= MANY && matches!(self.thread, Thread::NotStarted) {
             self.thread = Thread::start(frames);
         }
-        let Thread::Runs { to_ask, .. } = &self.thread else {
-            return Some(batch);
-        };
-        batch.asked.about(&batch.pages);
-        let job = (self.first + self.waiting.len(), batch.asked);
-        let pages = batch.pages;
-        match to_ask.send(job) {
-            Ok(()) => {
-                self.waiting.push_back((pages, None));
-                None
+        let mut asked = match &self.thread {
+            Thread::Runs { to_ask, .. } if asked.len() >= MANY => {
+                let number = self.first + self.waiting.len();
+                match to_ask.send((number, asked)) {
+                    Ok(()) => {
+                        self.waiting.push_back((span, None));
+                        return Ok(None);
+                    }
+                    Err(mpsc::SendError((_, asked))) => asked,
+                }
             }
-            Err(mpsc::SendError((_, asked))) => Some(Batch { pages, asked }),
-        }
+            _ => asked,
+        };
+        frames.ask(&mut asked, &mut self.order)?;
+        Ok(Some(Batch { span, asked }))
     }
 
     /// How many batches are on their way.
@@ -105,10 +107,10 @@ impl Ahead {
         while let Some((_, answer)) = self.waiting.front_mut() {
             if let Some(asked) = answer.take() {
                 self.first += 1;
-                let pages = self.waiting.pop_front().unwrap_or_default().0;
-                return Ok(Some(Batch { pages, asked }));
+                let span = self.waiting.pop_front().unwrap_or_default().0;
+                return Ok(Some(Batch { span, asked }));
             }
-            let (number, asked) = self.thread.one(frames)?;
+            let (number, asked) = self.thread.one(frames, &mut self.order)?;
             if let Some((_, answer)) = self.waiting.get_mut(number - self.first) {
                 *answer = Some(asked);
             }
@@ -129,9 +131,10 @@ impl Thread {
         let jobs = Arc::new(Mutex::new(jobs));
         let (frames, its_jobs) = (frames.clone(), Arc::clone(&jobs));
         let work = move || {
+            let mut order = Order::default();
             let next = || its_jobs.lock().ok()?.recv().ok();
             while let Some(job) = next() {
-                if done.send(frames.answer(job)).is_err() {
+                if done.send(frames.answer(job, &mut order)).is_err() {
                     return;
                 }
             }
@@ -147,22 +150,22 @@ impl Thread {
     }
 
     /// One that is asked about: here, where the thread has not begun it.
-    fn one(&self, frames: &Frames) -> Result<Job> {
+    fn one(&self, frames: &Frames, order: &mut Order) -> Result<Job> {
         let Self::Runs { jobs, asked, .. } = self else {
             anyhow::bail!("nothing is asked about frames");
         };
         // The thread holds the lock while it waits for something to do: then there is nothing to do here either.
         let job = jobs.try_lock().ok().and_then(|jobs| jobs.try_recv().ok());
         match job {
-            Some(job) => frames.answer(job),
+            Some(job) => frames.answer(job, order),
             None => asked.recv().context("the reader of frames died")?,
         }
     }
 }
 
 impl Frames {
-    fn answer(&self, (number, mut asked): Job) -> Result<Job> {
-        self.ask(&mut asked)?;
+    fn answer(&self, (number, mut asked): Job, order: &mut Order) -> Result<Job> {
+        self.ask(&mut asked, order)?;
         Ok((number, asked))
     }
 }

@@ -1,11 +1,11 @@
 //! What is known of the frames beside their numbers: flags, how often they are mapped, nodes.
 
-use std::sync::Arc;
+use std::{iter::repeat_n, sync::Arc};
 
 use anyhow::Result;
 use v2p_common::Pfn;
 
-use super::page::Page;
+use super::{page::Page, plain::Plain, sink::Sink};
 use crate::{
     process::{FrameFile, FrameFlags, Nodes},
     state::PageState,
@@ -24,31 +24,36 @@ pub(super) struct Frames {
     nodes: Nodes,
 }
 
-/// Frames that are asked about together, and the answers. Small, since it goes from one processor to another and back.
+/// Frames of pages that follow each other, which are asked about together, and the answers. Takes the pages as a [`Sink`]. Small, since it goes from one
+/// processor to another and back.
 #[derive(Default)]
 pub(super) struct Asked {
-    /// As their pages come.
+    /// One a page, or [`NONE`].
     frames: Vec<Pfn>,
-    /// A word each, or [`BEYOND`]; none where it is not asked.
+    /// A word a page, or [`BEYOND`]; none where it is not asked.
     flags: Vec<u64>,
     counts: Vec<u64>,
-    order: Vec<(Pfn, u32)>,
-    sorted: Vec<Pfn>,
+    /// Huge pages that look like a migration; once they are asked about, those that are bad memory.
+    leaves: Vec<Leaf>,
 }
 
+/// The first frame of a huge page, and how many there are.
+type Leaf = (Pfn, u64);
+
+/// In which order frames are asked about: room for it, which is used time and again.
+#[derive(Default)]
+pub(super) struct Order {
+    /// The frame, and below it the number of its page.
+    pages: Vec<u64>,
+    frames: Vec<Pfn>,
+}
+
+/// Of a page that has no frame to ask about: more than any can be.
+const NONE: Pfn = Pfn(u64::MAX);
 /// Of a frame beyond the end of memory, which has no word.
 const BEYOND: u64 = u64::MAX;
-
-/// The first frame of a huge page that has bad memory, and how many there are.
-pub(super) type BadLeaf = (Pfn, u64);
-
-/// The flags in a word that was asked for.
-const fn flags_in(word: u64) -> FrameFlags {
-    match word {
-        BEYOND => FrameFlags::NOPAGE,
-        word => FrameFlags(word),
-    }
-}
+/// Bits of the number of a page among those that are asked about together; a PFN has 40 at most.
+const NUMBER: u32 = 24;
 
 impl Frames {
     pub(super) fn new() -> Self {
@@ -84,123 +89,149 @@ impl Frames {
 
     /// Whether nothing is to be added to any page.
     pub(super) const fn say_nothing(&self) -> bool {
-        self.flags.is_none() && self.counts.is_none() && self.nodes.is_single()
+        self.ask_nothing() && self.nodes.is_single()
+    }
+
+    /// Whether nothing has to be asked for what is to be added.
+    pub(super) const fn ask_nothing(&self) -> bool {
+        self.flags.is_none() && self.counts.is_none()
     }
 
     /// Asks about the frames in `asked`.
     ///
     /// # Errors
     /// Those of reading /proc/kpageflags and /proc/kpagecount.
-    pub(super) fn ask(&self, asked: &mut Asked) -> Result<()> {
-        let Asked {
-            frames,
-            flags,
-            counts,
-            order,
-            sorted,
-        } = asked;
-        if self.flags.is_none() && self.counts.is_none() {
+    pub(super) fn ask(&self, asked: &mut Asked, order: &mut Order) -> Result<()> {
+        if self.ask_nothing() {
             return Ok(());
         }
+        let Order { pages, frames } = order;
         // In order, so that those near each other are read at once; stable, since such a sort sees the stretches that are in order.
-        order.clear();
-        order.extend(frames.iter().copied().zip(0..));
-        order.sort_by_key(|(pfn, _)| *pfn);
-        sorted.clear();
-        sorted.extend(order.iter().map(|(pfn, _)| *pfn));
-        for (file, words) in [(&self.flags, flags), (&self.counts, counts)] {
+        pages.clear();
+        let numbered = asked.frames.iter().zip(0..);
+        let place = |(pfn, i): (&Pfn, u64)| {
+            (pfn.0 < 1 << (u64::BITS - NUMBER)).then_some(pfn.0 << NUMBER | i)
+        };
+        pages.extend(numbered.filter_map(place));
+        pages.sort();
+        frames.clear();
+        frames.extend(pages.iter().map(|page| Pfn(page >> NUMBER)));
+        for (file, words) in [
+            (&self.flags, &mut asked.flags),
+            (&self.counts, &mut asked.counts),
+        ] {
             words.clear();
             let Some(file) = file else { continue };
-            words.resize(frames.len(), BEYOND);
-            let mut order = order.iter();
-            file.of(sorted, |word| {
-                if let (Some((_, i)), Some(word)) = (order.next(), word)
-                    && let Some(place) = words.get_mut(*i as usize)
-                {
+            words.resize(asked.frames.len(), BEYOND);
+            let mut pages = pages.iter();
+            file.of(frames, |word| {
+                let place = pages.next().and_then(|page| {
+                    let number = page & ((1 << NUMBER) - 1);
+                    words.get_mut(usize::try_from(number).ok()?)
+                });
+                if let (Some(place), Some(word)) = (place, word) {
                     *place = word;
                 }
             })?;
         }
+        let mut bad = Vec::new();
+        if let Some(file) = &self.flags {
+            for leaf in asked.leaves.drain(..) {
+                if leaf_is_bad(file, leaf)? {
+                    bad.push(leaf);
+                }
+            }
+        }
+        asked.leaves = bad;
         Ok(())
     }
 
-    /// Of `pages`, the leaves of those that look like a migration, and are bad memory since one of the leaf's frames is: the mark of that goes from the first frame of a huge
-    /// page to the bad one as the page is given up (folio_clear_hugetlb_hwpoison, mm/memory-failure.c, 6.1 to 7.3). All are asked, once a leaf.
-    ///
-    /// # Errors
-    /// Those of reading /proc/kpageflags.
-    pub(super) fn bad_leaves(&self, pages: &[Page]) -> Result<Vec<BadLeaf>> {
-        let mut bad = Vec::new();
-        let Some(file) = &self.flags else {
-            return Ok(bad);
+    /// Adds to `page` what there is, of which `asked` has the answers as those of page `number`. False: they are not the page's. Either it was not in that
+    /// frame as it was asked for, or it had left the frame when that was asked about: no process maps it then.
+    pub(super) fn add(&self, asked: &Asked, number: usize, page: &mut Page) -> bool {
+        if !self.nodes.is_single() {
+            page.node = page.pfn().and_then(|pfn| self.nodes.of(pfn));
+        }
+        if self.ask_nothing() {
+            return true;
+        }
+        let Some(pfn) = page.frame_to_ask() else {
+            return true;
         };
-        let mut last = None;
-        for page in pages {
-            let leaf = page.leaf_in_doubt().filter(|(_, frames)| *frames > 1);
-            let Some(leaf) = leaf.filter(|leaf| last.replace(*leaf) != Some(*leaf)) else {
-                continue;
+        if asked.frames.get(number) != Some(&pfn) {
+            return false;
+        }
+        let is_present = page.pfn().is_some();
+        let leaf = page.leaf_in_doubt();
+        if leaf.is_some_and(|leaf| asked.leaves.contains(&leaf)) {
+            page.state = PageState::Poisoned;
+        }
+        let mut is_its = true;
+        if let Some(word) = asked.flags.get(number) {
+            let flags = match *word {
+                BEYOND => FrameFlags::NOPAGE,
+                word => FrameFlags(word),
             };
-            if leaf_is_bad(file, leaf)? {
-                bad.push(leaf);
+            page.add_frame(flags);
+            if !self.all_flags {
+                page.frame = page.frame.map(FrameFlags::steady);
             }
+            // Of the zero pages the mappings are not counted.
+            let is_mapped = flags.has(FrameFlags::MMAP) || flags.has(FrameFlags::ZERO_PAGE);
+            is_its = is_mapped || !is_present;
         }
-        Ok(bad)
-    }
-
-    /// Adds to `pages` what there is. `bad`: what [`Self::bad_leaves`] gave of them.
-    pub(super) fn add(&self, asked: &Asked, bad: &[BadLeaf], pages: &mut [Page]) {
-        let mut flags = asked.flags.iter();
-        let mut counts = asked.counts.iter();
-        for page in pages {
-            if !self.nodes.is_single() {
-                page.node = page.pfn().and_then(|pfn| self.nodes.of(pfn));
-            }
-            if page.frame_to_ask().is_none() {
-                continue;
-            }
-            if page.leaf_in_doubt().is_some_and(|leaf| bad.contains(&leaf)) {
-                page.state = PageState::Poisoned;
-            }
-            if let Some(word) = flags.next() {
-                page.add_frame(flags_in(*word));
-                if !self.all_flags {
-                    page.frame = page.frame.map(FrameFlags::steady);
-                }
-            }
-            if let (Some(word), PageState::Present { .. }) = (counts.next(), page.state) {
-                page.mapped = u32::try_from(*word).ok();
-            }
+        if let (Some(word), PageState::Present { .. }) = (asked.counts.get(number), page.state) {
+            page.mapped = u32::try_from(*word).ok();
         }
+        is_its
     }
 }
 
 impl Asked {
-    /// Sets out to ask about the frames of `pages`.
-    pub(super) fn about(&mut self, pages: &[Page]) {
+    /// What is to be asked about one page.
+    pub(super) fn about(page: &Page) -> Self {
+        let mut asked = Self::default();
+        asked.push(page);
+        asked
+    }
+
+    /// How many pages it is of.
+    pub(super) const fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    pub(super) fn clear(&mut self) {
         self.frames.clear();
-        self.frames
-            .extend(pages.iter().filter_map(Page::frame_to_ask));
+        self.leaves.clear();
     }
 
-    /// Whether there is no frame to ask about.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+    fn push(&mut self, page: &Page) {
+        self.frames.push(page.frame_to_ask().unwrap_or(NONE));
+        // The mark of bad memory goes from the first frame of a huge page to the bad one as the page is given up (folio_clear_hugetlb_hwpoison,
+        // mm/memory-failure.c, 6.1 to 7.3): all are asked about, once a leaf.
+        let leaf = page.leaf_in_doubt().filter(|(_, frames)| *frames > 1);
+        if leaf.is_some_and(|leaf| self.leaves.last() != Some(&leaf)) {
+            self.leaves.extend(leaf);
+        }
+    }
+}
+
+impl Sink for Asked {
+    fn page(&mut self, page: Page, _: u64) -> Result<()> {
+        self.push(&page);
+        Ok(())
     }
 
-    /// Those of `pages` whose frames are mapped by no process, as far as their flags say, which were asked about.
-    pub(super) fn that_no_one_maps<'a>(
-        &'a self,
-        pages: &'a [Page],
-    ) -> impl Iterator<Item = Page> + 'a {
-        let asked = pages.iter().filter(|page| page.frame_to_ask().is_some());
-        let with_flags = asked.zip(&self.flags);
-        let no_one_maps = |(page, word): (&Page, &u64)| {
-            let flags = flags_in(*word);
-            // Of the zero pages the mappings are not counted.
-            let is_mapped = flags.has(FrameFlags::MMAP) || flags.has(FrameFlags::ZERO_PAGE);
-            (page.pfn().is_some() && !is_mapped).then_some(*page)
-        };
-        with_flags.filter_map(no_one_maps)
+    fn nothing(&mut self, _: Page, pages: u64) -> Result<()> {
+        self.frames.extend(repeat_n(NONE, usize::try_from(pages)?));
+        Ok(())
+    }
+
+    #[inline]
+    fn plain(&mut self, pages: &Plain<'_>) -> Result<()> {
+        self.frames.reserve(pages.len());
+        pages.fold_frames((), |(), pfn| self.frames.push(pfn));
+        Ok(())
     }
 }
 
@@ -208,7 +239,7 @@ impl Asked {
 ///
 /// # Errors
 /// Those of reading /proc/kpageflags.
-pub(crate) fn leaf_is_bad(file: &FrameFile, (first, frames): (Pfn, u64)) -> Result<bool> {
+pub(crate) fn leaf_is_bad(file: &FrameFile, (first, frames): Leaf) -> Result<bool> {
     let all: Vec<Pfn> = (first.0..first.0 + frames).map(Pfn).collect();
     let mut is_bad = false;
     file.of(&all, |word| {
@@ -219,39 +250,53 @@ pub(crate) fn leaf_is_bad(file: &FrameFile, (first, frames): (Pfn, u64)) -> Resu
 
 #[cfg(test)]
 mod tests {
-    use v2p_common::pagemap::PagemapWord;
+    use v2p_common::{VirtAddr, pagemap::PagemapWord};
 
     use super::*;
     use crate::{page::ZeroFrames, translate::page::Decoder};
 
-    #[test]
-    fn a_page_whose_frame_no_one_maps_is_to_be_asked_about_again() {
+    fn present(pfn: u64) -> Page {
         let decoder = Decoder {
             paging: None,
             zero: ZeroFrames::UNKNOWN,
         };
+        let word = PagemapWord(1 << 63 | pfn);
+        decoder.page(VirtAddr(0x7000_0000_0000), Some(word), None)
+    }
+
+    #[test]
+    fn what_is_told_of_a_frame_is_of_the_page_that_was_in_it() {
+        let frames = Frames {
+            flags: Some(Arc::new(FrameFile::empty())),
+            all_flags: false,
+            counts: None,
+            missing: None,
+            nodes: Nodes::default(),
+        };
         let words = [
-            FrameFlags::MMAP.0 | FrameFlags::ANON.0,
-            FrameFlags::BUDDY.0,
-            FrameFlags::LRU.0,
-            FrameFlags::ZERO_PAGE.0,
-            BEYOND,
+            (FrameFlags::MMAP.0 | FrameFlags::ANON.0, true),
+            (FrameFlags::BUDDY.0, false),
+            (FrameFlags::LRU.0, false),
+            (FrameFlags::ZERO_PAGE.0, true),
+            (BEYOND, false),
         ];
-        let mut pages: Vec<Page> = (0..words.len() as u64)
-            .map(|i| {
-                let va = v2p_common::VirtAddr(0x7000_0000_0000 + i * v2p_common::PAGE_SIZE);
-                decoder.page(va, Some(PagemapWord(1 << 63 | (0x1000 + i))), None)
-            })
-            .collect();
-        // Absent: nothing is asked about it.
-        pages.insert(
-            1,
-            decoder.page(v2p_common::VirtAddr(0), Some(PagemapWord(0)), None),
-        );
         let mut asked = Asked::default();
-        asked.about(&pages);
-        asked.flags = words.to_vec();
-        let nobodys: Vec<_> = asked.that_no_one_maps(&pages).collect();
-        assert_eq!(nobodys, [2, 3, 5].map(|i: usize| pages[i]));
+        for i in 0..words.len() as u64 {
+            asked.push(&present(0x1000 + i));
+        }
+        asked.flags = words.iter().map(|(flags, _)| *flags).collect();
+        for (i, (_, is_its)) in words.into_iter().enumerate() {
+            let mut page = present(0x1000 + i as u64);
+            assert_eq!(frames.add(&asked, i, &mut page), is_its, "{i}");
+            // In another frame by now.
+            let mut moved = present(0x2000);
+            assert!(!frames.add(&asked, i, &mut moved));
+            assert_eq!(moved.frame, None);
+        }
+        let mut absent = Page {
+            state: PageState::Absent,
+            ..present(0)
+        };
+        assert!(frames.add(&asked, 1, &mut absent));
     }
 }

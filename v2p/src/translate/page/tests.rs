@@ -183,6 +183,7 @@ fn flags_that_are_not_shown_end_no_run() {
         let entry = Entry((100 + n) << 12 | 0x67);
         let mut page = DECODER.page(VirtAddr(n << 12), None, Some((Level::Pte, entry)));
         page.add_frame(FrameFlags(FrameFlags::LRU.0 | FrameFlags::ANON.0 | more));
+        page.frame = page.frame.map(FrameFlags::steady);
         assert_eq!(page.pfn(), Some(Pfn(100 + n)));
         page
     };

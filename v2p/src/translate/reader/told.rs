@@ -1,21 +1,20 @@
-//! Pages with what is known of their frames, which is asked for after they were read: a page that has left its frame by then would be told with
-//! what another's is like. So who has asked looks at the pages again, and asks anew about those that are not what they were.
+//! Pages with what is known of their frames. That is asked for after the pages were read, and a page that has left its frame by then would be told with what
+//! another's is like. So the pages are read twice: for the frames that are asked about, and then for what is told, of which those pages are asked about once more
+//! that are not in the same frame.
+
+use std::ops::Range;
 
 use anyhow::Result;
-use v2p_common::PAGE_SIZE;
 
 use super::Translator;
 use crate::{
     process::Pagemap,
-    state::Verdict,
     translate::{
         ahead::{Batch, DEPTH},
-        frames::Asked,
+        frames::{Asked, Frames, Order},
         page::Page,
-        plain::Plain,
         settle::ATTEMPTS,
         sink::Sink,
-        walker::pages,
     },
 };
 
@@ -32,25 +31,20 @@ impl Translator {
         if self.frames.say_nothing() {
             return self.read(pagemap, start, end, sink);
         }
-        let mut batch = self.ahead.spare();
-        batch.pages.reserve(pages(start, end)?);
-        let populated = self.read(pagemap, start, end, &mut |page: Page, _| {
-            batch.pages.push(page);
-            Ok(())
-        })?;
-        let alive = self.ask(pagemap, batch, sink)?;
-        Ok(populated.filter(|_| alive))
-    }
-
-    /// Asks about the frames of `batch`: many on another thread, while those before are handed out. False: the address space is gone.
-    fn ask<S: Sink>(&mut self, pagemap: &Pagemap, batch: Batch, sink: &mut S) -> Result<bool> {
-        let Some(mut batch) = self.ahead.ask(&self.frames, batch) else {
-            return self.hand_out(pagemap, DEPTH, sink);
+        let (span, mut asked) = (start..end, self.ahead.spare());
+        if self.frames.ask_nothing() {
+            return self.told(pagemap, Batch { span, asked }, sink);
+        }
+        let Some(populated) = self.read(pagemap, start, end, &mut asked)? else {
+            return Ok(None);
         };
-        let alive = self.hand_out(pagemap, 0, sink)?;
-        batch.asked.about(&batch.pages);
-        self.frames.ask(&mut batch.asked)?;
-        Ok(alive && self.told(pagemap, batch, sink)?)
+        let alive = match self.ahead.ask(&self.frames, Batch { span, asked })? {
+            None => self.hand_out(pagemap, DEPTH, sink)?,
+            Some(batch) => {
+                self.hand_out(pagemap, 0, sink)? && self.told(pagemap, batch, sink)?.is_some()
+            }
+        };
+        Ok(alive.then_some(populated))
     }
 
     /// Hands out what was asked about ahead, but for so many batches. False: the address space is gone.
@@ -63,136 +57,89 @@ impl Translator {
         while self.ahead.waiting() > but
             && let Some(batch) = self.ahead.take(&self.frames)?
         {
-            if !self.told(pagemap, batch, sink)? {
+            if self.told(pagemap, batch, sink)?.is_none() {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Hands out pages whose frames were asked about. False: the address space is gone.
-    fn told<S: Sink>(&mut self, pagemap: &Pagemap, mut batch: Batch, sink: &mut S) -> Result<bool> {
-        let Batch { pages, asked } = &mut batch;
-        let bad = self.frames.bad_leaves(pages)?;
-        let Some(mut left) = self.that_left(pagemap, pages, asked)? else {
-            return Ok(false);
-        };
-        // One that comes back into its frame was in another meanwhile, and its frame nobody's.
-        let is_known = |va| left.binary_search_by_key(&va, |page| page.va).is_ok();
-        let nobodys = asked.that_no_one_maps(pages);
-        let came_back: Vec<_> = nobodys.filter(|page| !is_known(page.va)).collect();
-        left.extend(came_back);
-        self.frames.add(asked, &bad, pages);
-        for _ in 0..ATTEMPTS {
-            if left.is_empty() {
-                break;
-            }
-            match self.once_more(pagemap, left, pages)? {
-                None => return Ok(false),
-                Some(again) => left = again,
-            }
-        }
-        for page in &*pages {
-            sink.page(*page, 1)?;
-        }
-        self.ahead.give_back(batch);
-        Ok(true)
-    }
-
-    /// Those of `pages`, which follow each other, that are not any more what they were before their frames were asked about: as they are now. `None`: the
-    /// address space is gone.
-    fn that_left(
+    /// Hands out pages whose frames were asked about; gives how many are not absent. `None`: the address space is gone.
+    fn told<S: Sink>(
         &mut self,
         pagemap: &Pagemap,
-        pages: &[Page],
-        asked: &Asked,
-    ) -> Result<Option<Vec<Page>>> {
-        let (Some(first), Some(last), false) = (pages.first(), pages.last(), asked.is_empty())
-        else {
-            return Ok(Some(Vec::new()));
+        batch: Batch,
+        sink: &mut S,
+    ) -> Result<Option<u64>> {
+        let Batch { span, asked } = batch;
+        let Range { start, end } = span;
+        let frames = self.frames.clone();
+        let mut second = Second {
+            frames: &frames,
+            asked: &asked,
+            next: 0,
+            sink,
+            held: Vec::new(),
         };
-        let (start, end) = (first.va.0, last.va.0 + PAGE_SIZE);
-        let mut again = Again {
-            before: pages,
-            left: Vec::new(),
-        };
-        let read = self.read(pagemap, start, end, &mut again)?;
-        Ok(read.map(|_| again.left))
-    }
-
-    /// Asks about the frames of pages that are `now` so, and then whether they still are. Puts them into `pages`: those that have left again as they are then,
-    /// without what their frames are like; gives these. `None`: the address space is gone.
-    fn once_more(
-        &self,
-        pagemap: &Pagemap,
-        mut now: Vec<Page>,
-        pages: &mut [Page],
-    ) -> Result<Option<Vec<Page>>> {
-        let mut asked = Asked::default();
-        asked.about(&now);
-        self.frames.ask(&mut asked)?;
-        let bad = self.frames.bad_leaves(&now)?;
-        let mut left = Vec::new();
-        for page in now.iter().filter(|page| page.frame_to_ask().is_some()) {
-            let Some(then) = self.ask_again(pagemap, *page, true)? else {
-                return Ok(None);
+        let read = self.read(pagemap, start, end, &mut second)?;
+        let Second { sink, held, .. } = second;
+        for (page, is_known) in held {
+            let page = match is_known {
+                true => Some(page),
+                false => self.anew(pagemap, page)?,
             };
-            left.extend(left_for(page, then));
-        }
-        self.frames.add(&asked, &bad, &mut now);
-        for page in now.iter().chain(&left) {
-            if let Ok(at) = pages.binary_search_by_key(&page.va.0, |page| page.va.0)
-                && let Some(place) = pages.get_mut(at)
-            {
-                *place = *page;
+            match page {
+                Some(page) => sink.page(page, 1)?,
+                None => return Ok(None),
             }
         }
-        Ok(Some(left))
+        self.ahead.give_back(asked);
+        Ok(read)
+    }
+
+    /// The page with what is known of its frame, which was asked about before it was in it. Of a page that goes from frame to frame, that is not told. `None`: the
+    /// address space is gone.
+    fn anew(&self, pagemap: &Pagemap, mut page: Page) -> Result<Option<Page>> {
+        for _ in 0..ATTEMPTS {
+            let mut asked = Asked::about(&page);
+            self.frames.ask(&mut asked, &mut Order::default())?;
+            let Some(now) = self.ask_again(pagemap, page, true)? else {
+                return Ok(None);
+            };
+            if now.state == page.state {
+                // It is in the frame, whatever that says of who maps it.
+                self.frames.add(&asked, 0, &mut page);
+                break;
+            }
+            page = now;
+        }
+        Ok(Some(page))
     }
 }
 
-/// Looks at pages for the second time.
-struct Again<'a> {
-    /// As they were, from the next on.
-    before: &'a [Page],
-    /// Those that have left their frames, as they are now.
-    left: Vec<Page>,
+/// Takes pages that are read for the second time.
+struct Second<'a, S> {
+    frames: &'a Frames,
+    /// What was asked about their frames as they were read first.
+    asked: &'a Asked,
+    /// The number of the next page among them.
+    next: usize,
+    sink: &'a mut S,
+    /// Pages that are told later, and whether they have what is known: the first that has not, and all behind it.
+    held: Vec<(Page, bool)>,
 }
 
-impl Sink for Again<'_> {
+impl<S: Sink> Sink for Second<'_, S> {
     #[inline]
     fn page(&mut self, page: Page, _: u64) -> Result<()> {
-        if let Some((before, rest)) = self.before.split_first() {
-            self.before = rest;
-            self.left.extend(left_for(before, page));
+        let mut told = page;
+        let is_known = self.frames.add(self.asked, self.next, &mut told);
+        self.next += 1;
+        match (is_known, self.held.is_empty()) {
+            (true, true) => self.sink.page(told, 1)?,
+            (true, false) => self.held.push((told, true)),
+            (false, _) => self.held.push((page, false)),
         }
         Ok(())
     }
-
-    #[inline]
-    fn plain(&mut self, pages: &Plain<'_>) -> Result<()> {
-        if let Some((before, rest)) = self.before.split_at_checked(pages.len()) {
-            let mut before = before.iter();
-            let is_same = pages.fold_frames(true, |is_same, pfn| {
-                is_same & (before.next().and_then(Page::pfn) == Some(pfn))
-            });
-            if is_same {
-                self.before = rest;
-                return Ok(());
-            }
-        }
-        pages.pages().try_for_each(|page| self.page(page, 1))
-    }
-}
-
-/// What a page is `now` that has left the frame that was asked about; `None`: it has not, or there was none.
-fn left_for(before: &Page, now: Page) -> Option<Page> {
-    if before.frame_to_ask().is_none() || before.state == now.state {
-        return None;
-    }
-    let verdict = match now.verdict {
-        Verdict::Agree => Verdict::Moved,
-        verdict => verdict,
-    };
-    Some(Page { verdict, ..now })
 }

@@ -215,6 +215,9 @@ fn hidden_frames() -> Done {
             Some(3) => {
                 "v2p: translate: pagemap withholds the frame from who has not CAP_SYS_ADMIN\nhint: run it as root, with CAP_SYS_ADMIN\n"
             }
+            _ if end["route"] == "both" => {
+                "v2p: translate: pagemap withholds frames from who has not CAP_SYS_ADMIN: the walk alone tells them\n"
+            }
             _ => "",
         };
         assert_eq!(String::from_utf8_lossy(&output.stderr), said);
