@@ -11,7 +11,7 @@ pub const RW: u64 = 1 << 1;
 const ACCESSED: u64 = 1 << 5;
 /// The bit of [`Entry::is_dirty`].
 pub const DIRTY: u64 = 1 << 6;
-/// _PAGE_SAVED_DIRTY (arch/x86/include/asm/pgtable_types.h, 6.12 to 7.3): where [`DIRTY`] goes as an entry is made read-only. Unused in 6.1.
+/// _PAGE_SAVED_DIRTY (arch/x86/include/asm/pgtable_types.h, 6.12 to 7.3): where [`DIRTY`] goes as an entry is made read-only. Before 6.6 _PAGE_DEVMAP, of pages of DAX.
 pub const SAVED_DIRTY: u64 = 1 << 58;
 /// The bit of a present entry of a page table that [`Entry::is_special`] asks for: software bit 1.
 pub const SPECIAL: u64 = 1 << 9;

@@ -3,6 +3,11 @@
 use serde::{Serialize, Serializer};
 use v2p_common::Pfn;
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn none(count: &u64) -> bool {
+    *count == 0
+}
+
 fn pfn_number<S: Serializer>(pfn: &Pfn, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(pfn.0)
 }
@@ -146,7 +151,7 @@ pub struct Totals {
     pub moved: u64,
     /// One route was asked, or only one can tell.
     pub single: u64,
-    /// Of these, the absent ones: where the walk finds no page table, pagemap is not read.
-    #[serde(skip)]
+    /// Of these, the absent ones: what is skipped where the walk finds no page table, pagemap is not read for.
+    #[serde(skip_serializing_if = "none")]
     pub holes: u64,
 }

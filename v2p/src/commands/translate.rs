@@ -11,7 +11,10 @@ use v2p_common::{
 use crate::{
     cli,
     exit::{self, Failure},
-    kernel::privileges::{self, Capability, Privileges},
+    kernel::{
+        self,
+        privileges::{self, Capability, Privileges},
+    },
     process::{
         AddressSpace, FrameFlags, Pagemap, Process,
         maps::Mapping,
@@ -112,7 +115,11 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
     })?;
     let one = said.last.filter(|_| said.totals.pages == 1);
     if let Some(PageState::Present { pfn } | PageState::Device { pfn }) = one {
-        output.text(&format!("physical address {:#x}", pfn.base().0))?;
+        let va = selected.first().map_or(0, |mapping| mapping.start);
+        output.text(&format!(
+            "{va:#x} is at physical address {:#x}",
+            pfn.base().0
+        ))?;
     }
     let by_one = said.totals.single - said.totals.holes;
     if translator.route() == Route::Both
@@ -302,6 +309,7 @@ const fn level_name(level: Level, levels: u64) -> &'static str {
 
 /// The flags of an entry, as arch/x86/include/asm/pgtable_types.h names its bits.
 fn flags_of(entry: Entry, level: Level) -> Vec<&'static str> {
+    let saves_dirty = kernel::version() >= Some((6, 6));
     const HUGE: u64 = 1 << 7;
     const PROTNONE: u64 = 1 << 8;
     let present = entry.0 & 1 != 0;
@@ -326,8 +334,8 @@ fn flags_of(entry: Entry, level: Level) -> Vec<&'static str> {
         (10, "uffd-wp", leaf),
         (11, "soft-dirty", leaf),
         (12, "pat", huge),
-        // _PAGE_SAVED_DIRTY (SAVED_DIRTY of v2p_common::pte).
-        (58, "saved-dirty", leaf),
+        // Before 6.6, in v2p_common::pte: SAVED_DIRTY.
+        (58, if saves_dirty { "saved-dirty" } else { "devmap" }, leaf),
         (63, "nx", maps),
     ]
     .into_iter()

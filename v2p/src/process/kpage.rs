@@ -57,7 +57,13 @@ impl FrameFlags {
             | FrameFlags::COMPOUND_HEAD.0
             | FrameFlags::COMPOUND_TAIL.0
             | FrameFlags::IDLE.0;
-        Self(self.0 & Self::NAMED & !PASSING)
+        Self(self.known().0 & !PASSING)
+    }
+
+    /// Those that have names here.
+    #[must_use]
+    pub const fn known(self) -> Self {
+        Self(self.0 & Self::NAMED)
     }
 
     /// Whether all bits of `flag` are set.

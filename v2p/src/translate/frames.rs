@@ -146,12 +146,17 @@ impl Frames {
         Ok(())
     }
 
-    /// Adds to `page` what there is, of which `asked` has the answers as those of page `number`. False: they are not the page's. Either it was not in that
-    /// frame as it was asked for, or it had left the frame when that was asked about: no process maps it then.
-    pub(super) fn add(&self, asked: &Asked, number: usize, page: &mut Page) -> bool {
+    /// Adds the node of its frame to `page`.
+    pub(super) fn add_node(&self, page: &mut Page) {
         if !self.nodes.is_single() {
             page.node = page.pfn().and_then(|pfn| self.nodes.of(pfn));
         }
+    }
+
+    /// Adds to `page` what there is, of which `asked` has the answers as those of page `number`. False: they are not the page's, or may not be. Either it was not in that
+    /// frame as it was asked for, or it had left the frame when that was asked about: no process maps it then.
+    pub(super) fn add(&self, asked: &Asked, number: usize, page: &mut Page) -> bool {
+        self.add_node(page);
         if self.ask_nothing() {
             return true;
         }
@@ -173,12 +178,15 @@ impl Frames {
                 word => FrameFlags(word),
             };
             page.add_frame(flags);
-            if !self.all_flags {
-                page.frame = page.frame.map(FrameFlags::steady);
-            }
-            // Of the zero pages the mappings are not counted.
-            let is_mapped = flags.has(FrameFlags::MMAP) || flags.has(FrameFlags::ZERO_PAGE);
-            is_its = is_mapped || !is_present;
+            page.frame = page.frame.map(match self.all_flags {
+                true => FrameFlags::known,
+                false => FrameFlags::steady,
+            });
+            is_its = match is_present {
+                true => may_be_mapped(flags),
+                // As that was asked for, it was in the frame still, and what has become of it since the flags do not say.
+                false => !flags.has(FrameFlags::MMAP),
+            };
         }
         if let (Some(word), PageState::Present { .. }) = (asked.counts.get(number), page.state) {
             page.mapped = u32::try_from(*word).ok();
@@ -235,6 +243,18 @@ impl Sink for Asked {
     }
 }
 
+/// Whether a process may map a frame with these flags. How often is not counted of the zero pages, and of what is no memory of the kernel's own: that of
+/// devices, or reserved.
+fn may_be_mapped(flags: FrameFlags) -> bool {
+    let kinds = [
+        FrameFlags::MMAP,
+        FrameFlags::ZERO_PAGE,
+        FrameFlags::NOPAGE,
+        FrameFlags::RESERVED,
+    ];
+    kinds.iter().any(|kind| flags.has(*kind))
+}
+
 /// Whether any frame is marked as bad, of so many from `first` on.
 ///
 /// # Errors
@@ -255,6 +275,16 @@ mod tests {
     use super::*;
     use crate::{page::ZeroFrames, translate::page::Decoder};
 
+    fn of_no_memory() -> Frames {
+        Frames {
+            flags: Some(Arc::new(FrameFile::empty())),
+            all_flags: false,
+            counts: None,
+            missing: None,
+            nodes: Nodes::default(),
+        }
+    }
+
     fn present(pfn: u64) -> Page {
         let decoder = Decoder {
             paging: None,
@@ -266,19 +296,14 @@ mod tests {
 
     #[test]
     fn what_is_told_of_a_frame_is_of_the_page_that_was_in_it() {
-        let frames = Frames {
-            flags: Some(Arc::new(FrameFile::empty())),
-            all_flags: false,
-            counts: None,
-            missing: None,
-            nodes: Nodes::default(),
-        };
+        let frames = of_no_memory();
         let words = [
             (FrameFlags::MMAP.0 | FrameFlags::ANON.0, true),
             (FrameFlags::BUDDY.0, false),
             (FrameFlags::LRU.0, false),
             (FrameFlags::ZERO_PAGE.0, true),
-            (BEYOND, false),
+            (BEYOND, true),
+            (FrameFlags::RESERVED.0, true),
         ];
         let mut asked = Asked::default();
         for i in 0..words.len() as u64 {
@@ -293,10 +318,33 @@ mod tests {
             assert!(!frames.add(&asked, i, &mut moved));
             assert_eq!(moved.frame, None);
         }
+        // It went into migration, or was poisoned, after that was asked.
+        let migrating = |pfn| Page {
+            state: PageState::Migrating { pfn: Pfn(pfn) },
+            ..present(pfn)
+        };
+        assert!(!frames.add(&asked, 0, &mut migrating(0x1000)));
+        assert!(frames.add(&asked, 1, &mut migrating(0x1001)));
         let mut absent = Page {
             state: PageState::Absent,
             ..present(0)
         };
         assert!(frames.add(&asked, 1, &mut absent));
+    }
+
+    #[test]
+    fn flags_that_pass_are_left_out_unless_all_are_wanted() {
+        const UNNAMED: u64 = 1 << 40;
+        let steady = FrameFlags::MMAP.0 | FrameFlags::ANON.0;
+        let passing = FrameFlags::REFERENCED.0 | FrameFlags::COMPOUND_TAIL.0;
+        let mut frames = of_no_memory();
+        let mut asked = Asked::about(&present(7));
+        asked.flags = vec![steady | passing | UNNAMED];
+        for (all, told) in [(false, steady), (true, steady | passing)] {
+            frames.all_flags = all;
+            let mut page = present(7);
+            assert!(frames.add(&asked, 0, &mut page));
+            assert_eq!(page.frame, Some(FrameFlags(told)));
+        }
     }
 }

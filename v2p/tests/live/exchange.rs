@@ -2,7 +2,7 @@
 
 use std::{
     ptr,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
 };
 
@@ -75,9 +75,16 @@ impl Drop for Pages {
     }
 }
 
-/// Each takes the frames that the other has given up.
-fn exchange(private: &Pages, shared: &Pages, over: &AtomicBool) {
+/// Each takes the frames that the other has given up; no page twice while they are read once: it may come back into its frame.
+fn exchange(private: &Pages, shared: &Pages, readings: &AtomicU64, over: &AtomicBool) {
+    let mut seen = 0;
     for first in (0..MANY / STEP).map(|i| i * STEP).cycle() {
+        while first == 0
+            && readings.load(Ordering::Relaxed) == seen
+            && !over.load(Ordering::Relaxed)
+        {
+            thread::yield_now();
+        }
         if over.load(Ordering::Relaxed) {
             return;
         }
@@ -85,16 +92,17 @@ fn exchange(private: &Pages, shared: &Pages, over: &AtomicBool) {
         shared.give_up(first, libc::MADV_REMOVE);
         (first..first + STEP).for_each(|i| private.touch(i));
         (first..first + STEP).for_each(|i| shared.touch(i));
+        seen = readings.load(Ordering::Relaxed);
     }
 }
 
 fn flags_of_its_own() -> Done {
     let private = Pages::new(libc::MAP_PRIVATE);
     let shared = Pages::new(libc::MAP_SHARED);
-    let over = AtomicBool::new(false);
+    let (over, readings) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let _ends = WhenDone(&over);
-        scope.spawn(|| exchange(&private, &shared, &over));
+        scope.spawn(|| exchange(&private, &shared, &readings, &over));
         let pagemap = Pagemap::of_self().unwrap();
         for route in [Route::Pagemap, Route::Walk, Route::Both] {
             let mut translator = Translator::new(route).unwrap();
@@ -115,6 +123,7 @@ fn flags_of_its_own() -> Done {
                         );
                         Ok(())
                     };
+                    readings.fetch_add(1, Ordering::Relaxed);
                     let read = translator.mapping(&pagemap, &pages.0, each);
                     assert!(matches!(read, Ok(true)), "{read:?}");
                 }

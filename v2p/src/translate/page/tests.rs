@@ -1,7 +1,6 @@
 //! What the decoder says, on words and entries made up.
 
 use super::*;
-use crate::translate::run::Runs;
 
 const DECODER: Decoder = Decoder {
     paging: Some(Paging {
@@ -173,26 +172,6 @@ fn of_a_huge_entry_the_first_frame_tells() {
     assert_eq!(page.frame_to_ask(), Some(Pfn(1024)));
     page.add_frame(FrameFlags::HWPOISON);
     assert_eq!(page.state, PageState::Poisoned);
-}
-
-#[test]
-fn flags_that_are_not_shown_end_no_run() {
-    const REFERENCED: u64 = 1 << 2;
-    const COMPOUND_TAIL: u64 = 1 << 16;
-    let page = |n: u64, more: u64| {
-        let entry = Entry((100 + n) << 12 | 0x67);
-        let mut page = DECODER.page(VirtAddr(n << 12), None, Some((Level::Pte, entry)));
-        page.add_frame(FrameFlags(FrameFlags::LRU.0 | FrameFlags::ANON.0 | more));
-        page.frame = page.frame.map(FrameFlags::steady);
-        assert_eq!(page.pfn(), Some(Pfn(100 + n)));
-        page
-    };
-    let mut runs = Runs::default();
-    assert_eq!(runs.push(page(0, 0), 1), None);
-    assert_eq!(runs.push(page(1, REFERENCED), 1), None);
-    assert_eq!(runs.push(page(2, COMPOUND_TAIL), 1), None);
-    let ended = runs.push(page(3, FrameFlags::MLOCKED.0), 1).unwrap();
-    assert_eq!(ended.pages, 3);
 }
 
 #[test]

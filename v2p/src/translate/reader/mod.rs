@@ -191,8 +191,7 @@ impl Translator {
             return self.kernel_half(pagemap, mapping, sink);
         }
         let read = self.user_half(pagemap, mapping, sink);
-        // What was read before the end is told, too.
-        let told = read.and_then(|alive| Ok(self.hand_out(pagemap, 0, sink)? && alive));
+        let told = read.and_then(|alive| Ok(alive && self.hand_out(pagemap, 0, sink)?));
         if !matches!(told, Ok(true)) {
             // Not into the next mapping, or the next process.
             self.ahead.forget();

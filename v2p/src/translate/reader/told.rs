@@ -109,10 +109,11 @@ impl Translator {
             if now.state == page.state {
                 // It is in the frame, whatever that says of who maps it.
                 self.frames.add(&asked, 0, &mut page);
-                break;
+                return Ok(Some(page));
             }
             page = now;
         }
+        self.frames.add_node(&mut page);
         Ok(Some(page))
     }
 }
