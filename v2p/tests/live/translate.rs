@@ -220,6 +220,21 @@ fn levels() -> Done {
         );
     }
     assert_eq!(runs(&records)[0]["pfn"], pfn);
+    let pid = target.pid().to_string();
+    let text = harness::run(&["translate", "--pid", &pid, &inside]).stdout;
+    let place = format!("{:#x} is at physical address {:#x}", va(5), pfn * 4096);
+    assert!(String::from_utf8_lossy(&text).contains(&place), "{place}");
+    // It was written to, and stays marked so.
+    target.must(libc::SYS_mprotect, &[va(5), 4096, 1]);
+    let (records, _) = translate(&target, &[&inside, "--levels"]);
+    let leaf = records.iter().rfind(|r| r["type"] == "level").unwrap();
+    let flags = leaf["flags"].as_array().unwrap();
+    let saved = v2p::kernel::version() >= Some((6, 6));
+    let dirty = if saved { "saved-dirty" } else { "dirty" };
+    assert!(
+        flags.contains(&dirty.into()) && !flags.contains(&"rw".into()),
+        "{leaf}"
+    );
     // Long enough to be an address without its prefix.
     let (bare, code) = translate(&target, &[inside.trim_start_matches("0x"), "--levels"]);
     assert_eq!(code, Some(0));
