@@ -13,10 +13,11 @@ use crate::{
 };
 
 /// Families whose tests are a row each: what a user asks of v2p on a kernel. The others hold it to bad input, trouble and load.
-const SHOWN: [&str; 9] = [
+const SHOWN: [&str; 10] = [
     "demo",
     "translate",
     "states",
+    "midway",
     "walk",
     guests::MECHANISMS,
     "write",
