@@ -22,7 +22,7 @@ const KEPT: usize = 1 << 16;
 /// Of those that are in migration.
 const KEPT_MOVING: usize = 1 << 10;
 /// How often we wait for migrations to end, in one process.
-const WAITS: u32 = 20;
+const WAITS: u32 = 200;
 const WAIT: Duration = Duration::from_millis(1);
 
 /// A search, and what came of it so far.
