@@ -3,7 +3,7 @@
 use std::{ptr, sync::OnceLock};
 
 use anyhow::{Context as _, Result};
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use v2p_common::{
     PAGE_SHIFT, PageSize, Pfn, VirtAddr, control::PHYSICAL_BYTES, pagemap::PagemapWord,
 };
@@ -96,6 +96,16 @@ impl OwnPage {
         // SAFETY: the page is mapped, and stays so until drop.
         unsafe { rustix::mm::mlock(start, PAGE_LEN) }.context("mlock of a page")?;
         Ok(page)
+    }
+
+    /// Lets nobody write to it any more.
+    ///
+    /// # Errors
+    /// Those of mprotect(2).
+    pub(crate) fn protect(&self) -> Result<()> {
+        let (start, access) = (self.start.as_ptr().cast(), MprotectFlags::READ);
+        // SAFETY: our own page, of which nothing holds a reference that writes.
+        unsafe { rustix::mm::mprotect(start, PAGE_LEN, access) }.context("mprotect of a page")
     }
 
     /// Gives the mapping up to the caller, who is to unmap it.

@@ -3,9 +3,9 @@
 use serde::{Serialize, Serializer};
 use v2p_common::Pfn;
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
-const fn none(count: &u64) -> bool {
-    *count == 0
+/// As serde wants it: what is 0 is left out.
+pub(crate) const fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 fn pfn_number<S: Serializer>(pfn: &Pfn, serializer: S) -> Result<S::Ok, S::Error> {
@@ -151,7 +151,7 @@ pub struct Totals {
     pub moved: u64,
     /// One route was asked, or only one can tell.
     pub single: u64,
-    /// Of these, the absent ones: what is skipped where the walk finds no page table, pagemap is not read for.
-    #[serde(skip_serializing_if = "none")]
+    /// Of these, the absent ones: pagemap is not read for stretches in which the walk finds no page table.
+    #[serde(skip_serializing_if = "is_zero")]
     pub holes: u64,
 }

@@ -5,16 +5,15 @@ use std::rc::Rc;
 use anyhow::{Context as _, Result};
 use v2p_common::{
     PAGE_SIZE, VirtAddr,
-    pte::{Entry, EntryState, Level},
+    pte::{Entry, EntryState, Level, SAVED_DIRTY},
 };
 
 use crate::{
+    carrier::Carrier,
     cli,
     exit::{self, Failure},
-    kernel::{
-        self,
-        privileges::{self, Capability, Privileges},
-    },
+    kernel::privileges::{self, Capability, Privileges},
+    page::OwnPage,
     process::{
         AddressSpace, FrameFlags, Pagemap, Process,
         maps::Mapping,
@@ -121,9 +120,8 @@ fn translate(args: &cli::Translate, output: &mut Output) -> Result<u8> {
             pfn.base().0
         ))?;
     }
-    let by_one = said.totals.single - said.totals.holes;
     if translator.route() == Route::Both
-        && by_one > 0
+        && said.totals.told_by_one() > 0
         && !Privileges::read()?.has(Capability::SysAdmin)
     {
         output.say("v2p: translate: pagemap withholds frames from who has not CAP_SYS_ADMIN: the walk alone tells them");
@@ -262,6 +260,7 @@ fn levels(
             Some(walk) => break walk,
         }
     };
+    let saves_dirty = saves_dirty(translator.carrier()?)?;
     let paging = decoder.paging.context("there is no walk")?;
     let top = if paging.levels == 5 {
         Level::Pgd
@@ -289,7 +288,7 @@ fn levels(
             index: level.index(va),
             entry: Hex(entry.0),
             pa,
-            flags: flags_of(entry, level),
+            flags: flags_of(entry, level, saves_dirty),
         })?;
     }
     Ok(true)
@@ -307,9 +306,17 @@ const fn level_name(level: Level, levels: u64) -> &'static str {
     }
 }
 
+/// Whether this kernel keeps in an entry's bit of its own that the page was written to, once nobody may write any more ([`SAVED_DIRTY`]): before 6.6
+/// the bit means another thing. A page of our own shows it.
+fn saves_dirty(carrier: &mut Carrier) -> Result<bool> {
+    let page = OwnPage::new()?;
+    page.protect()?;
+    let end = carrier.walk_own(page.va())?.end;
+    Ok(end.is_some_and(|end| end.entry.0 & SAVED_DIRTY != 0))
+}
+
 /// The flags of an entry, as arch/x86/include/asm/pgtable_types.h names its bits.
-fn flags_of(entry: Entry, level: Level) -> Vec<&'static str> {
-    let saves_dirty = kernel::version() >= Some((6, 6));
+fn flags_of(entry: Entry, level: Level, saves_dirty: bool) -> Vec<&'static str> {
     const HUGE: u64 = 1 << 7;
     const PROTNONE: u64 = 1 << 8;
     let present = entry.0 & 1 != 0;
@@ -334,7 +341,6 @@ fn flags_of(entry: Entry, level: Level) -> Vec<&'static str> {
         (10, "uffd-wp", leaf),
         (11, "soft-dirty", leaf),
         (12, "pat", huge),
-        // Before 6.6, in v2p_common::pte: SAVED_DIRTY.
         (58, if saves_dirty { "saved-dirty" } else { "devmap" }, leaf),
         (63, "nx", maps),
     ]

@@ -17,11 +17,6 @@ pub use write::{Denial, Part, Verdict, Write};
 
 use crate::state::{self, PageState, Totals};
 
-/// As serde wants it: what is 0 is left out.
-const fn is_zero(n: &u64) -> bool {
-    *n == 0
-}
-
 /// As serde wants it: what is not so is left out.
 const fn is_not(yes: &bool) -> bool {
     !*yes
@@ -34,9 +29,6 @@ pub struct Frame {
     pub pfn: u64,
     /// Mappings of it that were found.
     pub mappings: u64,
-    /// Whether there may be others, in what could not be read.
-    #[serde(skip)]
-    pub may_be_mapped: bool,
     /// What /proc/kpageflags says of it; null where that cannot be read.
     pub flags: Option<Vec<&'static str>>,
     /// What it is, where no process maps it.
@@ -233,7 +225,7 @@ pub enum Record {
         /// Mappings that were found.
         mappings: u64,
         /// Processes that could not be read: what they map is not known.
-        #[serde(skip_serializing_if = "is_zero")]
+        #[serde(skip_serializing_if = "state::is_zero")]
         unread: u64,
         /// Which was the first of them, and why.
         #[serde(skip_serializing_if = "Option::is_none")]

@@ -60,6 +60,11 @@ impl Runs {
 }
 
 impl Totals {
+    /// Pages that are not absent and that one route alone tells.
+    pub const fn told_by_one(&self) -> u64 {
+        self.single.saturating_sub(self.holes)
+    }
+
     /// Counts a run.
     pub fn add(&mut self, run: &Run) {
         self.pages += run.pages;

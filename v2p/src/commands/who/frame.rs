@@ -67,8 +67,8 @@ pub(super) fn what_it_is(pfn: Pfn, flags: &Result<FrameFlags>, iomem: Option<&Io
     }
 }
 
-/// Whether a process may map a frame, as far as its flags say.
-pub(super) fn may_be_mapped(flags: &Result<FrameFlags>) -> bool {
+/// Whether the kernel may count mappings of a frame: of the memory of devices, and what is reserved, it counts none.
+pub(super) fn may_be_counted(flags: &Result<FrameFlags>) -> bool {
     match flags {
         Ok(flags) => flags.has(FrameFlags::MMAP) || flags.has(FrameFlags::ZERO_PAGE),
         Err(e) => !is_end(e),

@@ -46,7 +46,7 @@ pub fn run(args: &cli::Who, output: &mut Output) -> Result<u8> {
         }
     }
     let counts = search.counts;
-    let frames = frames(&args.frames, &counts);
+    let (frames, may_be_mapped) = frames(&args.frames, &counts);
     for frame in &frames {
         if let Some(what) = &frame.what {
             let seen = match counts.unread {
@@ -59,7 +59,6 @@ pub fn run(args: &cli::Who, output: &mut Output) -> Result<u8> {
     }
     let flags = frames.first().and_then(|first| first.flags.clone());
     // What could not be read may be what maps one of them.
-    let may_be_mapped = frames.iter().any(|frame| frame.may_be_mapped);
     let cannot_tell = counts.mappings == 0 && counts.unread > 0 && may_be_mapped;
     output.record(&Record::Looked {
         processes: counts.processes,
@@ -94,11 +93,13 @@ fn pids() -> Result<Vec<u32>> {
     Ok(pids)
 }
 
-/// What is known of each frame.
-fn frames(asked: &[Pfn], counts: &Counts) -> Vec<Frame> {
+/// What is known of each frame, and whether the kernel may count mappings of any.
+fn frames(asked: &[Pfn], counts: &Counts) -> (Vec<Frame>, bool) {
     let iomem = Iomem::read().ok().flatten();
+    let mut may_be_mapped = false;
     let of = |pfn: &Pfn| {
         let flags = frame_flags(*pfn);
+        may_be_mapped |= frame::may_be_counted(&flags);
         let mappings = counts.of_frame(*pfn);
         let what = (mappings == 0).then(|| {
             let what = frame::what_it_is(*pfn, &flags, iomem.as_ref());
@@ -111,9 +112,8 @@ fn frames(asked: &[Pfn], counts: &Counts) -> Vec<Frame> {
             pfn: pfn.0,
             mappings,
             what,
-            may_be_mapped: frame::may_be_mapped(&flags),
             flags: flags.ok().map(|flags| believed(flags).steady().names()),
         }
     };
-    asked.iter().map(of).collect()
+    (asked.iter().map(of).collect(), may_be_mapped)
 }

@@ -99,7 +99,7 @@ fn totals(
     }
     if route == "both" {
         let mut differ = format!("; {} disagree, {} moved", totals.disagree, totals.moved);
-        let by_one = totals.single.saturating_sub(totals.holes);
+        let by_one = totals.told_by_one();
         if by_one > 0 {
             let _ = write!(differ, ", {by_one} told by one route alone");
         }

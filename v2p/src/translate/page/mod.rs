@@ -24,7 +24,7 @@ pub struct Page {
     pub page_size: Option<u64>,
     /// Flags of pagemap's word.
     pub marks: Marks,
-    /// What /proc/kpageflags says of the frame, of the flags that have a name here: no other may end a run; `None`: not asked, or there is no
+    /// What /proc/kpageflags says of the frame, with the flags that were asked for: without [`Translator::with_all_flags`](super::Translator::with_all_flags) none that would cut every run; `None`: not asked, or there is no
     /// frame.
     pub frame: Option<FrameFlags>,
     /// How often the frame is mapped, by /proc/kpagecount; `None`: not asked, or there is no frame.
